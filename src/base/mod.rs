@@ -1,0 +1,10 @@
+//! L0: small types that every layer speaks: ids, units, time, events, secrets, cancellation.
+
+pub mod atomic;
+pub mod cancel;
+pub mod events;
+pub mod ids;
+pub mod secret;
+pub mod stream;
+pub mod time;
+pub mod units;

@@ -1,0 +1,169 @@
+//! L1: a command in a place: on the host, or inside a container by exec. Everything external runs through here.
+//!
+//! Invariants: argv never passes a shell; passwords go through the environment or standard input only; an exit
+//! status that cannot be read is a failure; whatever was started is ended when its handle is dropped or cancelled.
+
+use crate::base::cancel::Cancel;
+use crate::base::secret::Secret;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What to run. Build it with [`Command::new`] and the methods.
+#[derive(Debug, Clone)]
+pub struct Command {
+    pub argv: Vec<String>,
+    pub env: Vec<(String, Secret<String>)>,
+    /// In a container: the user to exec as. On the host: the account to run as, when this process is root.
+    pub user: Option<String>,
+    pub dir: Option<PathBuf>,
+    /// Whether standard input is a pipe that the caller writes and closes; else it is empty.
+    pub stdin: bool,
+    /// The longest that it may run.
+    pub timeout: Option<Duration>,
+    /// The longest that it may stand without a byte of output.
+    pub stall: Option<Duration>,
+    pub cancel: Cancel,
+}
+
+impl Command {
+    /// A command with nothing on standard input, in the place's own folder and account.
+    pub fn new<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
+        Self {
+            argv: argv.into_iter().map(Into::into).collect(),
+            env: Vec::new(),
+            user: None,
+            dir: None,
+            stdin: false,
+            timeout: None,
+            stall: None,
+            cancel: Cancel::new(),
+        }
+    }
+
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<Secret<String>>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    pub fn user(mut self, user: Option<String>) -> Self {
+        self.user = user;
+        self
+    }
+
+    pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.dir = Some(dir.into());
+        self
+    }
+
+    pub fn stdin(mut self) -> Self {
+        self.stdin = true;
+        self
+    }
+
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    pub fn stall(mut self, stall: Duration) -> Self {
+        self.stall = Some(stall);
+        self
+    }
+
+    pub fn cancel(mut self, cancel: &Cancel) -> Self {
+        self.cancel = cancel.clone();
+        self
+    }
+}
+
+/// How a command ended.
+#[derive(Debug, Clone)]
+pub struct Exit {
+    /// The exit status; 128 + n when signal n ended it.
+    pub code: i32,
+    /// The last 16 KiB of standard error.
+    pub stderr: String,
+}
+
+/// Why a command could not be run or did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    #[error("docker does not answer at {endpoint}")]
+    NoDocker {
+        endpoint: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("no container {name:?}")]
+    NoContainer { name: String },
+    #[error("container {name:?} is {state}, not running")]
+    NotRunning { name: String, state: String },
+    #[error("no {tool:?} in {place}")]
+    ToolMissing { tool: String, place: String },
+    #[error("{tool} in {place} ended with status {code}: {stderr}")]
+    Failed { tool: String, place: String, code: i32, stderr: String },
+    #[error("{tool} in {place} took longer than {}", crate::base::units::human_duration(*.limit))]
+    TimedOut { tool: String, place: String, limit: Duration },
+    #[error("{tool} in {place} gave no output for {}", crate::base::units::human_duration(*.limit))]
+    Stalled { tool: String, place: String, limit: Duration },
+    #[error("{what} in {place}")]
+    Io {
+        what: String,
+        place: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("docker: {what}")]
+    Docker {
+        what: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error(transparent)]
+    Cancelled(#[from] crate::base::cancel::Cancelled),
+}
+
+/// A command that runs. Dropping it before [`Running::wait`] ends the command.
+pub trait Running: Send {
+    /// Standard input, once, when the command asked for it. Dropping the writer ends the input.
+    fn stdin(&mut self) -> Option<Box<dyn Write + Send>>;
+    /// Standard output, once. Reading it observes the time-out, the stall limit and cancellation.
+    fn stdout(&mut self) -> Option<Box<dyn Read + Send>>;
+    /// Waits for the end. Any status is `Ok`; an unreadable one is an error.
+    fn wait(self: Box<Self>) -> Result<Exit, PlaceError>;
+}
+
+/// The host, or one container.
+pub trait Place: Send + Sync {
+    /// For messages: `this host`, `container masstock_redis`.
+    fn describe(&self) -> String;
+    /// Starts a command.
+    fn start(&self, command: Command) -> Result<Box<dyn Running>, PlaceError>;
+
+    /// Runs a command to its end and returns its standard output (at most `limit` bytes); a status other than 0 is
+    /// [`PlaceError::Failed`].
+    fn output(&self, command: Command, limit: usize) -> Result<Vec<u8>, PlaceError> {
+        let tool = command.argv.first().cloned().unwrap_or_default();
+        let mut running = self.start(command)?;
+        drop(running.stdin());
+        let mut out = Vec::new();
+        let io = |what: &str, source| PlaceError::Io { what: format!("{what} {tool}"), place: self.describe(), source };
+        if let Some(stdout) = running.stdout() {
+            stdout.take(limit as u64 + 1).read_to_end(&mut out).map_err(|e| io("read output of", e))?;
+        }
+        if out.len() > limit {
+            return Err(io("read output of", std::io::Error::other(format!("more than {limit} bytes"))));
+        }
+        let exit = running.wait()?;
+        if exit.code != 0 {
+            return Err(PlaceError::Failed {
+                tool,
+                place: self.describe(),
+                code: exit.code,
+                stderr: exit.stderr.trim().to_owned(),
+            });
+        }
+        Ok(out)
+    }
+}

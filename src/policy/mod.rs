@@ -1,0 +1,5 @@
+//! L1: policies. A TOML file becomes a raw serde type, and that a validated [`Policy`]; every error of a file in one run.
+
+pub mod model;
+
+pub use model::Policy;

@@ -1,0 +1,388 @@
+//! The validated policy: what every other module works with. No serde here; `raw.rs` reads the TOML.
+
+use crate::base::ids::{PolicyName, SourceName};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One application's policy, valid in itself. Paths are absolute.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// The file's own text, for the recovery bundle.
+    pub text: String,
+    pub app: App,
+    pub repository: Repository,
+    pub schedule: Schedule,
+    pub retention: Retention,
+    pub sources: Vec<SourcePolicy>,
+    pub external: Vec<String>,
+    pub hooks: Hooks,
+    pub health: Vec<HealthCheck>,
+    pub rollback: Rollback,
+    pub drill: Drill,
+    pub notify: Vec<Notify>,
+}
+
+#[derive(Debug, Clone)]
+pub struct App {
+    pub name: PolicyName,
+    pub root: PathBuf,
+    /// Empty: what the running containers' labels say, else Compose's own search.
+    pub compose_files: Vec<PathBuf>,
+    pub env_files: Vec<PathBuf>,
+    pub profiles: Vec<String>,
+    pub project: Option<String>,
+    pub project_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Repository {
+    pub url: RepositoryUrl,
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    pub credentials: Credentials,
+    pub path_style: bool,
+    /// Bytes per second.
+    pub limit_upload: Option<u64>,
+    pub object_lock: Option<Duration>,
+    /// `age1…` or `ssh-ed25519 …`, checked for form; never empty.
+    pub recipients: Vec<String>,
+    /// Absent on a sealed host.
+    pub identity: Option<PathBuf>,
+    /// zstd level, 1 to 19.
+    pub compression: i32,
+    pub min_free: MinFree,
+    pub copies: Vec<RepositoryUrl>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RepositoryUrl {
+    Local(PathBuf),
+    S3 { bucket: String, prefix: String },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credentials {
+    Default,
+    Env,
+    Profile(String),
+    File(PathBuf),
+}
+
+/// No writer fills the disk beyond this.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum MinFree {
+    Percent(f64),
+    Bytes(u64),
+}
+
+/// A cron expression that has been checked, or off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum When {
+    Cron(String),
+    Off,
+}
+
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    /// Absent: the system's.
+    pub timezone: Option<chrono_tz::Tz>,
+    pub snapshot: When,
+    pub verify: When,
+    pub drill: When,
+    pub prune: When,
+    pub catch_up: bool,
+    pub jitter: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retention {
+    pub keep_last: u32,
+    pub keep_hourly: u32,
+    pub keep_daily: u32,
+    pub keep_weekly: u32,
+    pub keep_monthly: u32,
+    pub keep_yearly: u32,
+    pub keep_within: Option<Duration>,
+    pub keep_tagged: bool,
+    pub max_age: Option<Duration>,
+}
+
+/// Where a server or program is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A compose service of the policy's project.
+    Service(String),
+    /// A container by name.
+    Container(String),
+    /// `postgres://user@host:port/db`, `redis://host:port/0`; never a password in it.
+    Url(String),
+    /// The host itself: a local socket, a host command.
+    Host,
+}
+
+/// Where a password comes from; never the password itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretRef {
+    /// `file:KEY`: a key of an env file.
+    EnvFile { file: PathBuf, key: String },
+    /// `env:NAME`: a variable of Lifeboat's own environment.
+    Env(String),
+    /// `file:PATH`: a file's content without its trailing newline.
+    File(PathBuf),
+}
+
+/// What rollback does with a source (`recovery.md`'s table holds the defaults).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnRollback {
+    Restore,
+    Keep,
+    Flush,
+    Add,
+    Exact,
+}
+
+#[derive(Debug, Clone)]
+pub struct SourcePolicy {
+    pub name: SourceName,
+    pub on_rollback: OnRollback,
+    /// A failure is a warning.
+    pub optional: bool,
+    /// The longest that a capture may take.
+    pub timeout: Duration,
+    pub spec: SourceSpec,
+}
+
+#[derive(Debug, Clone)]
+pub enum SourceSpec {
+    Postgres(PostgresSpec),
+    Redis(RedisSpec),
+    Env(EnvSpec),
+    Certificates(CertificatesSpec),
+    Nginx(NginxSpec),
+    Files(FilesSpec),
+    Volume(VolumeSpec),
+    Command(CommandSpec),
+    Git(GitSpec),
+    Compose(ComposeSpec),
+}
+
+impl SourceSpec {
+    /// The kind as the policy and the manifest write it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            SourceSpec::Postgres(_) => "postgres",
+            SourceSpec::Redis(_) => "redis",
+            SourceSpec::Env(_) => "env",
+            SourceSpec::Certificates(_) => "certificates",
+            SourceSpec::Nginx(_) => "nginx",
+            SourceSpec::Files(_) => "files",
+            SourceSpec::Volume(_) => "volume",
+            SourceSpec::Command(_) => "command",
+            SourceSpec::Git(_) => "git",
+            SourceSpec::Compose(_) => "compose",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fingerprint {
+    None,
+    Rows,
+    Content,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Databases {
+    /// The application's own: `POSTGRES_DB`, or the URL's.
+    Own,
+    /// All but templates.
+    All,
+    Named(Vec<String>),
+}
+
+#[derive(Debug, Clone)]
+pub struct PostgresSpec {
+    pub target: Target,
+    /// Absent: the container's `POSTGRES_USER`, the URL's, or `postgres`.
+    pub user: Option<String>,
+    pub databases: Databases,
+    pub password_from: Option<SecretRef>,
+    pub fingerprint: Fingerprint,
+    pub jobs: u32,
+}
+
+#[derive(Debug, Clone)]
+pub struct RedisSpec {
+    pub target: Target,
+    /// ACL user; absent: the default user.
+    pub user: Option<String>,
+    pub password_from: Option<SecretRef>,
+    pub tls: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct EnvSpec {
+    /// Absolute paths or globs.
+    pub paths: Vec<String>,
+    pub required: Vec<String>,
+    /// Key and regular expression.
+    pub patterns: Vec<(String, String)>,
+    /// Groups of (file, key) whose values must agree.
+    pub same: Vec<Vec<(PathBuf, String)>>,
+    pub data_keys: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct CertificatesSpec {
+    pub paths: Vec<String>,
+    pub min_days: u32,
+    pub via: Via,
+}
+
+#[derive(Debug, Clone)]
+pub struct NginxSpec {
+    pub paths: Vec<String>,
+    /// The container in which nginx runs, when it runs in one.
+    pub container: Option<String>,
+    pub via: Via,
+}
+
+/// How paths are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// By this process.
+    Direct,
+    /// Through a short-lived read-only helper container: root-owned paths for a user in group docker.
+    Docker,
+}
+
+#[derive(Debug, Clone)]
+pub struct FilesSpec {
+    pub paths: Vec<String>,
+    /// gitignore syntax, relative to each path.
+    pub exclude: Vec<String>,
+    pub one_file_system: bool,
+    pub via: Via,
+}
+
+#[derive(Debug, Clone)]
+pub struct VolumeSpec {
+    /// Volume names as the compose file has them, or as Docker has them.
+    pub volumes: Vec<String>,
+    pub exclude: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct CommandSpec {
+    pub run: Vec<String>,
+    pub target: Target,
+    pub restore: Option<Vec<String>>,
+    pub check: Option<Vec<String>>,
+    /// The stream's file name.
+    pub output: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct GitSpec {
+    /// Keep the commits themselves.
+    pub bundle: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pin {
+    Tag,
+    Save,
+    None,
+}
+
+#[derive(Debug, Clone)]
+pub struct ComposeSpec {
+    pub pin: Pin,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Hooks {
+    pub before_snapshot: Vec<String>,
+    pub after_snapshot: Vec<String>,
+    pub before_rollback: Vec<String>,
+    pub after_rollback: Vec<String>,
+    pub on_failure: Vec<String>,
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct HealthCheck {
+    pub kind: HealthKind,
+    pub attempts: u32,
+    pub interval: Duration,
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub enum HealthKind {
+    Http { url: String, status: u16, json: Vec<(String, String)> },
+    Tcp(String),
+    Container(String),
+    Command(Vec<String>),
+    Certificate { address: String, min_days: u32 },
+    Disk { path: PathBuf, min_free: MinFree },
+    Redis { source: SourceName, max_memory: f64 },
+}
+
+#[derive(Debug, Clone)]
+pub struct Rollback {
+    /// Empty: every service but the data stores.
+    pub stop: Vec<String>,
+    pub up: Option<String>,
+    pub downgrade: Option<String>,
+    pub keep_old: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Drill {
+    pub postgres: String,
+    pub memory: u64,
+    pub max_age: Duration,
+    pub checks: Vec<DrillCheck>,
+}
+
+#[derive(Debug, Clone)]
+pub struct DrillCheck {
+    pub source: SourceName,
+    pub sql: String,
+    pub database: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotifyOn {
+    Failure,
+    Success,
+    Drill,
+    Rollback,
+    Weekly,
+}
+
+#[derive(Debug, Clone)]
+pub struct Notify {
+    pub channel: NotifyChannel,
+    pub on: Vec<NotifyOn>,
+}
+
+/// URLs may hold tokens, so they come by reference: `file:KEY`, `env:NAME`, `file:PATH`; or plainly where they hold none.
+#[derive(Debug, Clone)]
+pub enum NotifyTarget {
+    Plain(String),
+    Secret(SecretRef),
+}
+
+#[derive(Debug, Clone)]
+pub enum NotifyChannel {
+    Webhook(NotifyTarget),
+    Ntfy(NotifyTarget),
+    Slack(NotifyTarget),
+    Discord(NotifyTarget),
+    Healthchecks(NotifyTarget),
+    Email { to: Vec<String>, from: String, smtp: NotifyTarget },
+}
