@@ -1,6 +1,14 @@
 //! L2: sources: what a policy captures. A source reads a live thing and writes streams and facts into a [`Sink`];
 //! it never meets storage, and storage never meets it.
 
+pub mod command;
+pub mod locate;
+pub mod postgres;
+pub mod redis;
+mod run;
+pub mod secret;
+mod tap;
+
 use crate::base::cancel::{Cancel, Cancelled};
 use crate::base::events::Events;
 use crate::base::ids::{ChunkId, DedupKeyId, InvalidId, SnapshotId, SourceName, StreamName};
