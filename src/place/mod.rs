@@ -4,9 +4,17 @@
 //! status that cannot be read is a failure; whatever was started is ended when its handle is dropped or cancelled.
 
 pub mod account;
+pub mod container;
+pub mod docker;
+pub mod helper;
 pub mod host;
+pub mod inspect;
+mod owner;
+mod stream;
 mod watch;
 
+pub use container::ContainerPlace;
+pub use docker::Docker;
 pub use host::HostPlace;
 
 use crate::base::cancel::Cancel;
@@ -131,6 +139,19 @@ pub enum PlaceError {
 }
 
 impl PlaceError {
+    /// The way out, where there is one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            PlaceError::NoDocker { .. } => Some(
+                "is the engine running, and is this user root or in group docker? DOCKER_HOST names another engine"
+                    .into(),
+            ),
+            PlaceError::NotRunning { name, .. } => Some(format!("start it, or look at `docker logs {name}`")),
+            PlaceError::ToolMissing { tool, place } => Some(format!("install {tool:?} in {place}")),
+            _ => None,
+        }
+    }
+
     /// What reading or writing a command's pipe said: the limit that broke it, else an error of `what` in `place`.
     pub fn from_io(what: impl Into<String>, place: impl Into<String>, error: std::io::Error) -> Self {
         match error.downcast::<PlaceError>() {
