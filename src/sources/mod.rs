@@ -2,6 +2,7 @@
 //! it never meets storage, and storage never meets it.
 
 pub mod files;
+pub mod git;
 pub mod project;
 
 use crate::base::cancel::{Cancel, Cancelled};
