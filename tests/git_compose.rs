@@ -344,14 +344,14 @@ mod compose {
     }
 
     /// Names that are this test's alone, removed after its project.
-    struct Stack {
+    pub(super) struct Stack {
         _project: TestProject,
         _images: Vec<TestImage>,
         _network: Network,
         _volume: TestVolume,
-        dir: tempfile::TempDir,
-        name: String,
-        app: App,
+        pub(super) dir: tempfile::TempDir,
+        pub(super) name: String,
+        pub(super) app: App,
     }
 
     struct Network(String);
@@ -363,7 +363,7 @@ mod compose {
     }
 
     /// Two services of one image that was built here, a third that was scaled, an external network and volume.
-    fn stack() -> Stack {
+    pub(super) fn stack() -> Stack {
         let name = unique("shop");
         let dir = tempfile::tempdir().unwrap();
         let image = format!("{}/app:1", name);
@@ -568,5 +568,128 @@ mod compose {
         let error = source(&app(dir.path()), Pin::Tag, false).capture(&bench.capture(&sink)).unwrap_err();
         let SourceError::Place(error) = error else { panic!("{error:?}") };
         assert!(error.hint().unwrap().contains("group docker"), "{error:?}");
+    }
+}
+
+mod recovery {
+    use super::*;
+    use crate::compose::stack;
+    use lifeboat::policy::Policy;
+    use lifeboat::sources::recovery::RecoverySource;
+    use serde_json::Value;
+
+    fn whole_policy(app: App) -> Policy {
+        let text = format!(
+            "[app]\nname = \"shop\"\nroot = \"{}\"\n[repository]\nurl = \"/var/backups/lifeboat\"\nrecipients = [\"age1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqs3290gq\"]\n",
+            app.root.display()
+        );
+        let mut policy = crate::minimal_policy(app);
+        policy.text = text;
+        policy.external = vec!["Supabase".into()];
+        policy
+    }
+
+    fn capture(policy: &Policy) -> (Value, Captured, Vec<u8>) {
+        let (sink, bench) = (MemorySink::new(), Bench::new());
+        let source = RecoverySource::new("recovery".parse().unwrap(), policy);
+        let captured = source.capture(&bench.capture(&sink)).unwrap();
+        let bytes = sink.bytes("recovery.json");
+        (serde_json::from_slice(&bytes).unwrap(), captured, bytes)
+    }
+
+    #[test]
+    fn the_bundle_tells_what_a_bare_machine_needs_and_is_equal_twice() {
+        let stack = stack();
+        let owned = Command::new("chown").args(["daemon:daemon"]).arg(stack.dir.path()).status().unwrap();
+        assert!(owned.success(), "this test needs root");
+        let policy = whole_policy(stack.app.clone());
+        let (bundle, captured, bytes) = capture(&policy);
+        assert_eq!(bundle["policy"]["text"], policy.text.as_str());
+        assert_eq!(bundle["not_restored"][0], "Supabase");
+        let accounts: Vec<_> =
+            bundle["accounts"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
+        assert_eq!(accounts, ["root", "daemon"]);
+        let packages = &bundle["packages"];
+        let version = Command::new("dpkg-query").args(["-W", "-f", "${Version}", "git"]).output().unwrap();
+        assert_eq!(
+            (packages["manager"].as_str(), packages["installed"]["git"].as_str().unwrap().as_bytes()),
+            (Some("dpkg"), &version.stdout[..])
+        );
+        assert!(bundle["crontabs"].as_array().unwrap().iter().all(|c| c["path"].is_string() && c["text"].is_string()));
+        let docker = &bundle["docker"];
+        assert_eq!(docker["engine"], crate::engine::docker(["version", "-f", "{{.Server.Version}}"]));
+        assert_eq!(docker["project"], stack.name);
+        assert_eq!(docker["external_networks"][0]["name"], format!("{}-proxy", stack.name));
+        assert_eq!(docker["external_networks"].as_array().unwrap().len(), 1);
+        assert_eq!(docker["external_volumes"].as_array().unwrap().len(), 1);
+        let label = &docker["containers"][format!("{}-web-1", stack.name)]["labels"]["com.docker.compose.service"];
+        assert_eq!(label, "web");
+        assert!(!captured.facts.to_string().contains("Version"));
+        assert_eq!(captured.facts["external_networks"], 1);
+        let (_, _, again) = capture(&policy);
+        assert!(bytes == again, "an unchanged machine gives equal bytes");
+        assert!(!String::from_utf8_lossy(&bytes).contains("s3cret-canary"), "it holds no environment of containers");
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_noted_and_fails_nothing() {
+        let policy = whole_policy(app(Path::new("/no/such/root")));
+        let (bundle, captured, _) = capture(&policy);
+        let notes: Vec<_> = bundle["notes"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
+        assert!(notes.iter().any(|n| n.starts_with("/no/such/root: ")), "{notes:?}");
+        assert!(notes.iter().any(|n| n.contains("no container of a compose project")), "{notes:?}");
+        assert_eq!(captured.facts["notes"], bundle["notes"]);
+    }
+}
+
+/// A policy of which only `app` matters.
+fn minimal_policy(app: App) -> lifeboat::policy::Policy {
+    use lifeboat::policy::model::*;
+    use std::time::Duration;
+    Policy {
+        file: "/etc/lifeboat/policies/shop.toml".into(),
+        text: String::new(),
+        app,
+        repository: Repository {
+            url: RepositoryUrl::Local("/var/backups/lifeboat".into()),
+            endpoint: None,
+            region: None,
+            credentials: Credentials::Default,
+            path_style: false,
+            limit_upload: None,
+            object_lock: None,
+            recipients: vec![],
+            identity: None,
+            compression: 3,
+            min_free: MinFree::Percent(10.0),
+            copies: vec![],
+        },
+        schedule: Schedule {
+            timezone: None,
+            snapshot: When::Off,
+            verify: When::Off,
+            drill: When::Off,
+            prune: When::Off,
+            catch_up: true,
+            jitter: Duration::ZERO,
+        },
+        retention: Retention {
+            keep_last: 3,
+            keep_hourly: 0,
+            keep_daily: 7,
+            keep_weekly: 4,
+            keep_monthly: 6,
+            keep_yearly: 0,
+            keep_within: None,
+            keep_tagged: true,
+            max_age: None,
+        },
+        sources: vec![],
+        external: vec![],
+        hooks: Hooks::default(),
+        health: vec![],
+        rollback: Rollback { stop: vec![], up: None, downgrade: None, keep_old: Duration::ZERO },
+        drill: Drill { postgres: DrillPostgres::Auto, memory: 0, max_age: Duration::ZERO, checks: vec![] },
+        notify: vec![],
     }
 }

@@ -5,6 +5,7 @@ pub mod compose;
 pub mod files;
 pub mod git;
 pub mod project;
+pub mod recovery;
 
 use crate::base::cancel::{Cancel, Cancelled};
 use crate::base::events::Events;

@@ -143,14 +143,10 @@ pub(super) fn surroundings(
     let mut volumes = Vec::new();
     for name in unique(mounted.filter_map(|m| m.name.clone()).collect()) {
         if let Some(volume) = docker.volume(&name)? {
-            // An anonymous volume carries no label of the project and is nobody else's either.
-            let anonymous = volume.labels.contains_key("com.docker.volume.anonymous") || is_anonymous(&name);
-            volumes.push(Surrounding { external: !own(&volume.labels) && !anonymous, driver: volume.driver, name });
+            // An anonymous one carries no label of the project and is nobody else's either.
+            let external = !own(&volume.labels) && !volume.is_anonymous();
+            volumes.push(Surrounding { external, driver: volume.driver, name });
         }
     }
     Ok((networks, volumes))
-}
-
-fn is_anonymous(volume: &str) -> bool {
-    volume.len() == 64 && volume.bytes().all(|b| b.is_ascii_hexdigit())
 }
