@@ -2,6 +2,7 @@
 //! it never meets storage, and storage never meets it.
 
 pub mod files;
+pub mod project;
 
 use crate::base::cancel::{Cancel, Cancelled};
 use crate::base::events::Events;
