@@ -16,5 +16,6 @@ pub mod base;
 pub mod pipeline;
 pub mod place;
 pub mod policy;
+pub mod repository;
 pub mod sources;
 pub mod storage;

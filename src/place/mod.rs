@@ -3,6 +3,20 @@
 //! Invariants: argv never passes a shell; passwords go through the environment or standard input only; an exit
 //! status that cannot be read is a failure; whatever was started is ended when its handle is dropped or cancelled.
 
+pub mod account;
+pub mod container;
+pub mod docker;
+pub mod helper;
+pub mod host;
+pub mod inspect;
+mod owner;
+mod stream;
+mod watch;
+
+pub use container::ContainerPlace;
+pub use docker::Docker;
+pub use host::HostPlace;
+
 use crate::base::cancel::Cancel;
 use crate::base::secret::Secret;
 use std::io::{Read, Write};
@@ -124,6 +138,29 @@ pub enum PlaceError {
     Cancelled(#[from] crate::base::cancel::Cancelled),
 }
 
+impl PlaceError {
+    /// The way out, where there is one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            PlaceError::NoDocker { .. } => Some(
+                "is the engine running, and is this user root or in group docker? DOCKER_HOST names another engine"
+                    .into(),
+            ),
+            PlaceError::NotRunning { name, .. } => Some(format!("start it, or look at `docker logs {name}`")),
+            PlaceError::ToolMissing { tool, place } => Some(format!("install {tool:?} in {place}")),
+            _ => None,
+        }
+    }
+
+    /// What reading or writing a command's pipe said: the limit that broke it, else an error of `what` in `place`.
+    pub fn from_io(what: impl Into<String>, place: impl Into<String>, error: std::io::Error) -> Self {
+        match error.downcast::<PlaceError>() {
+            Ok(inner) => inner,
+            Err(source) => PlaceError::Io { what: what.into(), place: place.into(), source },
+        }
+    }
+}
+
 /// A command that runs. Dropping it before [`Running::wait`] ends the command.
 pub trait Running: Send {
     /// Standard input, once, when the command asked for it. Dropping the writer ends the input.
@@ -148,7 +185,7 @@ pub trait Place: Send + Sync {
         let mut running = self.start(command)?;
         drop(running.stdin());
         let mut out = Vec::new();
-        let io = |what: &str, source| PlaceError::Io { what: format!("{what} {tool}"), place: self.describe(), source };
+        let io = |what: &str, source| PlaceError::from_io(format!("{what} {tool}"), self.describe(), source);
         if let Some(stdout) = running.stdout() {
             stdout.take(limit as u64 + 1).read_to_end(&mut out).map_err(|e| io("read output of", e))?;
         }

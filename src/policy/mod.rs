@@ -1,5 +1,6 @@
-//! L1: policies. A TOML file becomes a raw serde type, and that a validated [`Policy`]; every error of a file in one run.
+//! L1: policies. A TOML file becomes a validated [`Policy`]; every error of a file in one run.
 
+pub mod dotenv;
 pub mod model;
 
 pub use model::Policy;

@@ -1,6 +1,8 @@
 //! L2: sources: what a policy captures. A source reads a live thing and writes streams and facts into a [`Sink`];
 //! it never meets storage, and storage never meets it.
 
+pub mod files;
+
 use crate::base::cancel::{Cancel, Cancelled};
 use crate::base::events::Events;
 use crate::base::ids::{ChunkId, DedupKeyId, InvalidId, SnapshotId, SourceName, StreamName};
