@@ -229,6 +229,13 @@ impl SnapshotWriter {
         self.notes.get(&(source.to_owned(), stream.to_owned()))
     }
 
+    /// What a source's streams had the last time, for progress.
+    pub fn expected_bytes(&self, source: &str) -> Option<u64> {
+        let last = |n: &StreamNote| (n.source.as_str() == source).then(|| n.lengths.last().copied()).flatten();
+        let sum: u64 = self.notes.values().filter_map(last).sum();
+        (sum > 0).then_some(sum)
+    }
+
     /// Begins a stream. An average once chosen stays until the fitting one is four times another.
     pub fn stream(&self, source: &str, stream: &str, expected: Option<u64>, sha256: bool) -> StreamWriter<'_> {
         let note = self.note(source, stream);

@@ -29,7 +29,9 @@ impl Note {
             Note::Changed => format!("{path} changed while it was read, and again while it was read once more"),
             Note::Shrunk => format!("{path} became shorter while it was read: the missing bytes are zeros"),
             Note::SilentChange => {
-                format!("content changed under {path} although sizes, times and inodes did not: a program that resets them, or a failing disk")
+                format!(
+                    "content changed under {path} although sizes, times and inodes did not: a program that resets them, or a failing disk"
+                )
             }
             Note::OtherFileSystem => format!("{path} is another file system: its content is left out"),
             Note::PseudoFileSystem => format!("{path} is a file system of the kernel: its content is left out"),

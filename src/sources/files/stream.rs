@@ -135,9 +135,8 @@ impl<'a> TreeStream<'a> {
         }
         let weight = weigh(&found.entry);
         self.weight += weight;
-        let ends = ends_group(&found.entry.path, weight)
-            || self.group.len() + 1 >= GROUP_ENTRIES
-            || self.weight >= 8 * GROUP;
+        let ends =
+            ends_group(&found.entry.path, weight) || self.group.len() + 1 >= GROUP_ENTRIES || self.weight >= 8 * GROUP;
         self.group.push(found);
         if ends { self.flush(plan, notes, observer) } else { Ok(()) }
     }
@@ -215,8 +214,7 @@ impl<'a> TreeStream<'a> {
         self.totals.entries += 1;
         self.totals.bytes += entry.size;
         if let Some(line) = entry.listing(start, length) {
-            serde_json::to_writer(&mut self.lines, &line)
-                .map_err(|e| SourceError::problem(format!("listing: {e}")))?;
+            serde_json::to_writer(&mut self.lines, &line).map_err(|e| SourceError::problem(format!("listing: {e}")))?;
             self.lines.push(b'\n');
         }
         if self.lines.len() >= BUFFER {
