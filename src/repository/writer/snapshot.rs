@@ -11,7 +11,7 @@ use crate::pipeline::crypt::{self, Identities, Identity, Recipients, object_id};
 use crate::pipeline::limits;
 use crate::pipeline::segment::Segment;
 use crate::pipeline::sign::Namespace;
-use crate::repository::chain::Chain;
+use crate::repository::chain::{Chain, rolled_back};
 use crate::repository::format::{
     FORMAT, Header, IndexChunk, Manifest, Notes, Outcome, SourceEntry, StreamNote, Trigger,
 };
@@ -390,24 +390,4 @@ impl Drop for SnapshotWriter {
 
 fn note_key(note: &StreamNote) -> (String, String) {
     (note.source.to_string(), note.stream.to_string())
-}
-
-/// What this host saw before against what is there now.
-fn rolled_back(
-    remembered: Option<(Sequence, ObjectId)>,
-    found: Option<(Sequence, Option<ObjectId>)>,
-) -> Option<String> {
-    let (seen, hash) = remembered?;
-    match found {
-        Some((there, _)) if there > seen => None,
-        Some((there, Some(now))) if there == seen && now == hash => None,
-        Some((there, None)) if there == seen => None,
-        Some((there, _)) if there == seen => {
-            Some(format!("snapshot {seen} in the repository is not the one that this host wrote"))
-        }
-        Some((there, _)) => Some(format!(
-            "the repository has been rolled back: this host has seen snapshot {seen}, the newest one there is {there}"
-        )),
-        None => Some(format!("the repository has been rolled back: this host has seen snapshot {seen}, none is there")),
-    }
 }
