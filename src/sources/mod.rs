@@ -5,6 +5,7 @@ pub mod command;
 pub mod files;
 pub mod locate;
 pub mod postgres;
+pub mod git;
 pub mod project;
 pub mod redis;
 mod run;
