@@ -1,6 +1,7 @@
 //! L2: sources: what a policy captures. A source reads a live thing and writes streams and facts into a [`Sink`];
 //! it never meets storage, and storage never meets it.
 
+pub mod extract;
 pub mod files;
 
 use crate::base::cancel::{Cancel, Cancelled};

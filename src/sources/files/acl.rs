@@ -88,7 +88,10 @@ mod tests {
         let value = from_text(text).unwrap();
         assert_eq!(value.len(), 4 + 7 * 8);
         assert_eq!(to_text(&value).unwrap(), text);
-        assert_eq!(from_text("user::rw-,user:joe:r--:1000,group::r--,mask::r--,other::---").map(|v| v[14..18].to_vec()), Some(vec![4, 0, 0xe8, 3]));
+        assert_eq!(
+            from_text("user::rw-,user:joe:r--:1000,group::r--,mask::r--,other::---").map(|v| v[14..18].to_vec()),
+            Some(vec![4, 0, 0xe8, 3])
+        );
         assert_eq!(from_text("user:joe:r--"), None);
         assert_eq!(to_text(b"\x01\0\0\0"), None);
         assert_eq!(to_text(&value[..value.len() - 1]), None);

@@ -51,7 +51,8 @@ fn open_long(path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     let mut rest = path.as_os_str().as_bytes();
     let mut dir: Option<OwnedFd> = None;
     while rest.len() >= PATH_MAX {
-        let cut = rest[..PATH_MAX - 1].iter().rposition(|b| *b == b'/').filter(|at| *at > 0).ok_or(Errno::NAMETOOLONG)?;
+        let cut =
+            rest[..PATH_MAX - 1].iter().rposition(|b| *b == b'/').filter(|at| *at > 0).ok_or(Errno::NAMETOOLONG)?;
         let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         dir = Some(open_step(dir.as_ref(), &rest[..cut], step)?);
         rest = &rest[cut + 1..];

@@ -97,7 +97,8 @@ impl TreeStream<'_> {
     /// Lists a copy that is as it should be; else writes the file once more.
     fn settle(&mut self, path: &Path, copy: Copy, notes: &mut Notes) -> Result<(), SourceError> {
         let mut last = copy;
-        if !last.held && last.entry.size <= AGAIN
+        if !last.held
+            && last.entry.size <= AGAIN
             && let Some(opened) = content::open(path).map_err(|e| file_error("open", path, e))?
         {
             let entry = current(path, &last.entry, &opened)?;
@@ -164,14 +165,7 @@ impl TreeStream<'_> {
         Ok((copy, map, first))
     }
 
-    fn copied(
-        &self,
-        path: &Path,
-        entry: Entry,
-        opened: &Opened,
-        start: u64,
-        whole: bool,
-    ) -> Result<Copy, SourceError> {
+    fn copied(&self, path: &Path, entry: Entry, opened: &Opened, start: u64, whole: bool) -> Result<Copy, SourceError> {
         let held = whole && self.holds(path, opened)?;
         Ok(Copy { entry, start, end: self.position(), held, short: !whole })
     }

@@ -29,7 +29,9 @@ impl Note {
             Note::Changed => format!("{path} changed while it was read, and again while it was read once more"),
             Note::Shrunk => format!("{path} became shorter while it was read: the missing bytes are zeros"),
             Note::SilentChange => {
-                format!("content changed under {path} although sizes, times and inodes did not: a program that resets them, or a failing disk")
+                format!(
+                    "content changed under {path} although sizes, times and inodes did not: a program that resets them, or a failing disk"
+                )
             }
             Note::OtherFileSystem => format!("{path} is another file system: its content is left out"),
             Note::PseudoFileSystem => format!("{path} is a file system of the kernel: its content is left out"),
@@ -68,11 +70,22 @@ impl Notes {
         self.listed.push(text);
     }
 
+    /// Takes over the notes of a part.
+    pub fn absorb(&mut self, other: Notes) {
+        self.listed.extend(other.listed);
+        for (note, count) in other.counts {
+            match self.counts.iter_mut().find(|c| c.0 == note) {
+                Some((_, sum)) => *sum += count,
+                None => self.counts.push((note, count)),
+            }
+        }
+    }
+
     pub fn into_warnings(self) -> Vec<String> {
         let mut warnings = self.listed;
         for (note, count) in self.counts {
             if count > LISTED {
-                warnings.push(note.text(&format!("… and {} more", count - LISTED)));
+                warnings.push(format!("{} more such: {}", count - LISTED, note.text("…")));
             }
         }
         warnings

@@ -143,12 +143,7 @@ impl TreeStream<'_> {
     }
 
     /// A file whose content is in memory.
-    pub(super) fn content(
-        &mut self,
-        entry: &Entry,
-        map: Option<&SparseMap>,
-        bytes: &[u8],
-    ) -> Result<(), SourceError> {
+    pub(super) fn content(&mut self, entry: &Entry, map: Option<&SparseMap>, bytes: &[u8]) -> Result<(), SourceError> {
         let start = self.position();
         self.write(&frame::head(entry, map, false))?;
         let all = [Segment { offset: 0, length: bytes.len() as u64 }];

@@ -205,9 +205,8 @@ impl<'a> Walk<'a> {
             Err(e) => return Err(self.error("read", path, e)),
         };
         let mode = rustix::fs::FileType::from_raw_mode(stat.st_mode);
-        let within = level.within.filter(|w| {
-            !w.scope.has_excludes() || !w.scope.excludes(&self.real(path), mode.is_dir())
-        });
+        let within =
+            level.within.filter(|w| !w.scope.has_excludes() || !w.scope.excludes(&self.real(path), mode.is_dir()));
         if within.is_none() && node.is_none() {
             return Ok(None);
         }
@@ -380,8 +379,19 @@ impl<'a> Walk<'a> {
 /// `proc`, `sysfs`, `devpts`, `cgroup` 1 and 2, `debugfs`, `tracefs`, `securityfs`, `bpf`, `pstore`, `configfs`,
 /// `mqueue`, `binfmt_misc`: `f_type` as in `statfs(2)`.
 const PSEUDO: [u32; 13] = [
-    0x9fa0, 0x6265_6572, 0x1cd1, 0x27_e0eb, 0x6367_7270, 0x6462_6720, 0x7472_6163, 0x7363_6673, 0xcafe_4a11,
-    0x6165_676c, 0x6265_6570, 0x1980_0202, 0x4249_4e4d,
+    0x9fa0,
+    0x6265_6572,
+    0x1cd1,
+    0x27_e0eb,
+    0x6367_7270,
+    0x6462_6720,
+    0x7472_6163,
+    0x7363_6673,
+    0xcafe_4a11,
+    0x6165_676c,
+    0x6265_6570,
+    0x1980_0202,
+    0x4249_4e4d,
 ];
 
 /// A folder above a named path is only passed through, and that needs no permission to read it.
