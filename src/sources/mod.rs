@@ -2,10 +2,11 @@
 //! it never meets storage, and storage never meets it.
 
 pub mod command;
+pub mod extract;
 pub mod files;
+pub mod git;
 pub mod locate;
 pub mod postgres;
-pub mod git;
 pub mod project;
 pub mod redis;
 mod run;
