@@ -2,6 +2,7 @@
 //! it never meets storage, and storage never meets it.
 
 pub mod command;
+pub mod extract;
 pub mod files;
 pub mod locate;
 pub mod postgres;
