@@ -1,6 +1,7 @@
 //! L2: sources: what a policy captures. A source reads a live thing and writes streams and facts into a [`Sink`];
 //! it never meets storage, and storage never meets it.
 
+mod build;
 pub mod command;
 pub mod extract;
 pub mod files;
@@ -12,6 +13,8 @@ pub mod redis;
 mod run;
 pub mod secret;
 mod tap;
+
+pub use build::build;
 
 use crate::base::cancel::{Cancel, Cancelled};
 use crate::base::events::Events;
