@@ -4,6 +4,7 @@
 mod build;
 pub mod command;
 pub mod extract;
+pub mod compose;
 pub mod files;
 pub mod git;
 pub mod locate;
@@ -15,6 +16,7 @@ pub mod secret;
 mod tap;
 
 pub use build::build;
+pub mod recovery;
 
 use crate::base::cancel::{Cancel, Cancelled};
 use crate::base::events::Events;
