@@ -183,7 +183,12 @@ fn nothing_is_written_through_a_symlink() {
     for overwrite in [false, true] {
         let arena = Arena::new();
         let report = arena.extract_with(&tar, Options { overwrite, ..Options::default() }).unwrap();
-        assert_eq!(report.differences.iter().filter(|d| d.severity == Severity::Refused).count(), 7, "{:#?}", said(&report));
+        assert_eq!(
+            report.differences.iter().filter(|d| d.severity == Severity::Refused).count(),
+            7,
+            "{:#?}",
+            said(&report)
+        );
     }
     // The same with links that were there before.
     symlink(&victim, arena.to().join("there")).unwrap();
@@ -228,11 +233,7 @@ fn hard_links_lead_only_to_what_came_with_them() {
 #[test]
 fn a_hard_link_to_a_symlink_of_the_archive_writes_nothing_through_it() {
     let arena = Arena::new();
-    let tar = Hostile::default()
-        .symlink(b"s", b"../victim/file")
-        .hardlink(b"h", b"s")
-        .file(b"h", b"through")
-        .end();
+    let tar = Hostile::default().symlink(b"s", b"../victim/file").hardlink(b"h", b"s").file(b"h", b"through").end();
     let report = arena.extract(&tar).unwrap();
     assert_eq!(said(&report).len(), 1, "{:#?}", said(&report));
 }
@@ -490,7 +491,8 @@ fn what_gnu_tar_writes_is_read_in_every_format() {
     let expected = records(&from);
     for (format, sparse) in [("posix", "1.0"), ("gnu", "0.0")] {
         let tar = dir.join(format!("{format}.tar"));
-        let mut argv = vec!["tar", "--sparse", "--numeric-owner", "-cf", text(&tar), "-C", text(&from), "--format", format];
+        let mut argv =
+            vec!["tar", "--sparse", "--numeric-owner", "-cf", text(&tar), "-C", text(&from), "--format", format];
         let version = format!("--sparse-version={sparse}");
         if format == "posix" {
             argv.extend(["--xattrs", "--acls", "--xattrs-include=*", &version]);
