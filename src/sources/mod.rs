@@ -3,6 +3,7 @@
 
 pub mod command;
 pub mod extract;
+pub mod compose;
 pub mod files;
 pub mod git;
 pub mod locate;
@@ -12,6 +13,7 @@ pub mod redis;
 mod run;
 pub mod secret;
 mod tap;
+pub mod recovery;
 
 use crate::base::cancel::{Cancel, Cancelled};
 use crate::base::events::Events;
