@@ -94,6 +94,8 @@ pub struct SnapshotReport {
     pub sources: Vec<SourceReport>,
     /// The repository has been rolled back behind this host's back.
     pub alarm: Option<String>,
+    /// What a person should know of the host or the repository.
+    pub notices: Vec<String>,
     pub seconds: f64,
 }
 
@@ -158,7 +160,25 @@ pub fn run(
     };
     prove(&access, &committed)?;
     drop(lock);
-    Ok(SnapshotReport { header: committed.header, sources: reports, alarm, seconds: begun.elapsed().as_secs_f64() })
+    let notices = new_lineage(&access, &committed.header).into_iter().collect();
+    Ok(SnapshotReport {
+        header: committed.header,
+        sources: reports,
+        alarm,
+        notices,
+        seconds: begun.elapsed().as_secs_f64(),
+    })
+}
+
+/// The snapshot before this one was made with another state folder: the host was rebuilt or cloned.
+fn new_lineage(access: &Access, header: &Header) -> Option<String> {
+    let before = access.chain.line(&header.host, &header.policy).last()?;
+    (before.header.lineage != header.lineage).then(|| {
+        format!(
+            "snapshot {} was taken with another state folder: this host was rebuilt, or there are two of it",
+            before.header.id
+        )
+    })
 }
 
 /// Reads the header back through the whole chain of trust, and what hangs from it.

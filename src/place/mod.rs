@@ -113,6 +113,12 @@ pub enum PlaceError {
     NoContainer { name: String },
     #[error("container {name:?} is {state}, not running")]
     NotRunning { name: String, state: String },
+    #[error("no container of a compose project in {}", dir.display())]
+    NoProject { dir: PathBuf },
+    #[error("more than one compose project in {}: {}", dir.display(), projects.join(", "))]
+    ManyProjects { dir: PathBuf, projects: Vec<String> },
+    #[error("no service {service:?} in compose project {project}")]
+    NoService { service: String, project: String, running: Vec<String> },
     #[error("no {tool:?} in {place}")]
     ToolMissing { tool: String, place: String },
     #[error("{tool} in {place} ended with status {code}: {stderr}")]
@@ -147,6 +153,12 @@ impl PlaceError {
                     .into(),
             ),
             PlaceError::NotRunning { name, .. } => Some(format!("start it, or look at `docker logs {name}`")),
+            PlaceError::NoProject { .. } => {
+                Some("start it with `docker compose up -d`, or name it by `project` in section [app]".into())
+            }
+            PlaceError::ManyProjects { .. } => Some("name one by `project` in section [app]".into()),
+            PlaceError::NoService { running, .. } if running.is_empty() => Some("none of its services runs".into()),
+            PlaceError::NoService { running, .. } => Some(format!("services that run: {}", running.join(", "))),
             PlaceError::ToolMissing { tool, place } => Some(format!("install {tool:?} in {place}")),
             _ => None,
         }

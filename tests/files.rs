@@ -1,0 +1,251 @@
+//! Capturing trees: what the tar holds, what GNU tar makes of it, and what is not read again.
+
+#[path = "support/sink.rs"]
+mod sink;
+#[path = "support/tree.rs"]
+mod tree;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use lifeboat::base::cancel::Cancel;
+use lifeboat::base::stream::{FileType, ListingEntry, StreamKind};
+use lifeboat::policy::model::{FilesSpec, Via};
+use lifeboat::sources::extract::{Extractor, Options, Report};
+use lifeboat::sources::files::FilesSource;
+use lifeboat::sources::{Capture, Captured, Source, SourceError};
+use sink::{Bench, MemorySink};
+use std::fs;
+use std::path::{Path, PathBuf};
+use tree::{assert_same, inside, records, run, scratch, text};
+
+fn spec(paths: &[&Path]) -> FilesSpec {
+    FilesSpec {
+        paths: paths.iter().map(|p| text(p).to_owned()).collect(),
+        exclude: Vec::new(),
+        one_file_system: false,
+        via: Via::Direct,
+    }
+}
+
+fn source(spec: FilesSpec) -> FilesSource {
+    FilesSource::new("files".parse().unwrap(), spec, [], None)
+}
+
+/// A capture at a time when everything has settled.
+fn capture_at(bench: &Bench, sink: &MemorySink, spec: FilesSpec, now: DateTime<Utc>) -> Result<Captured, SourceError> {
+    source(spec).capture(&Capture { now, ..bench.capture(sink) })
+}
+
+fn capture(spec: FilesSpec) -> (MemorySink, Captured) {
+    let sink = MemorySink::new();
+    let captured = capture_at(&Bench::new(), &sink, spec, Utc::now() + TimeDelta::seconds(60)).unwrap();
+    (sink, captured)
+}
+
+fn listing(sink: &MemorySink) -> Vec<ListingEntry> {
+    let bytes = sink.bytes("files.listing");
+    std::str::from_utf8(&bytes).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+fn extract(tar: &[u8], into: &Path, options: Options) -> Report {
+    let mut extractor = Extractor::new(into, options, &Cancel::new()).unwrap();
+    extractor.extract(tar).unwrap();
+    extractor.finish().unwrap()
+}
+
+const EVERYTHING: Options = Options { privileged: true, owners: true, overwrite: false };
+
+#[test]
+fn everything_comes_back_by_our_own_extraction() {
+    let (_guard, dir) = scratch();
+    let from = dir.join("from");
+    tree::nasty(&from);
+    let (sink, captured) = capture(spec(&[&from]));
+    assert_eq!(captured.warnings, Vec::<String>::new());
+    assert_eq!(sink.stream_of("files.tar").kind, StreamKind::Tar);
+    assert_eq!(sink.stream_of("files.listing").kind, StreamKind::Listing);
+    let to = dir.join("to");
+    fs::create_dir(&to).unwrap();
+    let report = extract(&sink.bytes("files.tar"), &to, EVERYTHING);
+    assert_eq!(report.differences, []);
+    assert_same(&records(&from), &records(&to.join(inside(&from))));
+}
+
+#[test]
+fn everything_comes_back_by_gnu_tar() {
+    let (_guard, dir) = scratch();
+    let from = dir.join("from");
+    tree::nasty(&from);
+    let (sink, _) = capture(spec(&[&from]));
+    let tar = dir.join("files.tar");
+    fs::write(&tar, sink.bytes("files.tar")).unwrap();
+    let to = dir.join("to");
+    fs::create_dir(&to).unwrap();
+    run(&["tar", "--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner", "-xpf", text(&tar), "-C", text(&to)]);
+    assert_same(&records(&from), &records(&to.join(inside(&from))));
+    let listed = run(&["tar", "--quoting-style=literal", "-tf", text(&tar)]);
+    assert!(listed.contains("sparse-9g\n") && !listed.contains("GNUSparse"), "{listed}");
+}
+
+#[test]
+fn the_listing_says_where_every_entry_lies() {
+    let (_guard, dir) = scratch();
+    let from = dir.join("from");
+    tree::nasty(&from);
+    let (sink, captured) = capture(spec(&[&from]));
+    let tar = sink.bytes("files.tar");
+    let listing = listing(&sink);
+    let mut at = 0;
+    for entry in &listing {
+        assert_eq!(entry.offset, at, "entries lie one behind the other: {entry:?}");
+        at += entry.length;
+    }
+    assert_eq!(at + 1024, tar.len() as u64);
+    assert_eq!(captured.facts["entries"], listing.len());
+    for entry in &listing {
+        let part = &tar[entry.offset as usize..(entry.offset + entry.length) as usize];
+        let mut archive = lifeboat::sources::extract::Archive::part(part);
+        let member = archive.next_member().unwrap().unwrap();
+        assert_eq!(member.entry.listing(entry.offset, entry.length).unwrap(), *entry);
+        assert!(archive.next_member().unwrap().is_none());
+    }
+    let find = |name: &str| listing.iter().find(|e| e.path.ends_with(name)).unwrap_or_else(|| panic!("{name}"));
+    assert_eq!(find("/links/zweiter").file_type, FileType::Hardlink);
+    assert_eq!(find("/links/original").file_type, FileType::Hardlink);
+    assert!(find("/links/original").target.as_deref().unwrap().ends_with("/links/deeper/third"));
+    assert_eq!(find("/sparse-9g").size, 9 << 30);
+    assert_eq!(
+        find("not-utf8-%FF%FE").path_hex,
+        Some(hex::encode([inside(&from).to_str().unwrap().as_bytes(), b"/not-utf8-\xff\xfe"].concat()))
+    );
+    assert_eq!(find("/times/1960").mtime, -300_000_000);
+    let order: Vec<_> = listing
+        .iter()
+        .filter(|e| e.path.contains("/sorted/"))
+        .map(|e| e.path.rsplit_once("sorted/").unwrap().1)
+        .collect();
+    assert_eq!(order, ["a", "a/1", "a-b", "a.txt"]);
+    let parents: Vec<_> = listing.iter().map(|e| Path::new(&e.path)).take(inside(&from).components().count()).collect();
+    assert_eq!(*parents.last().unwrap(), inside(&from), "the folders above come first");
+}
+
+#[test]
+fn special_files_are_skipped_with_a_note() {
+    let (_guard, dir) = scratch();
+    tree::special(&dir.join("special"));
+    let (sink, captured) = capture(spec(&[&dir.join("special")]));
+    assert!(listing(&sink).last().unwrap().path.ends_with("special"));
+    for what in ["socket", "fifo", "device"] {
+        assert!(
+            captured.warnings.iter().any(|w| w.starts_with(&format!("skipped {what} "))),
+            "{:?}",
+            captured.warnings
+        );
+    }
+}
+
+fn paths_in(sink: &MemorySink, below: &Path) -> Vec<String> {
+    let prefix = format!("{}/", inside(below).display());
+    listing(sink).iter().filter_map(|e| e.path.strip_prefix(&prefix).map(str::to_owned)).collect()
+}
+
+#[test]
+fn what_the_policy_excludes_is_left_out() {
+    let (_guard, dir) = scratch();
+    for name in ["a/keep.txt", "a/x.log", "a/cache/1", "a/deep/cache/2", "a/deep/y.log", "a/important.log", "b/z.log"] {
+        let path = dir.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, name).unwrap();
+    }
+    let mut spec = spec(&[&dir.join("a"), &dir.join("a/cache/1")]);
+    spec.exclude = vec!["*.log".into(), "!important.log".into(), "cache/".into()];
+    let (sink, _) = capture(spec);
+    assert_eq!(
+        paths_in(&sink, &dir),
+        ["a", "a/cache", "a/cache/1", "a/deep", "a/important.log", "a/keep.txt"],
+        "a path that is named is taken although a pattern leaves it out; nothing else of its folder is"
+    );
+}
+
+#[test]
+fn globs_and_links_lead_to_what_they_mean() {
+    let (_guard, dir) = scratch();
+    for name in ["apps/one/.env", "apps/two/.env", "apps/two/code", "elsewhere/real/file", "apps/[id]/x"] {
+        let path = dir.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, name).unwrap();
+    }
+    let link = |target: &str, name: &str| std::os::unix::fs::symlink(target, dir.join(name)).unwrap();
+    link("elsewhere/real", "direct");
+    link("elsewhere", "way");
+    link("nowhere", "dangling");
+    let (sink, captured) = capture(spec(&[
+        &dir.join("apps/*/.env"),
+        &dir.join("direct"),
+        &dir.join("way/real/file"),
+        &dir.join("dangling"),
+        &dir.join("apps/[id]"),
+        &dir.join("nothing-*"),
+    ]));
+    assert_eq!(
+        paths_in(&sink, &dir),
+        [
+            "apps",
+            "apps/[id]",
+            "apps/[id]/x",
+            "apps/one",
+            "apps/one/.env",
+            "apps/two",
+            "apps/two/.env",
+            "dangling",
+            "direct",
+            "elsewhere",
+            "elsewhere/real",
+            "elsewhere/real/file",
+            "way"
+        ]
+    );
+    assert!(captured.warnings.iter().any(|w| w.contains("dangling points to something")), "{:?}", captured.warnings);
+    assert!(captured.warnings.iter().any(|w| w.contains("nothing-* matches nothing")), "{:?}", captured.warnings);
+    let error = |paths: &[&Path]| {
+        capture_at(&Bench::new(), &MemorySink::new(), spec(paths), Utc::now()).unwrap_err().to_string()
+    };
+    assert!(error(&[&dir.join("missing")]).ends_with("/missing does not exist"));
+    assert!(error(&[&dir.join("none-*")]).starts_with("nothing matches "));
+    assert!(error(&[&dir.join("apps"), &dir.join("missing")]).ends_with("/missing does not exist"));
+    let never = FilesSource::new("f".parse().unwrap(), spec(&[&dir.join("apps")]), [dir.join("apps/two")], None);
+    let sink = MemorySink::new();
+    never.capture(&Bench::new().capture(&sink)).unwrap();
+    assert_eq!(paths_in(&sink, &dir), ["apps", "apps/[id]", "apps/[id]/x", "apps/one", "apps/one/.env"]);
+}
+
+#[test]
+fn an_unreadable_file_fails_the_source_and_is_named() {
+    use std::os::unix::process::CommandExt;
+    let (_guard, dir) = scratch();
+    fs::write(dir.join("secret"), "s").unwrap();
+    tree::set_mode(&dir.join("secret"), 0);
+    tree::set_mode(&dir, 0o755);
+    // As another user, in a process of its own: this test again, with its folder given.
+    let this = std::env::current_exe().unwrap();
+    let copy = dir.join("test-binary");
+    fs::copy(this, &copy).unwrap();
+    tree::set_mode(&copy, 0o755);
+    let out = std::process::Command::new(&copy)
+        .args(["--exact", "unprivileged_helper", "--ignored", "--nocapture"])
+        .env("LIFEBOAT_TEST_DIR", &dir)
+        .uid(65_534)
+        .gid(65_534)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(said.contains("/secret: Permission denied"), "{said}{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+#[ignore = "run by the test above, as another user"]
+fn unprivileged_helper() {
+    let dir = PathBuf::from(std::env::var_os("LIFEBOAT_TEST_DIR").unwrap());
+    let error = capture_at(&Bench::new(), &MemorySink::new(), spec(&[&dir]), Utc::now()).unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap();
+    println!("{error}: {cause}");
+}
