@@ -3,12 +3,15 @@
 //!
 //! - [`access`]: opening a repository as an installed host, as a sealed one, or as a stranger with an identity
 //! - [`setup`]: `init`: keys, policy, repository
+//! - [`check`]: is everything that a policy names within reach
 //! - [`snapshot`]: capture every source of a policy
 //! - [`verify`]: is everything that is stored still what it was
 //! - [`browse`]: list, show, ls, cat, find, diff
 //! - [`restore`]: a snapshot's streams into a folder
 
 pub mod access;
+pub mod check;
+pub mod setup;
 pub mod snapshot;
 
 use crate::base::cancel::{Cancel, Cancelled};
