@@ -1,11 +1,13 @@
 //! A policy's sources, ready to be captured.
 
 use super::Source;
+use super::compose::ComposeSource;
 use super::files::{DockerTree, FilesSource, TreeReader, Volume};
 use super::git::GitSource;
 use super::locate::{Locate, Located};
 use super::postgres::PostgresSource;
 use super::project::Places;
+use super::recovery::RecoverySource;
 use crate::base::cancel::Cancel;
 use crate::place::PlaceError;
 use crate::place::helper::TreeSource;
@@ -13,6 +15,9 @@ use crate::policy::model::{Policy, RepositoryUrl, SourcePolicy, SourceSpec};
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// The name of the recovery bundle among a snapshot's sources.
+pub const RECOVERY: &str = "recovery";
 
 /// Every source of a policy, in the policy's order, and behind them the recovery bundle. `state_dir` is never
 /// captured, and neither are the policy's local repositories: a backup does not back itself up.
@@ -29,7 +34,12 @@ pub fn build(policy: &Policy, state_dir: &std::path::Path, cancel: &Cancel) -> V
         trees: Arc::new(DockerTrees(places.clone())),
         places,
     };
-    policy.sources.iter().filter_map(|source| parts.source(policy, source)).collect()
+    let mut sources: Vec<Box<dyn Source>> =
+        policy.sources.iter().filter_map(|source| parts.source(policy, source)).collect();
+    if let Ok(name) = RECOVERY.parse() {
+        sources.push(Box::new(RecoverySource::new(name, policy)));
+    }
+    sources
 }
 
 /// What the sources of one policy share.
@@ -49,6 +59,7 @@ impl Parts {
             SourceSpec::Files(spec) => {
                 Box::new(FilesSource::new(name, spec.clone(), self.never.clone(), Some(self.trees.clone())))
             }
+            SourceSpec::Compose(spec) => Box::new(ComposeSource::new(source, spec, &policy.app)),
             SourceSpec::Git(spec) => Box::new(GitSource::new(source, spec, &policy.app)),
             _ => return None,
         })

@@ -3,8 +3,8 @@
 
 mod build;
 pub mod command;
-pub mod extract;
 pub mod compose;
+pub mod extract;
 pub mod files;
 pub mod git;
 pub mod locate;
