@@ -35,7 +35,8 @@ pub struct ChainProblem {
     pub snapshot: Option<SnapshotId>,
 }
 
-type Line = (HostName, PolicyName);
+/// A host and one of its policies: sequences count within it.
+pub type Line = (HostName, PolicyName);
 
 /// Every snapshot of a repository, and what is wrong.
 #[derive(Debug, Default)]
@@ -184,6 +185,17 @@ impl Chain {
         self.snapshots.get(&(host.clone(), policy.clone())).map_or(&[], Vec::as_slice)
     }
 
+    /// Every host and policy that has a snapshot, or had one.
+    pub fn lines(&self) -> BTreeSet<Line> {
+        self.snapshots.keys().chain(self.pruned.keys()).cloned().collect()
+    }
+
+    /// Whether a header of this hash and sequence is there, or was pruned.
+    pub fn knows(&self, sequence: Sequence, header: &ObjectId) -> bool {
+        let pruned = self.pruned.values().flatten().any(|r| r.sequence == sequence && r.header == *header);
+        pruned || self.all().any(|s| s.header.sequence == sequence && s.header_id == *header)
+    }
+
     /// The highest sequence of a line that is there or was pruned, and the header hash where it is one alone.
     pub fn head(&self, host: &HostName, policy: &PolicyName) -> Option<(Sequence, Option<ObjectId>)> {
         let line = (host.clone(), policy.clone());
@@ -206,6 +218,26 @@ pub fn full_text(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// What this host saw before against what is there now: an alarm when the repository has gone back.
+pub fn rolled_back(
+    remembered: Option<(Sequence, ObjectId)>,
+    found: Option<(Sequence, Option<ObjectId>)>,
+) -> Option<String> {
+    let (seen, hash) = remembered?;
+    match found {
+        Some((there, _)) if there > seen => None,
+        Some((there, Some(now))) if there == seen && now == hash => None,
+        Some((there, None)) if there == seen => None,
+        Some((there, _)) if there == seen => {
+            Some(format!("snapshot {seen} in the repository is not the one that this host wrote"))
+        }
+        Some((there, _)) => Some(format!(
+            "the repository has been rolled back: this host has seen snapshot {seen}, the newest one there is {there}"
+        )),
+        None => Some(format!("the repository has been rolled back: this host has seen snapshot {seen}, none is there")),
+    }
 }
 
 /// How a person names a snapshot.

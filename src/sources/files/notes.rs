@@ -70,11 +70,22 @@ impl Notes {
         self.listed.push(text);
     }
 
+    /// Takes over the notes of a part.
+    pub fn absorb(&mut self, other: Notes) {
+        self.listed.extend(other.listed);
+        for (note, count) in other.counts {
+            match self.counts.iter_mut().find(|c| c.0 == note) {
+                Some((_, sum)) => *sum += count,
+                None => self.counts.push((note, count)),
+            }
+        }
+    }
+
     pub fn into_warnings(self) -> Vec<String> {
         let mut warnings = self.listed;
         for (note, count) in self.counts {
             if count > LISTED {
-                warnings.push(note.text(&format!("… and {} more", count - LISTED)));
+                warnings.push(format!("{} more such: {}", count - LISTED, note.text("…")));
             }
         }
         warnings

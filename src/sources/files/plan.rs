@@ -154,6 +154,11 @@ impl Plan {
         }
     }
 
+    /// Takes a folder and those above it without their content.
+    pub fn pass(&mut self, path: &Path) {
+        self.node(path);
+    }
+
     fn node(&mut self, path: &Path) -> &mut Node {
         let mut node = &mut self.root;
         for component in path.components() {

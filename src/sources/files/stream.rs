@@ -19,7 +19,7 @@ use crate::base::events::Event;
 use crate::base::ids::SourceName;
 use crate::base::stream::StreamKind;
 use crate::sources::{Capture, Piece, SourceError, StreamSink};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -75,6 +75,8 @@ pub struct TreeStream<'a> {
     totals: Totals,
     /// Position and reused bytes as the events have them.
     told: (u64, u64),
+    /// Folders above trees that Docker reads, which stand in the tar already.
+    parents: HashSet<Vec<u8>>,
 }
 
 /// What writing a file came to.
@@ -118,6 +120,7 @@ impl<'a> TreeStream<'a> {
             run,
             totals: Totals::default(),
             told: (0, 0),
+            parents: HashSet::new(),
         })
     }
 
@@ -169,6 +172,11 @@ impl<'a> TreeStream<'a> {
         tar.finish().map_err(|e| sink_error(cx, e))?;
         listing.finish().map_err(|e| sink_error(cx, e))?;
         Ok(totals)
+    }
+
+    /// Whether a folder above a tree is not in the tar yet; from now on it is.
+    pub(super) fn needs_parent(&mut self, dir: &[u8]) -> bool {
+        self.parents.insert(dir.to_vec())
     }
 
     /// Bytes of the tar so far.
@@ -309,7 +317,14 @@ pub(super) fn ends_group(path: &[u8], weight: u64) -> bool {
     hash64(path) % GROUP < weight
 }
 
+/// Spreads paths evenly; nobody gains by choosing where groups end.
 fn hash64(bytes: &[u8]) -> u64 {
-    let hash = blake3::hash(bytes);
-    hash.as_bytes().first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b))
+    let mix = |h: u64| (h ^ (h >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut hash = bytes.len() as u64;
+    for chunk in bytes.chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        hash = mix(hash ^ u64::from_le_bytes(word));
+    }
+    mix(mix(hash))
 }

@@ -79,6 +79,10 @@ impl Memory {
         self.entries.insert(path, (kind, content));
     }
 
+    pub fn insert_if_absent(&mut self, path: PathBuf, kind: Kind) {
+        self.entries.entry(path).or_insert((kind, Vec::new()));
+    }
+
     fn get(&self, path: &Path) -> io::Result<&(Kind, Vec<u8>)> {
         self.entries.get(path).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
