@@ -13,6 +13,10 @@
 //! - L5 [`cli`]: arguments, rendering, exit codes
 
 pub mod base;
+pub mod ops;
+pub mod pipeline;
 pub mod place;
 pub mod policy;
+pub mod repository;
 pub mod sources;
+pub mod storage;

@@ -3,6 +3,21 @@
 //! Invariants: argv never passes a shell; passwords go through the environment or standard input only; an exit
 //! status that cannot be read is a failure; whatever was started is ended when its handle is dropped or cancelled.
 
+pub mod account;
+pub mod container;
+pub mod docker;
+pub mod helper;
+pub mod host;
+pub mod inspect;
+mod owner;
+mod stream;
+mod tar_end;
+mod watch;
+
+pub use container::ContainerPlace;
+pub use docker::Docker;
+pub use host::HostPlace;
+
 use crate::base::cancel::Cancel;
 use crate::base::secret::Secret;
 use std::io::{Read, Write};
@@ -99,6 +114,12 @@ pub enum PlaceError {
     NoContainer { name: String },
     #[error("container {name:?} is {state}, not running")]
     NotRunning { name: String, state: String },
+    #[error("no container of a compose project in {}", dir.display())]
+    NoProject { dir: PathBuf },
+    #[error("more than one compose project in {}: {}", dir.display(), projects.join(", "))]
+    ManyProjects { dir: PathBuf, projects: Vec<String> },
+    #[error("no service {service:?} in compose project {project}")]
+    NoService { service: String, project: String, running: Vec<String> },
     #[error("no {tool:?} in {place}")]
     ToolMissing { tool: String, place: String },
     #[error("{tool} in {place} ended with status {code}: {stderr}")]
@@ -122,6 +143,35 @@ pub enum PlaceError {
     },
     #[error(transparent)]
     Cancelled(#[from] crate::base::cancel::Cancelled),
+}
+
+impl PlaceError {
+    /// The way out, where there is one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            PlaceError::NoDocker { .. } => Some(
+                "is the engine running, and is this user root or in group docker? DOCKER_HOST names another engine"
+                    .into(),
+            ),
+            PlaceError::NotRunning { name, .. } => Some(format!("start it, or look at `docker logs {name}`")),
+            PlaceError::NoProject { .. } => {
+                Some("start it with `docker compose up -d`, or name it by `project` in section [app]".into())
+            }
+            PlaceError::ManyProjects { .. } => Some("name one by `project` in section [app]".into()),
+            PlaceError::NoService { running, .. } if running.is_empty() => Some("none of its services runs".into()),
+            PlaceError::NoService { running, .. } => Some(format!("services that run: {}", running.join(", "))),
+            PlaceError::ToolMissing { tool, place } => Some(format!("install {tool:?} in {place}")),
+            _ => None,
+        }
+    }
+
+    /// What reading or writing a command's pipe said: the limit that broke it, else an error of `what` in `place`.
+    pub fn from_io(what: impl Into<String>, place: impl Into<String>, error: std::io::Error) -> Self {
+        match error.downcast::<PlaceError>() {
+            Ok(inner) => inner,
+            Err(source) => PlaceError::Io { what: what.into(), place: place.into(), source },
+        }
+    }
 }
 
 /// A command that runs. Dropping it before [`Running::wait`] ends the command.
@@ -148,7 +198,7 @@ pub trait Place: Send + Sync {
         let mut running = self.start(command)?;
         drop(running.stdin());
         let mut out = Vec::new();
-        let io = |what: &str, source| PlaceError::Io { what: format!("{what} {tool}"), place: self.describe(), source };
+        let io = |what: &str, source| PlaceError::from_io(format!("{what} {tool}"), self.describe(), source);
         if let Some(stdout) = running.stdout() {
             stdout.take(limit as u64 + 1).read_to_end(&mut out).map_err(|e| io("read output of", e))?;
         }

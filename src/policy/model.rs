@@ -102,6 +102,16 @@ pub enum Credentials {
     File(PathBuf),
 }
 
+impl std::fmt::Display for RepositoryUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            RepositoryUrl::Local(path) => path.display().fmt(f),
+            RepositoryUrl::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            RepositoryUrl::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+        }
+    }
+}
+
 /// No writer fills the disk beyond this.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum MinFree {

@@ -1,0 +1,288 @@
+//! What goes to standard output: text for people, or one JSON document.
+//!
+//! Invariants: nothing that came from a repository, a policy or a file name reaches a terminal with its control
+//! characters; a reader that goes away (`lifeboat list | head`) ends the command quietly.
+
+use crate::base::time::{relative, rfc3339};
+use crate::cli::args::{ColorWhen, Global};
+use crate::cli::exit::{Exit, Failure};
+use chrono::{DateTime, Local, Utc};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::io::{self, IsTerminal, Write};
+
+/// The version of the JSON documents' schema.
+const SCHEMA: u64 = 1;
+
+/// How text is painted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paint {
+    Plain,
+    Bold,
+    Dim,
+    Red,
+    Green,
+    Yellow,
+}
+
+impl Paint {
+    fn code(self) -> Option<&'static str> {
+        match self {
+            Paint::Plain => None,
+            Paint::Bold => Some("1"),
+            Paint::Dim => Some("2"),
+            Paint::Red => Some("31"),
+            Paint::Green => Some("32"),
+            Paint::Yellow => Some("33"),
+        }
+    }
+}
+
+/// Whether a stream gets colour.
+pub fn colour_wanted(when: ColorWhen, is_terminal: bool) -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|v: std::ffi::OsString| !v.is_empty());
+    match when {
+        ColorWhen::Always => true,
+        ColorWhen::Never => false,
+        ColorWhen::Auto => is_terminal && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|t| t != "dumb"),
+    }
+}
+
+/// Standard output.
+#[derive(Debug, Clone)]
+pub struct Output {
+    pub json: bool,
+    pub quiet: bool,
+    colour: bool,
+    colour_err: bool,
+    now: DateTime<Utc>,
+    command: &'static str,
+}
+
+impl Output {
+    pub fn new(global: &Global, command: &'static str, now: DateTime<Utc>) -> Self {
+        Self {
+            json: global.json,
+            quiet: global.quiet,
+            colour: colour_wanted(global.color, io::stdout().is_terminal()),
+            colour_err: colour_wanted(global.color, io::stderr().is_terminal()),
+            now,
+            command,
+        }
+    }
+
+    /// Prints what a command was asked to show; `-q` does not silence it.
+    pub fn text(&self, text: &str) -> Result<(), Failure> {
+        write_out(text.as_bytes())
+    }
+
+    /// Prints a note or a result for people; `-q` silences it.
+    pub fn note(&self, text: &str) -> Result<(), Failure> {
+        if self.quiet { Ok(()) } else { self.text(text) }
+    }
+
+    /// Prints something that must not be missed, on standard error, whatever `-q` says.
+    pub fn alarm(&self, text: &str) {
+        let label = if self.colour_err { paint(Paint::Yellow, "warning:") } else { "warning:".to_owned() };
+        // Nobody is left to tell when standard error is gone.
+        let _ = writeln!(io::stderr().lock(), "{label} {}", printable(text));
+    }
+
+    /// The one document of a command: its envelope and the fields of `body`.
+    pub fn document(&self, exit: Exit, body: &impl Serialize) -> Result<(), Failure> {
+        let body = serde_json::to_value(body).map_err(|e| Failure::new(Exit::Failed, e))?;
+        write_out(envelope(self.command, exit, body).as_bytes())
+    }
+
+    /// Prints a failure: on standard error, and as a document where JSON is wanted.
+    pub fn failure(&self, failure: &Failure) {
+        report_failure(failure, self.json.then_some(self.command), self.colour_err);
+    }
+
+    pub fn paint(&self, paint: Paint, text: &str) -> String {
+        if self.colour { self::paint(paint, text) } else { text.to_owned() }
+    }
+
+    /// `2026-11-21 02:00:07 (3 h ago)`, in local time.
+    pub fn time(&self, t: DateTime<Utc>) -> String {
+        format!("{} ({})", local(t), relative(t, self.now))
+    }
+
+    /// `3 h ago`.
+    pub fn ago(&self, t: DateTime<Utc>) -> String {
+        relative(t, self.now)
+    }
+
+    /// A table, ready to print.
+    pub fn table(&self, table: &Table) -> String {
+        table.render(self.colour)
+    }
+}
+
+/// `2026-11-21 02:00:07`, in local time.
+pub fn local(t: DateTime<Utc>) -> String {
+    t.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+fn envelope(command: &str, exit: Exit, body: Value) -> String {
+    let mut document = Map::new();
+    document.insert("lifeboat".into(), env!("CARGO_PKG_VERSION").into());
+    document.insert("schema".into(), SCHEMA.into());
+    document.insert("command".into(), command.into());
+    document.insert("exit_code".into(), exit.code().into());
+    match body {
+        Value::Object(fields) => document.extend(fields),
+        Value::Null => {}
+        other => {
+            document.insert("result".into(), other);
+        }
+    }
+    // What was a value a moment ago has only text keys, so it encodes.
+    format!("{:#}\n", Value::Object(document))
+}
+
+/// Prints a failure; `json` names the command when a document is wanted.
+pub fn report_failure(failure: &Failure, json: Option<&str>, colour: bool) {
+    if failure.is_silent() {
+        return;
+    }
+    let text = printable_lines(&failure.to_string());
+    let text = if colour { text.replacen("error:", &paint(Paint::Red, "error:"), 1) } else { text };
+    let _ = writeln!(io::stderr().lock(), "{text}");
+    if let Some(command) = json {
+        let body = serde_json::json!({ "error": failure.to_json() });
+        let _ = write_out(envelope(command, failure.kind, body).as_bytes());
+    }
+}
+
+/// Writes to standard output. A reader that went away is a silent end, anything else a failure.
+pub fn write_out(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(out_failure)
+}
+
+/// What an error of standard output means for the command.
+pub fn out_failure(error: io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::silent(Exit::Failed),
+        _ => Failure::new(Exit::Failed, error).attempted("write to standard output"),
+    }
+}
+
+fn paint(paint: Paint, text: &str) -> String {
+    match paint.code() {
+        Some(code) if !text.is_empty() => format!("\x1b[{code}m{text}\x1b[0m"),
+        _ => text.to_owned(),
+    }
+}
+
+/// The text with control characters (and those that turn the direction of writing) escaped.
+pub fn printable(text: &str) -> String {
+    let odd = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(odd) {
+        return text.to_owned();
+    }
+    text.chars().flat_map(|c| if odd(c) { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+}
+
+/// The same, where newlines are the writer's own.
+pub fn printable_lines(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
+}
+
+/// RFC 3339 for JSON.
+pub fn json_time(t: DateTime<Utc>) -> String {
+    rfc3339(t)
+}
+
+/// Which side a column leans to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Align {
+    Left,
+    Right,
+}
+
+/// A table: aligned columns, two spaces between them, no lines drawn.
+#[derive(Debug, Default)]
+pub struct Table {
+    columns: Vec<(&'static str, Align)>,
+    rows: Vec<Vec<(String, Paint)>>,
+}
+
+impl Table {
+    /// Columns whose titles are empty get no heading.
+    pub fn new(columns: &[(&'static str, Align)]) -> Self {
+        Self { columns: columns.to_vec(), rows: Vec::new() }
+    }
+
+    pub fn row(&mut self, cells: Vec<(String, Paint)>) {
+        self.rows.push(cells.into_iter().map(|(text, paint)| (printable(&text), paint)).collect());
+    }
+
+    /// A row without paint.
+    pub fn plain<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
+        self.row(cells.into_iter().map(|c| (c.into(), Paint::Plain)).collect());
+    }
+
+    fn render(&self, colour: bool) -> String {
+        let headings = self.columns.iter().any(|(title, _)| !title.is_empty());
+        let heading = || self.columns.iter().map(|(title, _)| ((*title).to_owned(), Paint::Bold)).collect();
+        let rows: Vec<Vec<(String, Paint)>> = headings.then(heading).into_iter().chain(self.rows.iter().cloned()).collect();
+        let width = |at: usize| rows.iter().filter_map(|r| r.get(at)).map(|c| c.0.chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
+        let mut out = String::new();
+        for row in &rows {
+            let mut line = String::new();
+            for (at, (text, how)) in row.iter().enumerate() {
+                let gap = " ".repeat(widths.get(at).map_or(0, |w| w.saturating_sub(text.chars().count())));
+                let painted = if colour { paint(*how, text) } else { text.clone() };
+                let last = at + 1 == row.len();
+                match self.columns.get(at).map(|(_, align)| *align) {
+                    Some(Align::Right) => line += &format!("{gap}{painted}"),
+                    _ if last => line += &painted,
+                    _ => line += &format!("{painted}{gap}"),
+                }
+                if !last {
+                    line += "  ";
+                }
+            }
+            out += line.trim_end();
+            out.push('\n');
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_align_and_end_without_blanks() {
+        let mut table = Table::new(&[("NAME", Align::Left), ("SIZE", Align::Right), ("NOTE", Align::Left)]);
+        table.plain(["a", "1 B", ""]);
+        table.plain(["longer", "14.3 MiB", "x\u{1b}[31my"]);
+        let text = table.render(false);
+        assert_eq!(text, "NAME        SIZE  NOTE\na            1 B\nlonger  14.3 MiB  x\\u{1b}[31my\n");
+        assert!(table.render(true).contains("\x1b[1mNAME\x1b[0m"));
+    }
+
+    #[test]
+    fn a_terminal_gets_no_control_characters_of_others() {
+        assert_eq!(printable("a\nb\tc\u{9b}2J"), "a\\nb\\tc\\u{9b}2J");
+        assert_eq!(printable("žluť\u{202e}gpj"), "žluť\\u{202e}gpj");
+        assert_eq!(printable_lines("a\nb"), "a\nb");
+    }
+
+    #[test]
+    fn every_document_has_its_envelope() {
+        let text = envelope("list", Exit::Partial, serde_json::json!({ "snapshots": [] }));
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["schema"], 1);
+        assert_eq!(value["exit_code"], 3);
+        assert_eq!(value["command"], "list");
+        assert_eq!(value["lifeboat"], env!("CARGO_PKG_VERSION"));
+    }
+}

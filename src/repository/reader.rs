@@ -1,0 +1,591 @@
+//! Streams being read. Reading is verifying: nothing is handed on that has not been checked.
+//!
+//! The order of the checks: root pin and signers (`trust.rs`), header signature, manifest and refs by id, archive
+//! pieces by age's authentication, frame by zstd's checksum, chunk by its keyed id, stream by its length (and SHA-256
+//! where it has one). The first mismatch is an error that names the object; other streams stay readable.
+
+use crate::base::cancel::Cancel;
+use crate::base::ids::{ChunkId, ObjectId};
+use crate::pipeline::archive::ArchiveReader;
+use crate::pipeline::chunk::ChunkIdKey;
+use crate::pipeline::crypt::{self, Identities, object_id};
+use crate::pipeline::segment::FrameDecoder;
+use crate::pipeline::{PipelineError, limits};
+use crate::repository::chain::Snapshot;
+use crate::repository::format::{self, Manifest, SourceEntry, StreamEntry};
+use crate::repository::index::{self, IndexLoader, Usable};
+use crate::repository::refs::Refs;
+use crate::repository::table::{ChunkTable, Location};
+use crate::repository::{Repository, RepositoryError, layout, tree};
+use sha2::{Digest, Sha256};
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// Runs that are read ahead of the consumer, each at most a frame.
+const READ_AHEAD: usize = 6;
+/// Decoded frames that are kept for streams that come back to them.
+const KEPT_FRAMES: usize = 16;
+/// Archives whose file key is kept unwrapped.
+const KEPT_ARCHIVES: usize = 64;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Fetches and checks a snapshot's manifest.
+pub fn load_manifest(
+    repository: &Repository,
+    snapshot: &Snapshot,
+    identities: &Identities,
+) -> Result<Manifest, RepositoryError> {
+    let header = &snapshot.header;
+    let key = layout::manifest(header.manifest);
+    let damaged = |problem: &str| RepositoryError::Damaged { key: key.clone(), problem: problem.to_owned() };
+    let bytes = repository.get(&key, limits::MANIFEST_STORED)?;
+    if object_id(&bytes) != header.manifest || bytes.len() as u64 != header.manifest_bytes {
+        return Err(damaged("its bytes are not those that its name promises"));
+    }
+    let plain = crypt::open(&bytes, limits::MANIFEST_PLAIN, identities).map_err(|source| match source {
+        PipelineError::NoMatchingIdentity => RepositoryError::Pipeline(source),
+        source => RepositoryError::DamagedBy { key: key.clone(), source },
+    })?;
+    let envelope = format::check_envelope(&plain, key.as_str())?;
+    if envelope.kind != "manifest" {
+        return Err(damaged("it is no manifest"));
+    }
+    let manifest: Manifest = serde_json::from_slice(&plain)
+        .map_err(|e| RepositoryError::Damaged { key: key.clone(), problem: format!("it does not parse: {e}") })?;
+    let same = manifest.repository == header.repository
+        && manifest.snapshot == header.id
+        && manifest.host == header.host
+        && manifest.policy == header.policy
+        && manifest.sequence == header.sequence;
+    if same { Ok(manifest) } else { Err(damaged("it is the manifest of another snapshot")) }
+}
+
+/// Fetches and checks a snapshot's refs. No key needed.
+pub fn load_refs(repository: &Repository, id: ObjectId) -> Result<Refs, RepositoryError> {
+    let key = layout::refs(id);
+    let bytes = repository.get(&key, limits::REFS)?;
+    if object_id(&bytes) != id {
+        let problem = "its bytes are not those that its name promises".to_owned();
+        return Err(RepositoryError::Damaged { key, problem });
+    }
+    Refs::parse(&bytes).map_err(|problem| RepositoryError::Damaged { key, problem })
+}
+
+/// A snapshot open for reading.
+pub struct SnapshotReader {
+    pub snapshot: Snapshot,
+    pub manifest: Manifest,
+    pub refs: Refs,
+    /// Index objects that could not be used: what they cover is missed unless another one covers it.
+    pub index_problems: Vec<RepositoryError>,
+    inner: Arc<Inner>,
+    jobs: Option<SyncSender<Job>>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+struct Inner {
+    repository: Arc<Repository>,
+    identities: Arc<Identities>,
+    key: ChunkIdKey,
+    table: ChunkTable,
+    archives: Mutex<Cache<u32, Arc<Mutex<ArchiveReader>>>>,
+    frames: Mutex<FrameCache>,
+    cancel: Cancel,
+}
+
+/// Plain frames by archive and offset.
+type FrameCache = Cache<(u32, u32), Arc<Vec<u8>>>;
+
+/// A small cache that forgets what was put in first.
+struct Cache<K, V> {
+    limit: usize,
+    order: VecDeque<K>,
+    map: HashMap<K, V>,
+}
+
+impl<K: std::hash::Hash + Eq + Copy, V: Clone> Cache<K, V> {
+    fn new(limit: usize) -> Self {
+        Self { limit, order: VecDeque::new(), map: HashMap::new() }
+    }
+
+    fn get(&self, key: &K) -> Option<V> {
+        self.map.get(key).cloned()
+    }
+
+    fn put(&mut self, key: K, value: V) {
+        if self.map.insert(key, value).is_none() {
+            self.order.push_back(key);
+        }
+        while self.order.len() > self.limit {
+            if let Some(oldest) = self.order.pop_front() {
+                self.map.remove(&oldest);
+            }
+        }
+    }
+}
+
+/// Chunks of one frame that follow each other in a stream.
+struct Run {
+    archive: u32,
+    frame: (u32, u32),
+    chunks: Vec<(ChunkId, u32, u32)>,
+}
+
+struct Job {
+    run: Run,
+    answer: SyncSender<Result<Vec<u8>, RepositoryError>>,
+}
+
+/// What a reader needs.
+pub struct ReaderOptions {
+    pub identities: Arc<Identities>,
+    /// Where decrypted index objects are kept; absent without installed state.
+    pub index_cache: Option<PathBuf>,
+    /// Where the chunk table's unlinked file lies.
+    pub tmp: PathBuf,
+    pub cancel: Cancel,
+}
+
+impl SnapshotReader {
+    /// Opens manifest, refs and index of a snapshot whose header has been verified.
+    pub fn open(
+        repository: Arc<Repository>,
+        snapshot: &Snapshot,
+        options: ReaderOptions,
+    ) -> Result<Self, RepositoryError> {
+        let manifest = load_manifest(&repository, snapshot, &options.identities)?;
+        let refs = load_refs(&repository, snapshot.header.refs)?;
+        let key = manifest_key(&manifest, snapshot)?;
+        let mut table = ChunkTable::new(&options.tmp).map_err(|e| table_error(&options.tmp, e))?;
+        let loader = IndexLoader {
+            repository: &repository,
+            identities: &options.identities,
+            cache: options.index_cache.clone(),
+        };
+        let mut index_problems = Vec::new();
+        let usable = Usable::Named(&refs.archives);
+        for (position, (id, length)) in refs.index.iter().enumerate() {
+            match loader.load(*id, Some(*length)) {
+                Ok(object) => index::fill(&mut table, &object, position as u32, &usable)
+                    .map_err(|e| table_error(&options.tmp, e))?,
+                Err(e) if e.is_integrity() => index_problems.push(e),
+                Err(e) => return Err(e),
+            }
+        }
+        if !index_problems.is_empty() {
+            fill_from_others(&mut table, &repository, &loader, &refs, &options.tmp)?;
+        }
+        let inner = Arc::new(Inner {
+            repository,
+            identities: options.identities,
+            key,
+            table,
+            archives: Mutex::new(Cache::new(KEPT_ARCHIVES)),
+            frames: Mutex::new(Cache::new(KEPT_FRAMES)),
+            cancel: options.cancel,
+        });
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 4);
+        let (jobs, receiver) = sync_channel(READ_AHEAD);
+        let receiver = Arc::new(Mutex::new(receiver));
+        let spawn = |_| {
+            let (inner, receiver) = (inner.clone(), receiver.clone());
+            std::thread::spawn(move || inner.work(&receiver))
+        };
+        let workers = (0..threads).map(spawn).collect();
+        Ok(Self { snapshot: snapshot.clone(), manifest, refs, index_problems, inner, jobs: Some(jobs), workers })
+    }
+
+    /// One stream, from `offset` of its plain bytes. Its SHA-256 is checked when it is read from 0 to its end.
+    pub fn stream<'a>(
+        &'a self,
+        source: &'a SourceEntry,
+        stream: &'a StreamEntry,
+        offset: u64,
+    ) -> Result<StreamReader<'a>, RepositoryError> {
+        let error = |problem: String| stream_error(source, stream, problem);
+        tree::check(&stream.ids, stream.length).map_err(error)?;
+        if offset > stream.length {
+            return Err(error(format!("offset {offset} lies behind its end")));
+        }
+        let ids = IdsReader::new(self, source, stream, offset)?;
+        let start = ids.position;
+        let mut reader = StreamReader {
+            reader: self,
+            source,
+            stream,
+            ids,
+            peeked: None,
+            waiting: VecDeque::new(),
+            current: Vec::new(),
+            at: 0,
+            position: start,
+            failure: None,
+            sha256: (offset == 0 && stream.sha256.is_some()).then(Sha256::new),
+        };
+        let skip = offset - start;
+        let skipped = io::copy(&mut (&mut reader).take(skip), &mut io::sink());
+        match skipped {
+            Ok(n) if n == skip => Ok(reader),
+            _ => Err(reader.take_failure().unwrap_or_else(|| error("it ends early".to_owned()))),
+        }
+    }
+
+    /// The bytes of one chunk, checked. For lists of ids; streams go through [`SnapshotReader::stream`].
+    fn chunk(&self, id: &ChunkId, source: &SourceEntry, stream: &StreamEntry) -> Result<Vec<u8>, RepositoryError> {
+        let location = self.inner.locate(id, source, stream)?;
+        self.inner.read_run(&Run {
+            archive: location.archive,
+            frame: (location.frame_offset, location.frame_length),
+            chunks: vec![(*id, location.offset, location.length)],
+        })
+    }
+
+    /// Every chunk that the snapshot's index knows, in the order of the index: for a deep check of whole archives.
+    pub fn table(&self) -> &ChunkTable {
+        &self.inner.table
+    }
+
+    /// Reads and checks all chunks of one frame.
+    pub fn check_frame(
+        &self,
+        archive: u32,
+        frame: (u32, u32),
+        chunks: &[(ChunkId, u32, u32)],
+    ) -> Result<(), RepositoryError> {
+        self.inner.read_run(&Run { archive, frame, chunks: chunks.to_vec() }).map(drop)
+    }
+}
+
+impl Drop for SnapshotReader {
+    fn drop(&mut self) {
+        self.jobs = None;
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+    }
+}
+
+fn manifest_key(manifest: &Manifest, snapshot: &Snapshot) -> Result<ChunkIdKey, RepositoryError> {
+    let mut key = [0u8; 32];
+    hex::decode_to_slice(&manifest.chunk_id_key, &mut key).map_err(|_| RepositoryError::Damaged {
+        key: layout::manifest(snapshot.header.manifest),
+        problem: "its chunk id key has an odd form".to_owned(),
+    })?;
+    Ok(ChunkIdKey::from_bytes(key))
+}
+
+fn table_error(dir: &Path, source: io::Error) -> RepositoryError {
+    RepositoryError::File { action: "write the chunk table in", path: dir.to_owned(), source }
+}
+
+/// An index object of this snapshot is damaged or gone: any other one that can be read may help, since every chunk is
+/// checked by its id whatever the index says.
+fn fill_from_others(
+    table: &mut ChunkTable,
+    repository: &Repository,
+    loader: &IndexLoader<'_>,
+    refs: &Refs,
+    tmp: &Path,
+) -> Result<(), RepositoryError> {
+    let usable = Usable::Named(&refs.archives);
+    for object in repository.storage().list(layout::INDEX)? {
+        let Some(id) = layout::object_id(&object.key).filter(|id| !refs.index.contains_key(id)) else { continue };
+        if let Ok(object) = loader.load(id, None) {
+            index::fill(table, &object, u32::MAX, &usable).map_err(|e| table_error(tmp, e))?;
+        }
+    }
+    Ok(())
+}
+
+fn stream_error(source: &SourceEntry, stream: &StreamEntry, problem: String) -> RepositoryError {
+    RepositoryError::Stream { stream: stream.name.to_string(), source_name: source.name.to_string(), problem }
+}
+
+impl Inner {
+    fn locate(&self, id: &ChunkId, source: &SourceEntry, stream: &StreamEntry) -> Result<Location, RepositoryError> {
+        let found = self.table.get(id).map_err(|source| RepositoryError::File {
+            action: "read",
+            path: PathBuf::from("the chunk table"),
+            source,
+        })?;
+        found.ok_or_else(|| RepositoryError::ChunkMissing {
+            id: *id,
+            stream: stream.name.to_string(),
+            source_name: source.name.to_string(),
+        })
+    }
+
+    fn work(&self, jobs: &Mutex<Receiver<Job>>) {
+        loop {
+            let job = lock(jobs).recv();
+            let Ok(job) = job else { return };
+            let result = self.read_run(&job.run);
+            // Nobody waits any more when the stream was dropped.
+            let _ = job.answer.send(result);
+        }
+    }
+
+    /// The plain bytes of a run, every chunk of it checked by its keyed id.
+    fn read_run(&self, run: &Run) -> Result<Vec<u8>, RepositoryError> {
+        self.cancel.check()?;
+        let archive = &self.table.archives[run.archive as usize];
+        let key = layout::archive(archive.id);
+        let frame = self.frame(run)?;
+        let total = run.chunks.iter().map(|(_, _, n)| *n as usize).sum();
+        let mut bytes = Vec::with_capacity(total);
+        for (id, offset, length) in &run.chunks {
+            let chunk = frame.get(*offset as usize..).and_then(|rest| rest.get(..*length as usize));
+            let chunk = chunk.filter(|chunk| self.key.id(chunk) == *id).ok_or_else(|| RepositoryError::Damaged {
+                key: key.clone(),
+                problem: format!("chunk {id} is not where the index says, or not what its id promises"),
+            })?;
+            bytes.extend_from_slice(chunk);
+        }
+        Ok(bytes)
+    }
+
+    fn frame(&self, run: &Run) -> Result<Arc<Vec<u8>>, RepositoryError> {
+        let at = (run.archive, run.frame.0);
+        if let Some(frame) = lock(&self.frames).get(&at) {
+            return Ok(frame);
+        }
+        let archive = &self.table.archives[run.archive as usize];
+        let key = layout::archive(archive.id);
+        let damaged = |source: PipelineError| match source {
+            PipelineError::NoMatchingIdentity => RepositoryError::Pipeline(source),
+            source => RepositoryError::DamagedBy { key: key.clone(), source },
+        };
+        let cached = lock(&self.archives).get(&run.archive);
+        let reader = match cached {
+            Some(reader) => reader,
+            None => {
+                let reader = ArchiveReader::open(&archive.header, archive.length, &self.identities).map_err(damaged)?;
+                let reader = Arc::new(Mutex::new(reader));
+                lock(&self.archives).put(run.archive, reader.clone());
+                reader
+            }
+        };
+        let storage_failure = Mutex::new(None);
+        let fetch = |offset, length| {
+            self.repository.storage().get_range(&key, offset, length).map_err(|e| {
+                let text = io::Error::other(e.to_string());
+                *lock(&storage_failure) = Some(e);
+                text
+            })
+        };
+        let read = lock(&reader).frame(run.frame.0, run.frame.1, &fetch);
+        let compressed = read.map_err(|source| {
+            // A reader that failed in the middle may not stand where it thinks it does.
+            lock(&self.archives).map.remove(&run.archive);
+            match lock(&storage_failure).take() {
+                Some(crate::storage::StorageError::NotFound { key }) => RepositoryError::Missing { key },
+                Some(crate::storage::StorageError::Short { key, .. }) => {
+                    RepositoryError::Damaged { key, problem: "it is shorter than it was".to_owned() }
+                }
+                Some(e) => RepositoryError::Storage(e),
+                None => damaged(source),
+            }
+        })?;
+        let plain =
+            FrameDecoder::new().and_then(|mut decoder| decoder.decode(&compressed, limits::FRAME)).map_err(damaged)?;
+        let plain = Arc::new(plain);
+        lock(&self.frames).put(at, plain.clone());
+        Ok(plain)
+    }
+}
+
+/// The data chunks of a stream, in order, from the chunk that holds an offset.
+struct IdsReader<'a> {
+    reader: &'a SnapshotReader,
+    source: &'a SourceEntry,
+    stream: &'a StreamEntry,
+    /// Per depth from the root: entries still to come, in reverse.
+    levels: Vec<Vec<tree::Entry>>,
+    /// Plain bytes before the next entry.
+    position: u64,
+}
+
+impl<'a> IdsReader<'a> {
+    fn new(
+        reader: &'a SnapshotReader,
+        source: &'a SourceEntry,
+        stream: &'a StreamEntry,
+        offset: u64,
+    ) -> Result<Self, RepositoryError> {
+        let mut root = stream.ids.root.clone();
+        root.reverse();
+        let mut levels = vec![root];
+        levels.resize_with(stream.ids.depth as usize + 1, Default::default);
+        let mut ids = IdsReader { reader, source, stream, levels, position: 0 };
+        ids.skip_to(offset)?;
+        Ok(ids)
+    }
+
+    /// Leaves out whole entries that end at or before `offset`, at every depth.
+    fn skip_to(&mut self, offset: u64) -> Result<(), RepositoryError> {
+        for depth in 0..self.levels.len() {
+            loop {
+                let Some((_, length)) = self.levels[depth].last() else { return Ok(()) };
+                let end = self.position.checked_add(*length).ok_or_else(|| self.error("its lengths overflow"))?;
+                if end > offset {
+                    break;
+                }
+                self.levels[depth].pop();
+                self.position = end;
+            }
+            if depth + 1 < self.levels.len() {
+                self.descend(depth)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn error(&self, problem: &str) -> RepositoryError {
+        stream_error(self.source, self.stream, problem.to_owned())
+    }
+
+    /// Opens the next list of a depth into the depth below it.
+    fn descend(&mut self, depth: usize) -> Result<bool, RepositoryError> {
+        let Some((id, _)) = self.levels[depth].pop() else { return Ok(false) };
+        let list = self.reader.chunk(&id, self.source, self.stream)?;
+        let parsed = tree::parse_entries(&list);
+        let mut parsed = parsed.map_err(|problem| stream_error(self.source, self.stream, problem))?;
+        parsed.reverse();
+        let entries = &mut self.levels[depth + 1];
+        parsed.append(entries);
+        *entries = parsed;
+        Ok(true)
+    }
+
+    fn next(&mut self) -> Result<Option<tree::Entry>, RepositoryError> {
+        let leaf = self.levels.len() - 1;
+        while self.levels[leaf].is_empty() {
+            let Some(depth) = (0..leaf).rev().find(|d| !self.levels[*d].is_empty()) else { return Ok(None) };
+            self.descend(depth)?;
+        }
+        let entry = self.levels[leaf].pop();
+        if let Some((_, length)) = entry {
+            self.position = self.position.checked_add(length).ok_or_else(|| self.error("its lengths overflow"))?;
+        }
+        Ok(entry)
+    }
+}
+
+/// The plain bytes of one stream, in order, every one of them checked before it is handed out.
+///
+/// An i/o error of [`Read`] only says that something failed; [`StreamReader::take_failure`] says what.
+pub struct StreamReader<'a> {
+    reader: &'a SnapshotReader,
+    source: &'a SourceEntry,
+    stream: &'a StreamEntry,
+    ids: IdsReader<'a>,
+    peeked: Option<(ChunkId, Location)>,
+    waiting: VecDeque<Receiver<Result<Vec<u8>, RepositoryError>>>,
+    current: Vec<u8>,
+    at: usize,
+    position: u64,
+    failure: Option<RepositoryError>,
+    sha256: Option<Sha256>,
+}
+
+impl StreamReader<'_> {
+    /// Why reading failed.
+    pub fn take_failure(&mut self) -> Option<RepositoryError> {
+        self.failure.take()
+    }
+
+    fn next_chunk(&mut self) -> Result<Option<(ChunkId, Location)>, RepositoryError> {
+        if let Some(peeked) = self.peeked.take() {
+            return Ok(Some(peeked));
+        }
+        let Some((id, length)) = self.ids.next()? else { return Ok(None) };
+        let location = self.reader.inner.locate(&id, self.source, self.stream)?;
+        if u64::from(location.length) != length {
+            let problem = format!("chunk {id} has another length than the manifest says");
+            return Err(stream_error(self.source, self.stream, problem));
+        }
+        Ok(Some((id, location)))
+    }
+
+    /// The next chunks that lie in one frame.
+    fn next_run(&mut self) -> Result<Option<Run>, RepositoryError> {
+        let Some((id, first)) = self.next_chunk()? else { return Ok(None) };
+        let frame = (first.frame_offset, first.frame_length);
+        let mut run = Run { archive: first.archive, frame, chunks: vec![(id, first.offset, first.length)] };
+        let mut bytes = first.length as usize;
+        while let Some((id, location)) = self.next_chunk()? {
+            let same = location.archive == run.archive && (location.frame_offset, location.frame_length) == frame;
+            if !same || bytes + location.length as usize > limits::CHUNK {
+                self.peeked = Some((id, location));
+                break;
+            }
+            bytes += location.length as usize;
+            run.chunks.push((id, location.offset, location.length));
+        }
+        Ok(Some(run))
+    }
+
+    fn fill(&mut self) -> Result<bool, RepositoryError> {
+        while self.waiting.len() < READ_AHEAD {
+            let Some(run) = self.next_run()? else { break };
+            let (answer, receiver) = sync_channel(1);
+            let jobs = self.reader.jobs.as_ref().ok_or(RepositoryError::Worker)?;
+            jobs.send(Job { run, answer }).map_err(|_| RepositoryError::Worker)?;
+            self.waiting.push_back(receiver);
+        }
+        let Some(next) = self.waiting.pop_front() else {
+            self.check_end()?;
+            return Ok(false);
+        };
+        self.current = next.recv().map_err(|_| RepositoryError::Worker)??;
+        self.at = 0;
+        if let Some(hash) = &mut self.sha256 {
+            hash.update(&self.current);
+        }
+        self.position += self.current.len() as u64;
+        Ok(true)
+    }
+
+    fn check_end(&mut self) -> Result<(), RepositoryError> {
+        if self.position != self.stream.length {
+            let problem = format!("it has {} bytes instead of {}", self.position, self.stream.length);
+            return Err(stream_error(self.source, self.stream, problem));
+        }
+        if let Some(hash) = self.sha256.take()
+            && Some(hex::encode(hash.finalize())) != self.stream.sha256
+        {
+            return Err(stream_error(self.source, self.stream, "its SHA-256 is another one".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl Read for StreamReader<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if out.is_empty() {
+            return Ok(0);
+        }
+        while self.at == self.current.len() {
+            match self.fill() {
+                Ok(true) => {}
+                Ok(false) => return Ok(0),
+                Err(e) => {
+                    let text = io::Error::other(super::chain::full_text(&e));
+                    self.failure.get_or_insert(e);
+                    return Err(text);
+                }
+            }
+        }
+        let n = out.len().min(self.current.len() - self.at);
+        out[..n].copy_from_slice(&self.current[self.at..self.at + n]);
+        self.at += n;
+        Ok(n)
+    }
+}
