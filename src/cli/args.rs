@@ -66,6 +66,9 @@ pub struct Reading {
     /// Take whatever repository is there, if nothing says which one is right.
     #[arg(long, conflicts_with = "signer")]
     pub trust_on_first_use: bool,
+    /// A snapshot's sequence and header hash that somebody else remembers: the history must hold it.
+    #[arg(long, value_name = "SEQ:HASH")]
+    pub expect: Option<String>,
     /// Only the snapshots of this host.
     #[arg(long, value_name = "NAME")]
     pub host: Option<String>,

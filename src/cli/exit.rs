@@ -68,7 +68,7 @@ pub struct Failure {
     hints: Vec<String>,
     /// The reader of standard output went away; there is nobody to tell.
     silent: bool,
-    policy: Option<PolicyErrors>,
+    policy: Option<Box<PolicyErrors>>,
 }
 
 /// A cause that has no error type of its own.
@@ -107,6 +107,11 @@ impl Failure {
     pub fn attempted(mut self, what: impl Into<String>) -> Self {
         self.attempted.get_or_insert_with(|| what.into());
         self
+    }
+
+    /// What was attempted, or `default` when nobody said it.
+    pub fn what_was_attempted(&self, default: &str) -> String {
+        self.attempted.clone().unwrap_or_else(|| default.to_owned())
     }
 
     /// The chain in one line.
@@ -190,7 +195,7 @@ impl From<LoadError> for Failure {
         match error {
             LoadError::Invalid(errors) => {
                 let mut failure = Failure::new(Exit::Usage, Problem("the policy is not valid".into()));
-                failure.policy = Some(errors);
+                failure.policy = Some(Box::new(errors));
                 failure
             }
             read @ LoadError::Read { .. } => Failure::new(Exit::Usage, read),

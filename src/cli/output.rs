@@ -10,6 +10,7 @@ use chrono::{DateTime, Local, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The version of the JSON documents' schema.
 const SCHEMA: u64 = 1;
@@ -49,7 +50,7 @@ pub fn colour_wanted(when: ColorWhen, is_terminal: bool) -> bool {
 }
 
 /// Standard output.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Output {
     pub json: bool,
     pub quiet: bool,
@@ -57,6 +58,8 @@ pub struct Output {
     colour_err: bool,
     now: DateTime<Utc>,
     command: &'static str,
+    /// What has been said by [`Output::alarm`], for the document.
+    alarms: Mutex<Vec<String>>,
 }
 
 impl Output {
@@ -68,6 +71,7 @@ impl Output {
             colour_err: colour_wanted(global.color, io::stderr().is_terminal()),
             now,
             command,
+            alarms: Mutex::default(),
         }
     }
 
@@ -81,22 +85,28 @@ impl Output {
         if self.quiet { Ok(()) } else { self.text(text) }
     }
 
-    /// Prints something that must not be missed, on standard error, whatever `-q` says.
+    /// Prints something that must not be missed, on standard error, whatever `-q` says; a document that comes later
+    /// carries it as well.
     pub fn alarm(&self, text: &str) {
+        self.alarms().push(text.to_owned());
         let label = if self.colour_err { paint(Paint::Yellow, "warning:") } else { "warning:".to_owned() };
         // Nobody is left to tell when standard error is gone.
         let _ = writeln!(io::stderr().lock(), "{label} {}", printable(text));
     }
 
+    fn alarms(&self) -> MutexGuard<'_, Vec<String>> {
+        self.alarms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The one document of a command: its envelope and the fields of `body`.
     pub fn document(&self, exit: Exit, body: &impl Serialize) -> Result<(), Failure> {
         let body = serde_json::to_value(body).map_err(|e| Failure::new(Exit::Failed, e))?;
-        write_out(envelope(self.command, exit, body).as_bytes())
+        write_out(envelope(self.command, exit, &self.alarms(), body).as_bytes())
     }
 
     /// Prints a failure: on standard error, and as a document where JSON is wanted.
     pub fn failure(&self, failure: &Failure) {
-        report_failure(failure, self.json.then_some(self.command), self.colour_err);
+        report_failure(failure, self.json.then_some((self.command, &self.alarms()[..])), self.colour_err);
     }
 
     pub fn paint(&self, paint: Paint, text: &str) -> String {
@@ -124,12 +134,13 @@ pub fn local(t: DateTime<Utc>) -> String {
     t.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-fn envelope(command: &str, exit: Exit, body: Value) -> String {
+fn envelope(command: &str, exit: Exit, warnings: &[String], body: Value) -> String {
     let mut document = Map::new();
     document.insert("lifeboat".into(), env!("CARGO_PKG_VERSION").into());
     document.insert("schema".into(), SCHEMA.into());
     document.insert("command".into(), command.into());
     document.insert("exit_code".into(), exit.code().into());
+    document.insert("warnings".into(), warnings.into());
     match body {
         Value::Object(fields) => document.extend(fields),
         Value::Null => {}
@@ -141,17 +152,17 @@ fn envelope(command: &str, exit: Exit, body: Value) -> String {
     format!("{:#}\n", Value::Object(document))
 }
 
-/// Prints a failure; `json` names the command when a document is wanted.
-pub fn report_failure(failure: &Failure, json: Option<&str>, colour: bool) {
+/// Prints a failure; `json` names the command and its warnings when a document is wanted.
+pub fn report_failure(failure: &Failure, json: Option<(&str, &[String])>, colour: bool) {
     if failure.is_silent() {
         return;
     }
     let text = printable_lines(&failure.to_string());
     let text = if colour { text.replacen("error:", &paint(Paint::Red, "error:"), 1) } else { text };
     let _ = writeln!(io::stderr().lock(), "{text}");
-    if let Some(command) = json {
+    if let Some((command, warnings)) = json {
         let body = serde_json::json!({ "error": failure.to_json() });
-        let _ = write_out(envelope(command, failure.kind, body).as_bytes());
+        let _ = write_out(envelope(command, failure.kind, warnings, body).as_bytes());
     }
 }
 
@@ -229,7 +240,8 @@ impl Table {
     fn render(&self, colour: bool) -> String {
         let headings = self.columns.iter().any(|(title, _)| !title.is_empty());
         let heading = || self.columns.iter().map(|(title, _)| ((*title).to_owned(), Paint::Bold)).collect();
-        let rows: Vec<Vec<(String, Paint)>> = headings.then(heading).into_iter().chain(self.rows.iter().cloned()).collect();
+        let rows: Vec<Vec<(String, Paint)>> =
+            headings.then(heading).into_iter().chain(self.rows.iter().cloned()).collect();
         let width = |at: usize| rows.iter().filter_map(|r| r.get(at)).map(|c| c.0.chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
         let mut out = String::new();
@@ -278,11 +290,12 @@ mod tests {
 
     #[test]
     fn every_document_has_its_envelope() {
-        let text = envelope("list", Exit::Partial, serde_json::json!({ "snapshots": [] }));
+        let text = envelope("list", Exit::Partial, &["w".to_owned()], serde_json::json!({ "snapshots": [] }));
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["schema"], 1);
         assert_eq!(value["exit_code"], 3);
         assert_eq!(value["command"], "list");
+        assert_eq!(value["warnings"][0], "w");
         assert_eq!(value["lifeboat"], env!("CARGO_PKG_VERSION"));
     }
 }

@@ -109,3 +109,20 @@ fn can_write(installation: &Installation, policy: &Policy, access: &Access) -> R
     }
     Ok(())
 }
+
+/// The sources of a policy.
+pub fn sources(policy: &Policy, cancel: &Cancel) -> Result<Vec<Box<dyn Source>>, OpsError> {
+    use crate::policy::model::SourceSpec;
+    let _ = cancel;
+    let mut out: Vec<Box<dyn Source>> = Vec::new();
+    for s in &policy.sources {
+        match &s.spec {
+            SourceSpec::Files(spec) => {
+                out.push(Box::new(crate::sources::files::FilesSource::new(s.name.clone(), spec.clone(), [], None)))
+            }
+            SourceSpec::Git(spec) => out.push(Box::new(crate::sources::git::GitSource::new(s, spec, &policy.app))),
+            _ => {}
+        }
+    }
+    Ok(out)
+}

@@ -52,10 +52,14 @@ impl Draft<'_> {
         let mut out = Lines(String::new());
         let name = self.name.as_str();
         out.line(format!("# Policy of the application {name:?}, written by `lifeboat init`."));
-        out.line(format!("# Check it after a change with `lifeboat policy check -p {name}`; `lifeboat policy show -p {name}`"));
+        out.line(format!(
+            "# Check it after a change with `lifeboat policy check -p {name}`; `lifeboat policy show -p {name}`"
+        ));
         out.line("# prints it with every default. It holds no secret: passwords are named by where they stand.");
         out.line("#");
-        out.line("# Snapshots are taken when they are asked for: call `lifeboat snapshot` from cron or a systemd timer.");
+        out.line(
+            "# Snapshots are taken when they are asked for: call `lifeboat snapshot` from cron or a systemd timer.",
+        );
         self.app(&mut out);
         self.repository(&mut out);
         self.implicit(&mut out);
@@ -72,17 +76,23 @@ impl Draft<'_> {
         out.line(format!("root = {}", quoted(self.root)));
         let files = &self.seen.compose_files;
         if !files.is_empty() && !self.seen.compose_finds_its_file() {
-            out.line("# Compose does not find these by itself; without this line the running containers' labels decide.");
+            out.line(
+                "# Compose does not find these by itself; without this line the running containers' labels decide.",
+            );
             out.line(format!("# compose_files = [{}]", list(files)));
         }
     }
 
     fn repository(&self, out: &mut Lines) {
         out.line("\n[repository]");
-        out.line("# Where snapshots are stored, encrypted. A folder on this machine does not survive this machine: copy it");
+        out.line(
+            "# Where snapshots are stored, encrypted. A folder on this machine does not survive this machine: copy it",
+        );
         out.line("# elsewhere as it is, or put it on a disk that is elsewhere.");
         out.line(format!("url = {}", quoted(self.repository)));
-        out.line("# Who can read the snapshots. A second recipient is a second key that opens them; add it as another line.");
+        out.line(
+            "# Who can read the snapshots. A second recipient is a second key that opens them; add it as another line.",
+        );
         out.line("recipients = [");
         for recipient in self.recipients {
             out.line(format!("    {},", quoted(recipient)));
@@ -96,16 +106,29 @@ impl Draft<'_> {
     fn implicit(&self, out: &mut Lines) {
         let seen = self.seen;
         out.line("\n# Three sources always stand, without being named: `env` (.env files), `git` (commits, branches, edits) and");
-        out.line("# `compose` (compose files and image digests) of the root. Where there is nothing they capture nothing.");
+        out.line(
+            "# `compose` (compose files and image digests) of the root. Where there is nothing they capture nothing.",
+        );
         let or_none = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        out.line(format!("# Seen by init: env files: {}; compose files: {};", or_none(&seen.env_files), or_none(&seen.compose_files)));
+        out.line(format!(
+            "# Seen by init: env files: {}; compose files: {};",
+            or_none(&seen.env_files),
+            or_none(&seen.compose_files)
+        ));
         out.line(format!("# git: {}. One is switched off like this:", if seen.git { "a checkout" } else { "none" }));
         for field in ["[[source]]", "kind = \"git\"", "enabled = false"] {
             out.line(format!("# {field}"));
         }
         out.example(
             "Name the env files to have their keys checked at every snapshot:",
-            &["kind = \"env\"".into(), format!("paths = [{}]", if seen.env_files.is_empty() { "\".env\"".into() } else { list(&seen.env_files) }), "required = [\"DB_PASSWORD\"]".into()],
+            &[
+                "kind = \"env\"".into(),
+                format!(
+                    "paths = [{}]",
+                    if seen.env_files.is_empty() { "\".env\"".into() } else { list(&seen.env_files) }
+                ),
+                "required = [\"DB_PASSWORD\"]".into(),
+            ],
         );
     }
 
@@ -123,11 +146,21 @@ impl Draft<'_> {
             }
             if seen.is_empty() {
                 let (about, url) = match kind {
-                    "postgres" => ("Postgres: a compose service (service = \"db\"), a container (container = \"…\"), or a URL without a password:", "postgres://shop@127.0.0.1:5432/shop"),
+                    "postgres" => (
+                        "Postgres: a compose service (service = \"db\"), a container (container = \"…\"), or a URL without a password:",
+                        "postgres://shop@127.0.0.1:5432/shop",
+                    ),
                     _ => ("Redis:", "redis://127.0.0.1:6379"),
                 };
                 let key = if kind == "postgres" { "DB_PASSWORD" } else { "REDIS_PASSWORD" };
-                out.example(about, &[format!("kind = {}", quoted(kind)), format!("url = {}", quoted(url)), format!("password_from = \".env:{key}\"")]);
+                out.example(
+                    about,
+                    &[
+                        format!("kind = {}", quoted(kind)),
+                        format!("url = {}", quoted(url)),
+                        format!("password_from = \".env:{key}\""),
+                    ],
+                );
             }
         }
     }
@@ -144,7 +177,12 @@ impl Draft<'_> {
         );
         out.example(
             "Folders that git does not keep, such as uploads; excluded is what gitignore would exclude:",
-            &["kind = \"files\"".into(), "name = \"uploads\"".into(), "paths = [\"uploads\"]".into(), "exclude = [\"*.tmp\"]".into()],
+            &[
+                "kind = \"files\"".into(),
+                "name = \"uploads\"".into(),
+                "paths = [\"uploads\"]".into(),
+                "exclude = [\"*.tmp\"]".into(),
+            ],
         );
         out.example(
             "Named volumes of the compose project:",
@@ -162,7 +200,8 @@ mod tests {
         let name = "shop".parse().unwrap();
         let recipients = ["age1u4kztcqhr4gfml0q9kt5u4gmta79cyaujtwv7whpjv3zgvp0756s3m77fz".to_owned()];
         let identity = Path::new("/etc/lifeboat/identity.txt");
-        Draft { name: &name, root, repository: "/var/lib/lifeboat/repository", recipients: &recipients, identity, seen }.text()
+        Draft { name: &name, root, repository: "/var/lib/lifeboat/repository", recipients: &recipients, identity, seen }
+            .text()
     }
 
     fn seen() -> Seen {
@@ -171,7 +210,11 @@ mod tests {
             git: true,
             env_files: vec![".env".into(), ".env.prod".into()],
             compose_files: vec!["docker-compose.prod.yml".into()],
-            stores: vec![store("postgres", "db", "postgres:15"), store("postgres", "stats", "postgres:15"), store("redis", "cache", "redis:7")],
+            stores: vec![
+                store("postgres", "db", "postgres:15"),
+                store("postgres", "stats", "postgres:15"),
+                store("redis", "cache", "redis:7"),
+            ],
             nginx: true,
             certificates: false,
         }
@@ -185,9 +228,13 @@ mod tests {
             assert_eq!(policy.app.root, Path::new(root));
             assert!(policy.sources.iter().all(|s| s.implicit), "nothing is captured that was not there");
             // Taking the "# " away from the examples leaves a policy that is valid too.
-            let field = |l: &&str| l.starts_with("[[source]]") || l.split(" = ").next().is_some_and(|k| !k.contains(' ') && l.contains(" = "));
+            let field = |l: &&str| {
+                l.starts_with("[[source]]")
+                    || l.split(" = ").next().is_some_and(|k| !k.contains(' ') && l.contains(" = "))
+            };
             let all: Vec<&str> = text.lines().map(|l| l.strip_prefix("# ").filter(field).unwrap_or(l)).collect();
-            let policy = policy::parse(Path::new("shop.toml"), &all.join("\n")).unwrap_or_else(|e| panic!("{e}\n{}", all.join("\n")));
+            let policy = policy::parse(Path::new("shop.toml"), &all.join("\n"))
+                .unwrap_or_else(|e| panic!("{e}\n{}", all.join("\n")));
             let explicit: Vec<&str> = policy.sources.iter().filter(|s| !s.implicit).map(|s| s.spec.kind()).collect();
             for kind in ["env", "postgres", "redis", "nginx", "certificates", "files", "volume"] {
                 assert!(explicit.contains(&kind), "{kind} is not in {explicit:?}\n{text}");

@@ -148,7 +148,9 @@ fn refuse_second(installation: &Installation, file: &Path, root: &Path, name: &P
     if file.exists() {
         return Err(OpsError::usage(
             format!("the policy {name:?} exists already: {}", file.display()),
-            format!("go on with `lifeboat snapshot -p {name}`; edit that file to change it, or move it away to begin anew; another application needs another --name"),
+            format!(
+                "go on with `lifeboat snapshot -p {name}`; edit that file to change it, or move it away to begin anew; another application needs another --name"
+            ),
         ));
     }
     let same = |a: &Path| a == root || matches!((a.canonicalize(), root.canonicalize()), (Ok(a), Ok(b)) if a == b);
@@ -160,7 +162,9 @@ fn refuse_second(installation: &Installation, file: &Path, root: &Path, name: &P
         {
             return Err(OpsError::usage(
                 format!("{} is set up already, as {other:?}: {}", root.display(), path.display()),
-                format!("go on with `lifeboat snapshot -p {other}`; edit that file to change it, or move it away to begin anew"),
+                format!(
+                    "go on with `lifeboat snapshot -p {other}`; edit that file to change it, or move it away to begin anew"
+                ),
             ));
         }
     }

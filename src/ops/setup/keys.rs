@@ -42,11 +42,7 @@ pub(super) fn root_id(file: &IdentityFile, path: &Path) -> Result<RepositoryId, 
 impl Keys {
     /// Loads what is there and makes what is missing. A host that has a host key and no identity is sealed, and stays
     /// so.
-    pub(super) fn load_or_make(
-        installation: &Installation,
-        named: Option<&Path>,
-        run: &Run,
-    ) -> Result<Self, OpsError> {
+    pub(super) fn load_or_make(installation: &Installation, named: Option<&Path>, run: &Run) -> Result<Self, OpsError> {
         let host_key_path = installation.host_key();
         let usual = installation.identity();
         let mut identity_new = false;

@@ -34,7 +34,8 @@ pub fn look(dir: &Path) -> Seen {
         ..Seen::default()
     };
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.filter_map(|e| e.file_name().into_string().ok()).filter(|n| plain(n)).collect();
+    let mut names: Vec<String> =
+        entries.filter_map(|e| e.file_name().into_string().ok()).filter(|n| plain(n)).collect();
     names.sort();
     for name in names {
         let is_file = || dir.join(&name).is_file();
@@ -144,7 +145,8 @@ mod tests {
         assert_eq!(seen.env_files, [".env", ".env.prod"]);
         assert_eq!(seen.compose_files, ["compose.yaml", "docker-compose.production.yml"]);
         assert!(!seen.git && seen.compose_finds_its_file());
-        let stores: Vec<_> = seen.stores.iter().map(|(kind, service, image)| (*kind, &service[..], &image[..])).collect();
+        let stores: Vec<_> =
+            seen.stores.iter().map(|(kind, service, image)| (*kind, &service[..], &image[..])).collect();
         assert_eq!(stores, [("postgres", "db", "ankane/pgvector:pg15"), ("redis", "cache", "redis:7-alpine")]);
     }
 }

@@ -34,11 +34,7 @@ fn read(state_dir: &Path) -> Result<BTreeSet<String>, OpsError> {
 }
 
 /// Seals a challenge to each recipient alone and lets the identities open it. What was proved before stays proved.
-pub fn prove(
-    state_dir: &Path,
-    recipients: &[String],
-    identities: Option<&Identities>,
-) -> Result<Vec<Proof>, OpsError> {
+pub fn prove(state_dir: &Path, recipients: &[String], identities: Option<&Identities>) -> Result<Vec<Proof>, OpsError> {
     let mut known = read(state_dir)?;
     let before = known.len();
     let mut proofs = Vec::new();
