@@ -16,6 +16,11 @@ use crate::policy::{FindError, LoadError, PolicyErrors};
 use serde_json::{Value, json};
 use std::error::Error;
 use std::fmt;
+use std::io;
+use std::path::Path;
+
+/// What `ops` calls the file that a command prints to.
+pub const STANDARD_OUTPUT: &str = "standard output";
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,6 +174,12 @@ impl fmt::Display for Failure {
 
 impl From<OpsError> for Failure {
     fn from(error: OpsError) -> Self {
+        if let OpsError::File { path, source, .. } = &error
+            && source.kind() == io::ErrorKind::BrokenPipe
+            && path == Path::new(STANDARD_OUTPUT)
+        {
+            return Failure::silent(Exit::Failed);
+        }
         let kind = match error.kind() {
             ErrorKind::Failed => Exit::Failed,
             ErrorKind::Usage => Exit::Usage,
@@ -208,8 +219,6 @@ mod tests {
     use super::*;
     use crate::base::cancel::Cancelled;
     use crate::policy::parse;
-    use std::io;
-    use std::path::Path;
 
     #[test]
     fn codes_are_what_the_manual_says() {

@@ -8,9 +8,10 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
 use crate::ops::Run;
-use crate::ops::access::{Access, AccessRequest, Installation, parse_url};
+use crate::ops::access::{Access, AccessRequest, Installation, parse_time, parse_url};
 use crate::policy::{self, Policy};
-use std::path::{Path, PathBuf};
+use chrono::{DateTime, Utc};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// One invocation.
@@ -75,6 +76,14 @@ impl Session {
         Ok(access)
     }
 
+    /// A time as people write it.
+    pub fn time(&self, option: &str, text: &str) -> Result<DateTime<Utc>, Failure> {
+        parse_time(text, self.run.now).ok_or_else(|| {
+            let hint = "write 2026-11-19, \"2026-11-19 02:00\", or \"3 hours ago\"";
+            Failure::usage(format!("{option}: {text:?} is not a time"), hint)
+        })
+    }
+
     /// The options that lead another command to the same installation and policy: empty where the defaults do.
     pub fn same_options(&self, policy: Option<&str>) -> String {
         let mut text = String::new();
@@ -116,9 +125,4 @@ pub fn shell_word(text: &str) -> String {
     } else {
         format!("'{}'", text.replace('\'', "'\\''"))
     }
-}
-
-/// A path for people.
-pub fn show_path(path: &Path) -> String {
-    path.display().to_string()
 }
