@@ -551,6 +551,21 @@ mod container {
         );
     }
 
+    #[test]
+    fn a_tree_that_the_engine_cannot_read_whole_is_an_error() {
+        let docker = engine();
+        let dir = tempfile::tempdir().unwrap();
+        let big = std::fs::File::create(dir.path().join("a-big")).unwrap();
+        big.set_len(256 << 20).unwrap();
+        std::fs::write(dir.path().join("z-later"), "later").unwrap();
+        let mut reader = docker.read_tree(&TreeSource::Path(dir.path().to_owned())).unwrap();
+        reader.read_exact(&mut vec![0; 1 << 20]).unwrap();
+        // The file shrinks while it is read: the engine logs that, leaves out what follows and ends as if all were well.
+        big.set_len(1 << 20).unwrap();
+        let error = std::io::copy(&mut reader, &mut std::io::sink()).unwrap_err();
+        assert!(error.to_string().contains("did not give all of"), "{error}");
+    }
+
     fn own_pid() -> String {
         format!("/{}/", std::process::id())
     }

@@ -1,7 +1,9 @@
 //! L2: sources: what a policy captures. A source reads a live thing and writes streams and facts into a [`Sink`];
 //! it never meets storage, and storage never meets it.
 
+mod build;
 pub mod command;
+pub mod compose;
 pub mod extract;
 pub mod files;
 pub mod git;
@@ -12,6 +14,9 @@ pub mod redis;
 mod run;
 pub mod secret;
 mod tap;
+
+pub use build::build;
+pub mod recovery;
 
 use crate::base::cancel::{Cancel, Cancelled};
 use crate::base::events::Events;
