@@ -10,7 +10,8 @@ use crate::policy::Policy;
 use crate::policy::model::RepositoryUrl;
 use crate::repository::chain::full_text;
 use crate::repository::keys::HostKey;
-use crate::sources::{Source, SourceError};
+
+use crate::sources::{Source, SourceError, build};
 use serde::Serialize;
 
 /// One thing that was tried.
@@ -110,19 +111,7 @@ fn can_write(installation: &Installation, policy: &Policy, access: &Access) -> R
     Ok(())
 }
 
-/// The sources of a policy.
-pub fn sources(policy: &Policy, cancel: &Cancel) -> Result<Vec<Box<dyn Source>>, OpsError> {
-    use crate::policy::model::SourceSpec;
-    let _ = cancel;
-    let mut out: Vec<Box<dyn Source>> = Vec::new();
-    for s in &policy.sources {
-        match &s.spec {
-            SourceSpec::Files(spec) => {
-                out.push(Box::new(crate::sources::files::FilesSource::new(s.name.clone(), spec.clone(), [], None)))
-            }
-            SourceSpec::Git(spec) => out.push(Box::new(crate::sources::git::GitSource::new(s, spec, &policy.app))),
-            _ => {}
-        }
-    }
-    Ok(out)
+/// The sources of a policy, ready to be tried or captured.
+pub fn sources(installation: &Installation, policy: &Policy, cancel: &Cancel) -> Vec<Box<dyn Source>> {
+    build(policy, &installation.state_dir, cancel)
 }

@@ -68,8 +68,8 @@ fn try_all(session: &Session, policy: &Policy, identity: Option<&Path>) -> Resul
     let attempted = format!("policy check {}", policy.app.name);
     let reading = Reading { identity: identity.map(Path::to_owned), ..Reading::default() };
     let request = AccessRequest { identity: reading.identity, ..AccessRequest::default() };
-    let tried = check::sources(policy, &session.run.cancel)
-        .and_then(|sources| check::live(&session.installation, policy, &sources, &request, &session.run));
+    let sources = check::sources(&session.installation, policy, &session.run.cancel);
+    let tried = check::live(&session.installation, policy, &sources, &request, &session.run);
     session.progress.finish();
     tried.map_err(|e| Failure::from(e).attempted(attempted))
 }

@@ -28,7 +28,7 @@ fn with_policy(session: &Session, args: &SnapshotArgs, policy: &Policy) -> Resul
         only: args.only.iter().map(|s| argument::<SourceName>("--only", s)).collect::<Result<_, _>>()?,
         force: args.force,
     };
-    let sources = check::sources(policy, &session.run.cancel)?;
+    let sources = check::sources(&session.installation, policy, &session.run.cancel);
     let plan = snapshot::plan(policy, &sources, &options)?;
     not_done(session, policy)?;
     if args.dry_run {
