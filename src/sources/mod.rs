@@ -2,18 +2,18 @@
 //! it never meets storage, and storage never meets it.
 
 pub mod command;
-pub mod extract;
 pub mod compose;
+pub mod extract;
 pub mod files;
 pub mod git;
 pub mod locate;
 pub mod postgres;
 pub mod project;
+pub mod recovery;
 pub mod redis;
 mod run;
 pub mod secret;
 mod tap;
-pub mod recovery;
 
 use crate::base::cancel::{Cancel, Cancelled};
 use crate::base::events::Events;
