@@ -10,6 +10,7 @@ pub mod git;
 pub mod locate;
 pub mod postgres;
 pub mod project;
+pub mod recovery;
 pub mod redis;
 mod run;
 pub mod secret;
