@@ -17,7 +17,6 @@ pub mod secret;
 mod tap;
 
 pub use build::build;
-pub mod recovery;
 
 use crate::base::cancel::{Cancel, Cancelled};
 use crate::base::events::Events;
