@@ -16,7 +16,7 @@ mod run;
 pub mod secret;
 mod tap;
 
-pub use build::build;
+pub use build::{RECOVERY, build, sweep};
 
 use crate::base::cancel::{Cancel, Cancelled};
 use crate::base::events::Events;
