@@ -17,7 +17,7 @@ mod snapshot;
 mod stream;
 mod workers;
 
-pub use snapshot::{Committed, SnapshotDraft, SnapshotWriter, TOOL, WriterOptions};
+pub use snapshot::{Committed, SnapshotDraft, SnapshotWriter, TOOL, WriterOptions, rolled_back};
 pub use stream::{StreamParts, StreamWriter};
 
 use crate::base::ids::ObjectId;

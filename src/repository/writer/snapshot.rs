@@ -393,7 +393,7 @@ fn note_key(note: &StreamNote) -> (String, String) {
 }
 
 /// What this host saw before against what is there now.
-fn rolled_back(
+pub fn rolled_back(
     remembered: Option<(Sequence, ObjectId)>,
     found: Option<(Sequence, Option<ObjectId>)>,
 ) -> Option<String> {

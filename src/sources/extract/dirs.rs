@@ -109,7 +109,9 @@ impl Dirs {
                     match rustix::fs::mkdirat(self.current(), os_name, Mode::RWXU) {
                         Ok(()) => made = true,
                         Err(Errno::EXIST) => {
-                            return Err(NoDir::Refused("a symlink or file stands where a folder of its path should be"));
+                            return Err(NoDir::Refused(
+                                "a symlink or file stands where a folder of its path should be",
+                            ));
                         }
                         Err(e) => return Err(self.failure("create", path, e)),
                     };
