@@ -56,6 +56,9 @@ pub enum RepositoryError {
     /// The object is not there at all.
     #[error("object {key} is missing")]
     Missing { key: StorageKey },
+    /// A header names more signers than there are: a revocation may have been hidden.
+    #[error("signer {key} is missing, and a header names it: what it says, a revocation perhaps, is hidden")]
+    SignersMissing { key: StorageKey },
     #[error("chunk {id} of stream {stream:?} of source {source_name:?} is in no archive that is at hand")]
     ChunkMissing { id: crate::base::ids::ChunkId, stream: String, source_name: String },
     #[error("stream {stream:?} of source {source_name:?}: {problem}")]
@@ -108,6 +111,7 @@ impl RepositoryError {
             RepositoryError::Damaged { .. }
             | RepositoryError::DamagedBy { .. }
             | RepositoryError::Missing { .. }
+            | RepositoryError::SignersMissing { .. }
             | RepositoryError::ChunkMissing { .. }
             | RepositoryError::Stream { .. }
             | RepositoryError::Fork { .. } => true,
@@ -137,6 +141,9 @@ impl RepositoryError {
             RepositoryError::NewerFormat { .. } | RepositoryError::Requires { .. } => "use a newer version of lifeboat",
             RepositoryError::NotASigner { .. } => {
                 "the root key must vouch for this host's key: run `lifeboat init` with the identity at hand"
+            }
+            RepositoryError::SignersMissing { .. } => {
+                "restore the object from a copy of the repository; without one, vouch anew with the root key"
             }
             RepositoryError::ReferencedGone { .. } => "run the snapshot again",
             e if e.is_integrity() => "`lifeboat verify` names every damaged object and the snapshots that it costs",

@@ -53,7 +53,7 @@ pub fn load_manifest(
         PipelineError::NoMatchingIdentity => RepositoryError::Pipeline(source),
         source => RepositoryError::DamagedBy { key: key.clone(), source },
     })?;
-    let envelope = format::check_envelope(&plain, key.as_str())?;
+    let envelope = format::check_envelope(&plain, &key)?;
     if envelope.kind != "manifest" {
         return Err(damaged("it is no manifest"));
     }

@@ -167,7 +167,7 @@ impl SnapshotWriter {
 
     /// The sequence that the snapshot will carry.
     pub fn sequence(&self) -> Sequence {
-        Sequence(self.head.map_or(1, |(sequence, _)| sequence.0 + 1))
+        Sequence(self.head.map_or(1, |(sequence, _)| sequence.0.saturating_add(1)))
     }
 
     /// What is remembered of a stream: its chunk average and recent lengths.
@@ -203,6 +203,13 @@ impl SnapshotWriter {
         self.merge_index()?;
         let refs = self.check_refs()?;
         let sequence = self.sequence();
+        if sequence > Sequence::MAX {
+            let last = Sequence(sequence.0 - 1);
+            return Err(RepositoryError::Damaged {
+                key: layout::header_prefix(&shared.options.host, &shared.options.policy, last),
+                problem: format!("no sequence is left behind {last}: somebody with this host's key took the last one"),
+            });
+        }
         let repository = &shared.repository;
 
         let refs_bytes = refs.to_bytes();
@@ -220,6 +227,7 @@ impl SnapshotWriter {
             sequence,
             time: draft.time,
             chunk_id_key: hex::encode(shared.key.expose()),
+            recipients: shared.options.recipients.texts().to_vec(),
             tool: TOOL.to_owned(),
             sources: draft.sources,
         };
