@@ -244,7 +244,8 @@ pub fn header_length(bytes: &[u8]) -> Option<usize> {
     (length <= bytes.len()).then_some(length)
 }
 
-/// Walks a whole archive: opens it, and hands every frame's place and plain bytes to `visit`. For rebuilding an index.
+/// Walks a whole archive: opens it, and hands every frame's place and plain bytes to `visit`. Of a damaged archive the
+/// frames before the damage are visited too, each of them authentic.
 pub fn walk(
     bytes: &[u8],
     identities: &Identities,
@@ -252,12 +253,15 @@ pub fn walk(
 ) -> Result<(), PipelineError> {
     let mut plain = Vec::new();
     let damaged = |e: io::Error| PipelineError::DamagedBy { problem: "age payload does not open", source: e.into() };
-    identities.decrypt(bytes, bytes)?.take(limits::ARCHIVE).read_to_end(&mut plain).map_err(damaged)?;
+    let opened = identities.decrypt(bytes, bytes)?.take(limits::ARCHIVE).read_to_end(&mut plain).map_err(damaged);
     let mut decoder = crate::pipeline::segment::FrameDecoder::new()?;
     let mut at = 0;
     while at < plain.len() {
-        let length = zstd::zstd_safe::find_frame_compressed_size(&plain[at..])
-            .map_err(|_| PipelineError::damaged("bytes between zstd frames"))?;
+        let length = match zstd::zstd_safe::find_frame_compressed_size(&plain[at..]) {
+            Ok(length) => length,
+            Err(_) if opened.is_err() => break,
+            Err(_) => return Err(PipelineError::damaged("bytes between zstd frames")),
+        };
         let skippable =
             plain[at..].first_chunk::<4>().is_some_and(|m| u32::from_le_bytes(*m) & 0xFFFF_FFF0 == 0x184D_2A50);
         if !skippable {
@@ -266,7 +270,7 @@ pub fn walk(
         }
         at += length;
     }
-    Ok(())
+    opened.map(drop)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@
 //! - [`tree`]: a stream's chunk ids
 //! - [`writer`]: a snapshot being written
 //! - [`reader`]: streams being read; reading is verifying
+//! - [`scan`]: an archive read whole, its chunks found again
 //! - [`rebuild`]: an index made anew from archives
 //! - [`state`]: what this host remembers
 
@@ -24,6 +25,7 @@ pub mod layout;
 pub mod reader;
 pub mod rebuild;
 pub mod refs;
+pub mod scan;
 pub mod state;
 pub mod table;
 pub mod tree;

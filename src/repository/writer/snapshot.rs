@@ -3,7 +3,7 @@
 use super::known::load_known;
 use super::stream::StreamWriter;
 use super::workers::{Shared, Written};
-use super::{lock, stored_archives};
+use super::{lock, stored};
 use crate::base::cancel::Cancel;
 use crate::base::ids::{HostName, ObjectId, PolicyName, Sequence, SnapshotId, Tag};
 use crate::pipeline::chunk::{ChunkAverage, GearTable};
@@ -231,8 +231,9 @@ impl SnapshotWriter {
             tool: TOOL.to_owned(),
             sources: draft.sources,
         };
-        let sealed = crypt::seal(to_json(&manifest)?.as_bytes(), 3, &shared.options.recipients)?;
-        if sealed.bytes().len() as u64 > limits::MANIFEST_STORED {
+        let manifest = to_json(&manifest)?;
+        let sealed = crypt::seal(manifest.as_bytes(), 3, &shared.options.recipients)?;
+        if manifest.len() > limits::MANIFEST_PLAIN || sealed.bytes().len() as u64 > limits::MANIFEST_STORED {
             return Err(RepositoryError::Key {
                 problem: "the snapshot's facts are too large for a manifest".to_owned(),
                 hint: Some(
@@ -309,7 +310,7 @@ impl SnapshotWriter {
         lock(&self.shared.failure).take()
     }
 
-    /// Merges small index objects once too many cover the snapshot.
+    /// Merges small index objects once too many cover the snapshot, or one that covers it is gone.
     fn merge_index(&self) -> Result<(), RepositoryError> {
         let shared = &self.shared;
         let objects = lock(&shared.index_objects).clone();
@@ -318,7 +319,13 @@ impl SnapshotWriter {
             used.sort_unstable();
             used
         };
-        if covering.len() + lock(&shared.written).index.len() <= MERGE_INDEX_OVER {
+        // An index object that is known from the cache alone would be missed by every other reader: write it anew.
+        let there = stored(&shared.repository, layout::INDEX)?;
+        let lost = |at: &u32| {
+            objects.get(*at as usize).is_none_or(|(id, length): &(ObjectId, u64)| there.get(id) != Some(length))
+        };
+        let many = covering.len() + lock(&shared.written).index.len() > MERGE_INDEX_OVER;
+        if !many && !covering.iter().any(lost) {
             return Ok(());
         }
         let table = lock(&shared.table);
@@ -374,7 +381,7 @@ impl SnapshotWriter {
             refs.index.clone_from(&written.index);
             refs.index.extend(used.index.iter().map(|at| objects[*at as usize]));
         }
-        let stored = stored_archives(&shared.repository)?;
+        let stored = stored(&shared.repository, layout::ARCHIVES)?;
         let condemned = shared.repository.condemned()?;
         for (id, length) in &refs.archives {
             if stored.get(id) != Some(length) || condemned.contains(id) {
