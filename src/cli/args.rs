@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Backup, restore and rollback for web applications on one server.
@@ -66,6 +67,9 @@ pub struct Reading {
     /// Take whatever repository is there, if nothing says which one is right.
     #[arg(long, conflicts_with = "signer")]
     pub trust_on_first_use: bool,
+    /// A snapshot's sequence and header hash that somebody else remembers: the history must hold it.
+    #[arg(long, value_name = "SEQ:HASH")]
+    pub expect: Option<String>,
     /// Only the snapshots of this host.
     #[arg(long, value_name = "NAME")]
     pub host: Option<String>,
@@ -182,6 +186,18 @@ pub struct SnapshotArgs {
 
 #[derive(Debug, Args)]
 pub struct ListArgs {
+    /// Only snapshots with this tag.
+    #[arg(long)]
+    pub tag: Option<String>,
+    /// Only the newest N.
+    #[arg(long, value_name = "N")]
+    pub last: Option<usize>,
+    /// Only snapshots since this time ("2026-11-19", "3 days ago").
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only snapshots until this time.
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
     #[command(flatten)]
     pub reading: Reading,
 }
@@ -189,7 +205,6 @@ pub struct ListArgs {
 #[derive(Debug, Args)]
 pub struct ShowArgs {
     /// An id, a unique prefix of one, a tag, `latest`, `latest~1`, or a time ("2026-11-19", "3 hours ago").
-    #[arg(default_value = "latest")]
     pub id: String,
     #[command(flatten)]
     pub reading: Reading,
@@ -199,8 +214,11 @@ pub struct ShowArgs {
 pub struct LsArgs {
     /// The snapshot, as for `show`.
     pub id: String,
-    /// SOURCE, SOURCE:PATH, or a path.
-    pub path: Option<String>,
+    /// SOURCE, SOURCE:PATH, or /PATH in whichever source has it.
+    pub path: Option<OsString>,
+    /// Everything below, not one level only.
+    #[arg(short, long)]
+    pub recursive: bool,
     #[command(flatten)]
     pub reading: Reading,
 }
@@ -209,17 +227,26 @@ pub struct LsArgs {
 pub struct CatArgs {
     /// The snapshot, as for `show`.
     pub id: String,
-    /// SOURCE (when it has one stream), SOURCE:STREAM, or SOURCE:PATH.
+    /// SOURCE (when it has one stream), SOURCE:STREAM, SOURCE:PATH, or /PATH in whichever source has it.
     #[arg(value_name = "SOURCE[:PATH]")]
-    pub what: String,
+    pub what: OsString,
     #[command(flatten)]
     pub reading: Reading,
 }
 
 #[derive(Debug, Args)]
 pub struct FindArgs {
-    /// A glob (`*.conf`, `etc/**/site.conf`).
+    /// A part of a path, or a pattern (`*.conf`, `etc/**/site.conf`).
     pub pattern: String,
+    /// Only in this snapshot, named as for `show`.
+    #[arg(long, value_name = "ID")]
+    pub snapshot: Option<String>,
+    /// Only in this source.
+    #[arg(long)]
+    pub source: Option<String>,
+    /// No more paths than this.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub limit: usize,
     #[command(flatten)]
     pub reading: Reading,
 }
@@ -230,6 +257,12 @@ pub struct DiffArgs {
     pub a: String,
     /// The newer snapshot.
     pub b: String,
+    /// Only this source.
+    #[arg(long)]
+    pub source: Option<String>,
+    /// Only this path and what is below it.
+    #[arg(long)]
+    pub path: Option<OsString>,
     #[command(flatten)]
     pub reading: Reading,
 }
@@ -243,7 +276,7 @@ pub struct RestoreArgs {
     pub only: Vec<String>,
     /// Restore only this path and what is below it; may be repeated.
     #[arg(long = "path", value_name = "PATH")]
-    pub paths: Vec<String>,
+    pub paths: Vec<OsString>,
     /// The folder that the snapshot is laid out in; it must be empty or not exist yet.
     #[arg(long, value_name = "DIR")]
     pub into: PathBuf,

@@ -16,6 +16,11 @@ use crate::policy::{FindError, LoadError, PolicyErrors};
 use serde_json::{Value, json};
 use std::error::Error;
 use std::fmt;
+use std::io;
+use std::path::Path;
+
+/// What `ops` calls the file that a command prints to.
+pub const STANDARD_OUTPUT: &str = "standard output";
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +73,7 @@ pub struct Failure {
     hints: Vec<String>,
     /// The reader of standard output went away; there is nobody to tell.
     silent: bool,
-    policy: Option<PolicyErrors>,
+    policy: Option<Box<PolicyErrors>>,
 }
 
 /// A cause that has no error type of its own.
@@ -107,6 +112,11 @@ impl Failure {
     pub fn attempted(mut self, what: impl Into<String>) -> Self {
         self.attempted.get_or_insert_with(|| what.into());
         self
+    }
+
+    /// What was attempted, or `default` when nobody said it.
+    pub fn what_was_attempted(&self, default: &str) -> String {
+        self.attempted.clone().unwrap_or_else(|| default.to_owned())
     }
 
     /// The chain in one line.
@@ -164,6 +174,12 @@ impl fmt::Display for Failure {
 
 impl From<OpsError> for Failure {
     fn from(error: OpsError) -> Self {
+        if let OpsError::File { path, source, .. } = &error
+            && source.kind() == io::ErrorKind::BrokenPipe
+            && path == Path::new(STANDARD_OUTPUT)
+        {
+            return Failure::silent(Exit::Failed);
+        }
         let kind = match error.kind() {
             ErrorKind::Failed => Exit::Failed,
             ErrorKind::Usage => Exit::Usage,
@@ -190,7 +206,7 @@ impl From<LoadError> for Failure {
         match error {
             LoadError::Invalid(errors) => {
                 let mut failure = Failure::new(Exit::Usage, Problem("the policy is not valid".into()));
-                failure.policy = Some(errors);
+                failure.policy = Some(Box::new(errors));
                 failure
             }
             read @ LoadError::Read { .. } => Failure::new(Exit::Usage, read),
@@ -203,8 +219,6 @@ mod tests {
     use super::*;
     use crate::base::cancel::Cancelled;
     use crate::policy::parse;
-    use std::io;
-    use std::path::Path;
 
     #[test]
     fn codes_are_what_the_manual_says() {

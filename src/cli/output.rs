@@ -3,13 +3,15 @@
 //! Invariants: nothing that came from a repository, a policy or a file name reaches a terminal with its control
 //! characters; a reader that goes away (`lifeboat list | head`) ends the command quietly.
 
-use crate::base::time::{relative, rfc3339};
+use crate::base::time::relative;
 use crate::cli::args::{ColorWhen, Global};
 use crate::cli::exit::{Exit, Failure};
 use chrono::{DateTime, Local, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The version of the JSON documents' schema.
 const SCHEMA: u64 = 1;
@@ -49,7 +51,7 @@ pub fn colour_wanted(when: ColorWhen, is_terminal: bool) -> bool {
 }
 
 /// Standard output.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Output {
     pub json: bool,
     pub quiet: bool,
@@ -57,6 +59,10 @@ pub struct Output {
     colour_err: bool,
     now: DateTime<Utc>,
     command: &'static str,
+    /// What has been said by [`Output::alarm`], for the document.
+    alarms: Mutex<Vec<String>>,
+    /// A streamed document has been begun and not ended.
+    streaming: AtomicBool,
 }
 
 impl Output {
@@ -68,6 +74,8 @@ impl Output {
             colour_err: colour_wanted(global.color, io::stderr().is_terminal()),
             now,
             command,
+            alarms: Mutex::default(),
+            streaming: AtomicBool::new(false),
         }
     }
 
@@ -81,22 +89,44 @@ impl Output {
         if self.quiet { Ok(()) } else { self.text(text) }
     }
 
-    /// Prints something that must not be missed, on standard error, whatever `-q` says.
+    /// Prints something that must not be missed, on standard error, whatever `-q` says; a document that comes later
+    /// carries it as well.
     pub fn alarm(&self, text: &str) {
+        self.alarms().push(text.to_owned());
         let label = if self.colour_err { paint(Paint::Yellow, "warning:") } else { "warning:".to_owned() };
         // Nobody is left to tell when standard error is gone.
         let _ = writeln!(io::stderr().lock(), "{label} {}", printable(text));
     }
 
+    fn alarms(&self) -> MutexGuard<'_, Vec<String>> {
+        self.alarms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The one document of a command: its envelope and the fields of `body`.
     pub fn document(&self, exit: Exit, body: &impl Serialize) -> Result<(), Failure> {
         let body = serde_json::to_value(body).map_err(|e| Failure::new(Exit::Failed, e))?;
-        write_out(envelope(self.command, exit, body).as_bytes())
+        write_out(envelope(self.command, exit, &self.alarms(), body).as_bytes())
+    }
+
+    /// A document whose list is too long to hold: its items are written as they come.
+    pub fn stream(&self, field: &'static str) -> Result<Stream<'_>, Failure> {
+        let mut out = BufWriter::new(io::stdout());
+        let head = envelope_head(self.command);
+        let text = serde_json::to_string(&head).map_err(|e| Failure::new(Exit::Failed, e))?;
+        write!(out, "{},\"{field}\":[", text.trim_end_matches('}')).map_err(out_failure)?;
+        self.streaming.store(true, Ordering::SeqCst);
+        Ok(Stream { output: self, out, first: true })
     }
 
     /// Prints a failure: on standard error, and as a document where JSON is wanted.
     pub fn failure(&self, failure: &Failure) {
-        report_failure(failure, self.json.then_some(self.command), self.colour_err);
+        let whole = self.json && !self.streaming.load(Ordering::SeqCst);
+        report_failure(failure, whole.then_some((self.command, &self.alarms()[..])), self.colour_err);
+        if self.streaming.load(Ordering::SeqCst) && !failure.is_silent() {
+            // The list that was begun ends here, and the document says why.
+            let body = serde_json::json!({ "error": failure.to_json() });
+            let _ = write_out(tail(failure.kind, &self.alarms(), body).as_bytes());
+        }
     }
 
     pub fn paint(&self, paint: Paint, text: &str) -> String {
@@ -124,34 +154,71 @@ pub fn local(t: DateTime<Utc>) -> String {
     t.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-fn envelope(command: &str, exit: Exit, body: Value) -> String {
+/// Writes the items of a streamed document, one a line.
+pub struct Stream<'a> {
+    output: &'a Output,
+    out: BufWriter<io::Stdout>,
+    first: bool,
+}
+
+impl Stream<'_> {
+    pub fn item(&mut self, item: &impl Serialize) -> io::Result<()> {
+        self.out.write_all(if self.first { b"\n" } else { b",\n" })?;
+        self.first = false;
+        serde_json::to_writer(&mut self.out, item).map_err(io::Error::from)
+    }
+
+    /// Ends the list and the document. Left out, the failure that is printed later ends it.
+    pub fn finish(mut self, exit: Exit, body: &impl Serialize) -> Result<(), Failure> {
+        let body = serde_json::to_value(body).map_err(|e| Failure::new(Exit::Failed, e))?;
+        let text = tail(exit, &self.output.alarms(), body);
+        self.output.streaming.store(false, Ordering::SeqCst);
+        self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(out_failure)
+    }
+}
+
+fn envelope_head(command: &str) -> Map<String, Value> {
     let mut document = Map::new();
     document.insert("lifeboat".into(), env!("CARGO_PKG_VERSION").into());
     document.insert("schema".into(), SCHEMA.into());
     document.insert("command".into(), command.into());
+    document
+}
+
+fn envelope_rest(exit: Exit, warnings: &[String], body: Value) -> Map<String, Value> {
+    let mut document = Map::new();
     document.insert("exit_code".into(), exit.code().into());
-    match body {
-        Value::Object(fields) => document.extend(fields),
-        Value::Null => {}
-        other => {
-            document.insert("result".into(), other);
-        }
+    document.insert("warnings".into(), warnings.into());
+    if let Value::Object(fields) = body {
+        document.extend(fields);
     }
+    document
+}
+
+fn envelope(command: &str, exit: Exit, warnings: &[String], body: Value) -> String {
+    let mut document = envelope_head(command);
+    document.extend(envelope_rest(exit, warnings, body));
     // What was a value a moment ago has only text keys, so it encodes.
     format!("{:#}\n", Value::Object(document))
 }
 
-/// Prints a failure; `json` names the command when a document is wanted.
-pub fn report_failure(failure: &Failure, json: Option<&str>, colour: bool) {
+/// What follows a streamed list.
+fn tail(exit: Exit, warnings: &[String], body: Value) -> String {
+    let text = Value::Object(envelope_rest(exit, warnings, body)).to_string();
+    format!("\n],{}\n", text.trim_start_matches('{'))
+}
+
+/// Prints a failure; `json` names the command and its warnings when a document is wanted.
+pub fn report_failure(failure: &Failure, json: Option<(&str, &[String])>, colour: bool) {
     if failure.is_silent() {
         return;
     }
     let text = printable_lines(&failure.to_string());
     let text = if colour { text.replacen("error:", &paint(Paint::Red, "error:"), 1) } else { text };
     let _ = writeln!(io::stderr().lock(), "{text}");
-    if let Some(command) = json {
+    if let Some((command, warnings)) = json {
         let body = serde_json::json!({ "error": failure.to_json() });
-        let _ = write_out(envelope(command, failure.kind, body).as_bytes());
+        let _ = write_out(envelope(command, failure.kind, warnings, body).as_bytes());
     }
 }
 
@@ -192,11 +259,6 @@ pub fn printable_lines(text: &str) -> String {
     text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
 
-/// RFC 3339 for JSON.
-pub fn json_time(t: DateTime<Utc>) -> String {
-    rfc3339(t)
-}
-
 /// Which side a column leans to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
@@ -229,7 +291,8 @@ impl Table {
     fn render(&self, colour: bool) -> String {
         let headings = self.columns.iter().any(|(title, _)| !title.is_empty());
         let heading = || self.columns.iter().map(|(title, _)| ((*title).to_owned(), Paint::Bold)).collect();
-        let rows: Vec<Vec<(String, Paint)>> = headings.then(heading).into_iter().chain(self.rows.iter().cloned()).collect();
+        let rows: Vec<Vec<(String, Paint)>> =
+            headings.then(heading).into_iter().chain(self.rows.iter().cloned()).collect();
         let width = |at: usize| rows.iter().filter_map(|r| r.get(at)).map(|c| c.0.chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
         let mut out = String::new();
@@ -278,11 +341,24 @@ mod tests {
 
     #[test]
     fn every_document_has_its_envelope() {
-        let text = envelope("list", Exit::Partial, serde_json::json!({ "snapshots": [] }));
+        let text = envelope("list", Exit::Partial, &["w".to_owned()], serde_json::json!({ "snapshots": [] }));
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["schema"], 1);
         assert_eq!(value["exit_code"], 3);
         assert_eq!(value["command"], "list");
+        assert_eq!(value["warnings"][0], "w");
         assert_eq!(value["lifeboat"], env!("CARGO_PKG_VERSION"));
+    }
+
+    #[test]
+    fn a_streamed_document_parses_also_when_it_was_cut_short() {
+        let head = serde_json::to_string(&envelope_head("ls")).unwrap();
+        for items in ["", "\n{\"a\":1}", "\n{\"a\":1},\n{\"a\":2}"] {
+            let tail = tail(Exit::Integrity, &[], serde_json::json!({ "error": { "kind": "integrity" } }));
+            let text = format!("{},\"entries\":[{items}{tail}", head.trim_end_matches('}'));
+            let value: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+            assert_eq!(value["exit_code"], 4);
+            assert_eq!(value["entries"].as_array().unwrap().len(), items.matches("\"a\"").count());
+        }
     }
 }

@@ -11,7 +11,8 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-const KNOWN: &str = "  {prefix:<16} {bar:24} {binary_bytes:>10} / {binary_total_bytes:<10} {binary_bytes_per_sec:>12}  {eta} left";
+const KNOWN: &str =
+    "  {prefix:<16} {bar:24} {binary_bytes:>10} / {binary_total_bytes:<10} {binary_bytes_per_sec:>12}  {eta} left";
 const UNKNOWN: &str = "  {prefix:<16} {spinner} {binary_bytes:>10}  {binary_bytes_per_sec:>12}  {elapsed}";
 
 /// How much is shown.

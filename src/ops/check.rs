@@ -10,7 +10,8 @@ use crate::policy::Policy;
 use crate::policy::model::RepositoryUrl;
 use crate::repository::chain::full_text;
 use crate::repository::keys::HostKey;
-use crate::sources::{Source, SourceError};
+
+use crate::sources::{Source, SourceError, build};
 use serde::Serialize;
 
 /// One thing that was tried.
@@ -108,4 +109,9 @@ fn can_write(installation: &Installation, policy: &Policy, access: &Access) -> R
             .map_err(|e| OpsError::file("write to", path, e.into()))?;
     }
     Ok(())
+}
+
+/// The sources of a policy, ready to be tried or captured.
+pub fn sources(installation: &Installation, policy: &Policy, cancel: &Cancel) -> Vec<Box<dyn Source>> {
+    build(policy, &installation.state_dir, cancel)
 }

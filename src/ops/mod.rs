@@ -22,6 +22,8 @@ use crate::sources::SourceError;
 use chrono::{DateTime, Utc};
 use std::path::PathBuf;
 
+pub use crate::repository::format::{Outcome, SourceOutcome, Trigger};
+
 /// What every run gets from its caller.
 #[derive(Clone, Debug)]
 pub struct Run {
