@@ -57,7 +57,9 @@ impl Chain {
                 read.and_then(|bytes| Ok((repository.verify_header(&object.key, &bytes)?, object_id(&bytes))));
             match verified {
                 Ok((header, header_id)) => chain.add(object.key, header, header_id),
-                Err(e @ (RepositoryError::NewerFormat { .. } | RepositoryError::Requires { .. })) => return Err(e),
+                Err(e @ RepositoryError::SignersMissing { .. }) => return Err(e),
+                // Listed, and gone since: a prune's work, or else a gap.
+                Err(RepositoryError::Missing { .. }) => {}
                 Err(e) if e.is_integrity() => {
                     let snapshot = layout::parse_header(&object.key).map(|place| place.id);
                     chain.problems.push(ChainProblem { key: object.key, problem: full_text(&e), snapshot });
@@ -161,18 +163,17 @@ impl Chain {
                     _ => {}
                 }
             }
-            let Some(newest) = snapshots.last().map(|s| s.header.sequence) else { continue };
-            for missing in (1..newest.0).map(Sequence) {
-                if !hashes.contains_key(&missing) && !damaged.contains(&(line.clone(), missing)) {
-                    let (host, policy) = line;
-                    // The name of what is gone is not known; the folder and the sequence are.
-                    let key = layout::header(host, policy, missing, &snapshots[snapshots.len() - 1].header.id);
-                    let problem =
-                        format!("snapshot {missing} of {host}/{policy} is gone, and no prune record explains it");
-                    self.problems.push(ChainProblem { key, problem, snapshot: None });
-                }
-            }
+            let newest = snapshots.last().map_or(Sequence(0), |s| s.header.sequence);
+            let damaged = damaged.iter().filter(|(of, _)| of == line).map(|(_, sequence)| *sequence);
+            let there: BTreeSet<Sequence> = hashes.keys().copied().chain(damaged).collect();
+            self.problems.extend(gaps(line, &there, newest));
         }
+    }
+
+    /// Whether a prune record removed this header: then what it needs may be gone, and that is no damage.
+    pub fn was_pruned(&self, snapshot: &Snapshot) -> bool {
+        let line = (snapshot.header.host.clone(), snapshot.header.policy.clone());
+        self.pruned.get(&line).into_iter().flatten().any(|removed| removed.header == snapshot.header_id)
     }
 
     /// Every snapshot, by host and policy, oldest first.
@@ -207,6 +208,27 @@ impl Chain {
         let first = hashes.next().map(|(_, hash)| *hash);
         Some((highest, if hashes.next().is_some() { None } else { first }))
     }
+}
+
+/// What is missing below the newest snapshot of a line, each run of it once: a signer who skips a billion sequences
+/// shall not make a billion problems.
+fn gaps((host, policy): &Line, there: &BTreeSet<Sequence>, newest: Sequence) -> Vec<ChainProblem> {
+    let mut problems = Vec::new();
+    let mut expected = 1;
+    for at in there.iter().map(|s| s.0).take_while(|at| *at <= newest.0) {
+        if at > expected {
+            let what = match at - 1 {
+                last if last == expected => format!("snapshot {expected} of {host}/{policy} is gone"),
+                last => format!("snapshots {expected} to {last} of {host}/{policy} are gone"),
+            };
+            let problem = format!("{what}, and no prune record explains it");
+            // The name of what is gone is not known; the folder and the sequence are.
+            let key = layout::header_prefix(host, policy, Sequence(expected));
+            problems.push(ChainProblem { key, problem, snapshot: None });
+        }
+        expected = at.saturating_add(1);
+    }
+    problems
 }
 
 /// An error and its causes in one line.
