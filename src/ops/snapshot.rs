@@ -108,9 +108,9 @@ pub fn plan(policy: &Policy, sources: &[Box<dyn Source>], options: &SnapshotOpti
             format!("its sources are {}", names.join(", ")),
         ));
     }
-    let wanted = |s: &&Box<dyn Source>| options.only.is_empty() || options.only.contains(s.name());
+    let wanted = |s: &&dyn Source| options.only.is_empty() || options.only.contains(s.name());
     let optional = |name: &SourceName| policy.sources.iter().any(|s| s.name == *name && s.optional);
-    let planned = sources.iter().filter(wanted).map(|s| PlannedSource {
+    let planned = sources.iter().map(AsRef::as_ref).filter(wanted).map(|s| PlannedSource {
         name: s.name().clone(),
         kind: s.kind(),
         what: s.describe(),
@@ -141,6 +141,9 @@ pub fn run(
     let begun = Instant::now();
     let state = Arc::new(State::open(&installation.state_dir)?);
     let lock = state.lock_policy(&plan.policy)?.ok_or_else(|| OpsError::Busy { policy: plan.policy.to_string() })?;
+    for name in crate::sources::sweep(policy, run.now, &run.cancel) {
+        run.events.step(format!("removed helper container {name}, which a killed run left behind"));
+    }
     let host_key = HostKey::load(&installation.host_key())?;
     let request = AccessRequest { policy: Some(policy.clone()), ..AccessRequest::default() };
     let access = Access::open(installation, &request)?;

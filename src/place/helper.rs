@@ -112,6 +112,17 @@ impl Docker {
             {
                 return Err(not_found("find", &mount.source, self.endpoint(), "no such volume"));
             }
+            if let TreeSource::Path(path) = &mount.source
+                && path.to_str().is_none()
+            {
+                // The engine takes text only, and another path must not be read in its place.
+                let source = io::Error::new(io::ErrorKind::InvalidFilename, "a path that is not UTF-8");
+                return Err(PlaceError::Io {
+                    what: format!("mount {}", mount.source),
+                    place: self.endpoint().into(),
+                    source,
+                });
+            }
         }
         let random: [u8; 6] = random_bytes().map_err(|source| PlaceError::Io {
             what: "name a helper container".into(),

@@ -11,7 +11,8 @@ use super::recovery::RecoverySource;
 use crate::base::cancel::Cancel;
 use crate::place::PlaceError;
 use crate::place::helper::TreeSource;
-use crate::policy::model::{Policy, RepositoryUrl, SourcePolicy, SourceSpec};
+use crate::policy::model::{Policy, RepositoryUrl, SourcePolicy, SourceSpec, Via};
+use chrono::{DateTime, Utc};
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,6 +41,22 @@ pub fn build(policy: &Policy, state_dir: &std::path::Path, cancel: &Cancel) -> V
         sources.push(Box::new(RecoverySource::new(name, policy)));
     }
     sources
+}
+
+/// Removes helper containers that a killed run left behind. Only where the policy has to do with Docker at all; an
+/// engine that does not answer is told by the sources that need it.
+pub fn sweep(policy: &Policy, now: DateTime<Utc>, cancel: &Cancel) -> Vec<String> {
+    let needs_docker = |source: &SourcePolicy| match &source.spec {
+        SourceSpec::Volume(_) => true,
+        SourceSpec::Files(spec) => spec.via == Via::Docker,
+        SourceSpec::Certificates(spec) => spec.via == Via::Docker,
+        SourceSpec::Nginx(spec) => spec.via == Via::Docker,
+        _ => false,
+    };
+    if !policy.sources.iter().any(needs_docker) {
+        return Vec::new();
+    }
+    Places::new(&policy.app, cancel).docker().and_then(|docker| docker.sweep(now)).unwrap_or_default()
 }
 
 /// What the sources of one policy share.

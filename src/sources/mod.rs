@@ -10,13 +10,13 @@ pub mod git;
 pub mod locate;
 pub mod postgres;
 pub mod project;
+pub mod recovery;
 pub mod redis;
 mod run;
 pub mod secret;
 mod tap;
 
-pub use build::build;
-pub mod recovery;
+pub use build::{RECOVERY, build, sweep};
 
 use crate::base::cancel::{Cancel, Cancelled};
 use crate::base::events::Events;
