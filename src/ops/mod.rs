@@ -10,9 +10,9 @@
 //! - [`restore`]: a snapshot's streams into a folder
 
 pub mod access;
+pub mod browse;
 pub mod check;
 pub mod setup;
-pub mod browse;
 pub mod snapshot;
 
 use crate::base::cancel::{Cancel, Cancelled};

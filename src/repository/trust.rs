@@ -103,11 +103,13 @@ impl Repository {
         let bytes = match storage.get(&key, limits::SIGNED) {
             Err(StorageError::NotFound { .. }) => {
                 // Signed objects without their repository.json are damage, an empty folder is none.
-                return Err(if storage.list(layout::SNAPSHOTS)?.is_empty() && storage.list(layout::SIGNERS)?.is_empty() {
-                    RepositoryError::NoRepository { location }
-                } else {
-                    RepositoryError::Missing { key }
-                });
+                return Err(
+                    if storage.list(layout::SNAPSHOTS)?.is_empty() && storage.list(layout::SIGNERS)?.is_empty() {
+                        RepositoryError::NoRepository { location }
+                    } else {
+                        RepositoryError::Missing { key }
+                    },
+                );
             }
             other => other.map_err(|e| too_large_is_damage(e, &key))?,
         };

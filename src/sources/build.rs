@@ -1,6 +1,7 @@
 //! A policy's sources, ready to be captured.
 
 use super::Source;
+use super::command::CommandSource;
 use super::compose::ComposeSource;
 use super::files::{DockerTree, FilesSource, TreeReader, Volume};
 use super::git::GitSource;
@@ -8,6 +9,7 @@ use super::locate::{Locate, Located};
 use super::postgres::PostgresSource;
 use super::project::Places;
 use super::recovery::RecoverySource;
+use super::redis::RedisSource;
 use crate::base::cancel::Cancel;
 use crate::place::PlaceError;
 use crate::place::helper::TreeSource;
@@ -75,6 +77,10 @@ impl Parts {
             SourceSpec::Postgres(spec) => Box::new(PostgresSource::new(name, spec.clone(), source.timeout, locate)),
             SourceSpec::Files(spec) => {
                 Box::new(FilesSource::new(name, spec.clone(), self.never.clone(), Some(self.trees.clone())))
+            }
+            SourceSpec::Redis(spec) => Box::new(RedisSource::new(name, spec.clone(), source.timeout, locate)),
+            SourceSpec::Command(spec) => {
+                Box::new(CommandSource::new(name, spec.clone(), source.timeout, locate).in_dir(&policy.app.root))
             }
             SourceSpec::Compose(spec) => Box::new(ComposeSource::new(source, spec, &policy.app)),
             SourceSpec::Git(spec) => Box::new(GitSource::new(source, spec, &policy.app)),
