@@ -174,6 +174,11 @@ impl<'a> TreeStream<'a> {
         Ok(totals)
     }
 
+    /// What has been written so far.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
     /// Whether a folder above a tree is not in the tar yet; from now on it is.
     pub(super) fn needs_parent(&mut self, dir: &[u8]) -> bool {
         self.parents.insert(dir.to_vec())
