@@ -349,10 +349,11 @@ impl TreeRun<'_> {
         let mut start = range.offset;
         loop {
             let begin = start == range.offset && whole;
-            let (at, e) = match self.attempt(Range { offset: start, length: range.end() - start }, begin) {
+            let (at, result) = self.attempt(Range { offset: start, length: range.end() - start }, begin);
+            let e = match result {
                 Ok(()) => return Ok(()),
-                Err((_, Trouble::Run(e))) => return Err(e),
-                Err((at, Trouble::Stream(e))) => (at, e),
+                Err(Trouble::Run(e)) => return Err(e),
+                Err(Trouble::Stream(e)) => e,
             };
             let is_damage = e.kind() == ErrorKind::Integrity;
             self.first.get_or_insert(e);
@@ -366,14 +367,17 @@ impl TreeRun<'_> {
         }
     }
 
-    /// Lays out entries from a place in the tar; an error comes with the place that could not be read.
-    fn attempt(&mut self, range: Range, whole: bool) -> Result<(), (u64, Trouble)> {
-        let opened = self.part.range(range.offset, range.length);
-        let reader = opened.map_err(|e| (range.offset, Trouble::reading(e)))?;
+    /// Lays out entries from a place in the tar, and says how far it could be read.
+    fn attempt(&mut self, range: Range, whole: bool) -> (u64, Result<(), Trouble>) {
+        let reader = match self.part.range(range.offset, range.length) {
+            Ok(reader) => reader,
+            Err(e) => return (range.offset, Err(Trouble::reading(e))),
+        };
         let mut counted = Counted { inner: reader, tell: &mut self.tell, at: range.offset };
         let result =
             if whole { self.extractor.extract(&mut counted) } else { self.extractor.extract_part(&mut counted, None) };
-        result.map_err(|e| (counted.at, counted.trouble(e)))
+        let result = result.map_err(|e| counted.trouble(e));
+        (counted.at, result)
     }
 
     /// Hard links whose target is not restored: the first gets the content, the others become links to it.
