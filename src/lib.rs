@@ -13,6 +13,7 @@
 //! - L5 [`cli`]: arguments, rendering, exit codes
 
 pub mod base;
+pub mod cli;
 pub mod ops;
 pub mod pipeline;
 pub mod place;

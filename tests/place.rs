@@ -492,6 +492,102 @@ mod container {
     }
 
     #[test]
+    fn what_a_killed_process_started_is_ended_by_the_next() {
+        let (_docker, container, place) = setup(&[]);
+        let word = format!("54.{}", std::process::id());
+        let mut killed = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "container::starts_and_waits"])
+            .env("LIFEBOAT_TEST_CONTAINER", &container.name)
+            .env("LIFEBOAT_TEST_WORD", &word)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let begin = Instant::now();
+        while !lives(&word) && begin.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(lives(&word), "it was never started");
+        run(&place, sh("true")).unwrap();
+        assert!(lives(&word), "what a living process runs is not ended");
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        assert!(lives(&word), "the engine ends nothing by itself");
+        // Another run: this process has looked into the container already.
+        let docker = engine();
+        run(&ContainerPlace::named(&docker, container.name.clone()), sh("true")).unwrap();
+        assert!(gone_within(&word, Duration::from_millis(500)), "the orphan lives on");
+    }
+
+    #[test]
+    #[ignore = "run by the test above, and killed"]
+    fn starts_and_waits() {
+        let variable = |name: &str| std::env::var(name).unwrap();
+        let place = ContainerPlace::named(&engine(), variable("LIFEBOAT_TEST_CONTAINER"));
+        let running = place.start(Command::new(["sleep".to_owned(), variable("LIFEBOAT_TEST_WORD")])).unwrap();
+        running.wait().unwrap();
+    }
+
+    /// Runs an ignored test of this file as nobody, with these groups.
+    fn as_nobody(test: &str, groups: &str, variables: &[(&str, &str)]) {
+        // The folder of the test binary may be root's alone.
+        let dir = tempfile::tempdir().unwrap();
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let copy = dir.path().join("test");
+        std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+        let output = std::process::Command::new("setpriv")
+            .args(["--reuid=nobody", "--regid=nogroup", groups, "--"])
+            .arg(&copy)
+            .args(["--ignored", "--exact", test, "--nocapture"])
+            .envs(variables.iter().copied())
+            .current_dir("/")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && text.contains("1 passed"),
+            "{text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    #[test]
+    fn an_ordinary_user_needs_group_docker_and_nothing_more() {
+        let (_docker, container, _place) = setup(&[]);
+        let name = [("LIFEBOAT_TEST_CONTAINER", container.name.as_str())];
+        as_nobody("container::as_a_stranger", "--clear-groups", &name);
+        as_nobody("container::as_a_member", "--groups=docker", &name);
+    }
+
+    #[test]
+    #[ignore = "run by the test above, without group docker"]
+    fn as_a_stranger() {
+        let error = Docker::connect(&Cancel::new()).unwrap_err();
+        assert!(matches!(error, PlaceError::NoDocker { .. }), "{error:?}");
+        let chain = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
+        let text = chain.map(ToString::to_string).collect::<Vec<_>>().join(": ").to_lowercase();
+        assert!(text.contains("permission denied"), "{text}");
+        assert!(error.hint().unwrap().contains("group docker"));
+    }
+
+    #[test]
+    #[ignore = "run by the test above, in group docker"]
+    fn as_a_member() {
+        let docker = Docker::connect(&Cancel::new()).unwrap();
+        let place = ContainerPlace::named(&docker, std::env::var("LIFEBOAT_TEST_CONTAINER").unwrap());
+        let word = format!("55.{}", std::process::id());
+        let error = run(&place, sh(&format!("id -u; sleep {word}")).timeout(Duration::from_millis(500))).unwrap_err();
+        assert!(matches!(error, PlaceError::TimedOut { .. }), "{error:?}");
+        assert!(gone_within(&word, Duration::from_millis(500)), "it lives on");
+        // Files that are root's alone, through the engine.
+        let mut shadow = String::new();
+        let tree = docker.read_tree(&TreeSource::Path("/etc/shadow".into())).unwrap();
+        let mut archive = tar::Archive::new(tree);
+        archive.entries().unwrap().next().unwrap().unwrap().read_to_string(&mut shadow).unwrap();
+        assert!(std::fs::read("/etc/shadow").is_err() && shadow.contains("root:"));
+    }
+
+    #[test]
     fn trees_are_read_and_written_without_running_anything() {
         let docker = engine();
         let volume = TestVolume::new();
@@ -549,6 +645,21 @@ mod container {
             !helpers(&docker).iter().any(|c| c.labels["lifeboat.owner"].contains(&own_pid())),
             "helpers stay behind"
         );
+    }
+
+    #[test]
+    fn a_tree_that_the_engine_cannot_read_whole_is_an_error() {
+        let docker = engine();
+        let dir = tempfile::tempdir().unwrap();
+        let big = std::fs::File::create(dir.path().join("a-big")).unwrap();
+        big.set_len(256 << 20).unwrap();
+        std::fs::write(dir.path().join("z-later"), "later").unwrap();
+        let mut reader = docker.read_tree(&TreeSource::Path(dir.path().to_owned())).unwrap();
+        reader.read_exact(&mut vec![0; 1 << 20]).unwrap();
+        // The file shrinks while it is read: the engine logs that, leaves out what follows and ends as if all were well.
+        big.set_len(1 << 20).unwrap();
+        let error = std::io::copy(&mut reader, &mut std::io::sink()).unwrap_err();
+        assert!(error.to_string().contains("did not give all of"), "{error}");
     }
 
     fn own_pid() -> String {

@@ -1,16 +1,16 @@
 //! Opening a repository: as an installed host, as a sealed one, or as a stranger who has an identity and a URL.
 
-use crate::base::ids::{HostName, PolicyName, RepositoryId};
+use crate::base::ids::{HostName, ObjectId, PolicyName, RepositoryId, Sequence};
 use crate::ops::{OpsError, Run};
 use crate::pipeline::crypt::Identities;
 use crate::policy::Policy;
 use crate::policy::model::{MinFree, RepositoryUrl};
 use crate::repository::Repository;
-use crate::repository::chain::{Chain, Snapshot, resolve};
+use crate::repository::chain::{Chain, Snapshot, resolve, rolled_back};
 use crate::repository::keys::{HostKey, IdentityFile};
 use crate::repository::reader::{ReaderOptions, SnapshotReader};
 use crate::repository::state::State;
-use crate::repository::trust::Pin;
+use crate::repository::trust::{ChainHead, Pin};
 use crate::storage::local::Reserve;
 use crate::storage::{LocalStorage, Storage};
 use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, TimeDelta, TimeZone, Utc};
@@ -87,6 +87,8 @@ pub struct AccessRequest {
     pub trust_on_first_use: bool,
     /// `--host`: only this host's snapshots.
     pub host: Option<HostName>,
+    /// `--expect SEQ:HASH`: a header that somebody else remembers, from a notification or a kit.
+    pub expect: Option<(Sequence, ObjectId)>,
 }
 
 /// A repository open for reading.
@@ -99,6 +101,10 @@ pub struct Access {
     pub state: Option<Arc<State>>,
     pub policy: Option<PolicyName>,
     pub host: Option<HostName>,
+    /// The repository holds less than was seen before: it has been rolled back, or the history replaced.
+    pub alarms: Vec<String>,
+    /// What cannot be excluded, because nothing is remembered here.
+    pub notices: Vec<String>,
 }
 
 impl Access {
@@ -124,7 +130,25 @@ impl Access {
             state.set_pin(&repository.storage().describe(), repository.id())?;
         }
         let chain = Chain::load(&repository)?;
+        let mut alarms = Vec::new();
+        let mut notices = Vec::new();
+        if let Some((sequence, header)) = &request.expect
+            && !chain.knows(*sequence, header)
+        {
+            alarms.push(format!("snapshot {sequence} with hash {header} is expected, and it is not there"));
+        }
+        match &state {
+            Some(state) => alarms.extend(compare_heads(state, &repository, &chain)?),
+            None if request.expect.is_none() && chain.all().next().is_some() => notices.push(
+                "nothing is remembered here of this repository: that newer snapshots were removed cannot be excluded \
+                 (give --expect SEQ:HASH from a notification or kit)"
+                    .to_owned(),
+            ),
+            None => {}
+        }
         Ok(Self {
+            alarms,
+            notices,
             repository,
             chain,
             identities: identity.map(|file| Arc::new(file.identities)),
@@ -170,6 +194,28 @@ impl Access {
         };
         Ok(SnapshotReader::open(self.repository.clone(), snapshot, options)?)
     }
+}
+
+/// What this host saw before against what is there now; what is newer is remembered.
+fn compare_heads(state: &State, repository: &Repository, chain: &Chain) -> Result<Vec<String>, OpsError> {
+    let mut alarms = Vec::new();
+    for seen in state.heads(repository.id())? {
+        let found = chain.head(&seen.host, &seen.policy);
+        if let Some(alarm) = rolled_back(Some((seen.sequence, seen.header)), found) {
+            alarms.push(format!("{}/{}: {alarm}", seen.host, seen.policy));
+        } else if !chain.knows(seen.sequence, &seen.header) && chain.problems.is_empty() {
+            alarms.push(format!(
+                "{}/{}: snapshot {} is not the one that was seen before: the history has been replaced",
+                seen.host, seen.policy, seen.sequence
+            ));
+        }
+    }
+    for (host, policy) in chain.lines() {
+        if let Some((sequence, Some(header))) = chain.head(&host, &policy) {
+            state.set_head(repository.id(), &ChainHead { host, policy, sequence, header })?;
+        }
+    }
+    Ok(alarms)
 }
 
 fn load_identity(installation: &Installation, request: &AccessRequest) -> Result<Option<IdentityFile>, OpsError> {

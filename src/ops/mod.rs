@@ -3,6 +3,7 @@
 //!
 //! - [`access`]: opening a repository as an installed host, as a sealed one, or as a stranger with an identity
 //! - [`setup`]: `init`: keys, policy, repository
+//! - [`check`]: is everything that a policy names within reach
 //! - [`snapshot`]: capture every source of a policy
 //! - [`verify`]: is everything that is stored still what it was
 //! - [`browse`]: list, show, ls, cat, find, diff
@@ -11,6 +12,8 @@
 pub mod access;
 pub mod browse;
 pub mod restore;
+pub mod check;
+pub mod setup;
 pub mod snapshot;
 
 use crate::base::cancel::{Cancel, Cancelled};
@@ -22,6 +25,8 @@ use crate::sources::SourceError;
 use chrono::{DateTime, Utc};
 use std::io::ErrorKind as IoErrorKind;
 use std::path::PathBuf;
+
+pub use crate::repository::format::{Outcome, SourceOutcome, Trigger};
 
 /// What every run gets from its caller.
 #[derive(Clone, Debug)]

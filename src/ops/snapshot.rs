@@ -94,6 +94,8 @@ pub struct SnapshotReport {
     pub sources: Vec<SourceReport>,
     /// The repository has been rolled back behind this host's back.
     pub alarm: Option<String>,
+    /// What a person should know of the host or the repository.
+    pub notices: Vec<String>,
     pub seconds: f64,
 }
 
@@ -106,9 +108,9 @@ pub fn plan(policy: &Policy, sources: &[Box<dyn Source>], options: &SnapshotOpti
             format!("its sources are {}", names.join(", ")),
         ));
     }
-    let wanted = |s: &&Box<dyn Source>| options.only.is_empty() || options.only.contains(s.name());
+    let wanted = |s: &&dyn Source| options.only.is_empty() || options.only.contains(s.name());
     let optional = |name: &SourceName| policy.sources.iter().any(|s| s.name == *name && s.optional);
-    let planned = sources.iter().filter(wanted).map(|s| PlannedSource {
+    let planned = sources.iter().map(AsRef::as_ref).filter(wanted).map(|s| PlannedSource {
         name: s.name().clone(),
         kind: s.kind(),
         what: s.describe(),
@@ -139,6 +141,9 @@ pub fn run(
     let begun = Instant::now();
     let state = Arc::new(State::open(&installation.state_dir)?);
     let lock = state.lock_policy(&plan.policy)?.ok_or_else(|| OpsError::Busy { policy: plan.policy.to_string() })?;
+    for name in crate::sources::sweep(policy, run.now, &run.cancel) {
+        run.events.step(format!("removed helper container {name}, which a killed run left behind"));
+    }
     let host_key = HostKey::load(&installation.host_key())?;
     let request = AccessRequest { policy: Some(policy.clone()), ..AccessRequest::default() };
     let access = Access::open(installation, &request)?;
@@ -158,7 +163,25 @@ pub fn run(
     };
     prove(&access, &committed)?;
     drop(lock);
-    Ok(SnapshotReport { header: committed.header, sources: reports, alarm, seconds: begun.elapsed().as_secs_f64() })
+    let notices = new_lineage(&access, &committed.header).into_iter().collect();
+    Ok(SnapshotReport {
+        header: committed.header,
+        sources: reports,
+        alarm,
+        notices,
+        seconds: begun.elapsed().as_secs_f64(),
+    })
+}
+
+/// The snapshot before this one was made with another state folder: the host was rebuilt or cloned.
+fn new_lineage(access: &Access, header: &Header) -> Option<String> {
+    let before = access.chain.line(&header.host, &header.policy).last()?;
+    (before.header.lineage != header.lineage).then(|| {
+        format!(
+            "snapshot {} was taken with another state folder: this host was rebuilt, or there are two of it",
+            before.header.id
+        )
+    })
 }
 
 /// Reads the header back through the whole chain of trust, and what hangs from it.

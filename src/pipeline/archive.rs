@@ -54,6 +54,7 @@ pub struct ArchiveWriter {
     buffer: SharedBuffer,
     header: Vec<u8>,
     frames: Vec<FramePlace>,
+    chunks: usize,
     position: u32,
 }
 
@@ -63,7 +64,7 @@ impl ArchiveWriter {
         let buffer = SharedBuffer::default();
         let writer = recipients.encrypt(buffer.clone())?;
         let header = buffer.copy();
-        Ok(Self { writer, buffer, header, frames: Vec::new(), position: 0 })
+        Ok(Self { writer, buffer, header, frames: Vec::new(), chunks: 0, position: 0 })
     }
 
     /// Compresses, checks and seals a segment.
@@ -73,6 +74,7 @@ impl ArchiveWriter {
         let length = frame.len() as u32;
         self.frames.push(FramePlace { offset: self.position, length, chunks: segment.chunks().to_vec() });
         self.position += length;
+        self.chunks += segment.chunks().len();
         Ok(())
     }
 
@@ -80,9 +82,10 @@ impl ArchiveWriter {
         self.writer.write_all(bytes).map_err(|e| PipelineError::Seal { action: "encrypt", source: e.into() })
     }
 
-    /// Whether the archive has reached its target length.
+    /// Whether the archive has reached its target length, or as many chunks as one index object shall have of it: what
+    /// compresses a thousandfold would not fit into any otherwise.
     pub fn is_full(&self) -> bool {
-        self.position as usize >= limits::ARCHIVE_TARGET
+        self.position as usize >= limits::ARCHIVE_TARGET || self.chunks >= limits::ARCHIVE_CHUNKS
     }
 
     /// Ends the tar and the age file.
@@ -149,7 +152,7 @@ impl ArchiveReader {
 
     /// The frame at `offset` of the plaintext, `length` bytes, still compressed.
     pub fn frame(&mut self, offset: u32, length: u32, fetch: &Fetch<'_>) -> Result<Vec<u8>, PipelineError> {
-        if u64::from(offset) + u64::from(length) > limits::ARCHIVE {
+        if u64::from(offset) + u64::from(length) > limits::ARCHIVE || length > limits::FRAME_STORED {
             return Err(PipelineError::damaged("frame lies outside its archive"));
         }
         let first = u64::from(offset) / PIECE;
@@ -174,6 +177,8 @@ impl ArchiveReader {
         }
         self.reader.seek(SeekFrom::Start(u64::from(offset))).map_err(damaged)?;
         self.reader.read_exact(&mut frame).map_err(damaged)?;
+        // Many archives are kept open; what was fetched of each would add up.
+        self.window.lock().unwrap_or_else(PoisonError::into_inner).bytes = Vec::new();
         Ok(frame)
     }
 }
@@ -239,7 +244,8 @@ pub fn header_length(bytes: &[u8]) -> Option<usize> {
     (length <= bytes.len()).then_some(length)
 }
 
-/// Walks a whole archive: opens it, and hands every frame's place and plain bytes to `visit`. For rebuilding an index.
+/// Walks a whole archive: opens it, and hands every frame's place and plain bytes to `visit`. Of a damaged archive the
+/// frames before the damage are visited too, each of them authentic.
 pub fn walk(
     bytes: &[u8],
     identities: &Identities,
@@ -247,12 +253,15 @@ pub fn walk(
 ) -> Result<(), PipelineError> {
     let mut plain = Vec::new();
     let damaged = |e: io::Error| PipelineError::DamagedBy { problem: "age payload does not open", source: e.into() };
-    identities.decrypt(bytes, bytes)?.take(limits::ARCHIVE).read_to_end(&mut plain).map_err(damaged)?;
+    let opened = identities.decrypt(bytes, bytes)?.take(limits::ARCHIVE).read_to_end(&mut plain).map_err(damaged);
     let mut decoder = crate::pipeline::segment::FrameDecoder::new()?;
     let mut at = 0;
     while at < plain.len() {
-        let length = zstd::zstd_safe::find_frame_compressed_size(&plain[at..])
-            .map_err(|_| PipelineError::damaged("bytes between zstd frames"))?;
+        let length = match zstd::zstd_safe::find_frame_compressed_size(&plain[at..]) {
+            Ok(length) => length,
+            Err(_) if opened.is_err() => break,
+            Err(_) => return Err(PipelineError::damaged("bytes between zstd frames")),
+        };
         let skippable =
             plain[at..].first_chunk::<4>().is_some_and(|m| u32::from_le_bytes(*m) & 0xFFFF_FFF0 == 0x184D_2A50);
         if !skippable {
@@ -261,7 +270,7 @@ pub fn walk(
         }
         at += length;
     }
-    Ok(())
+    opened.map(drop)
 }
 
 #[cfg(test)]

@@ -22,6 +22,11 @@ pub mod limits {
     pub const ARCHIVE: u64 = 64 << 20;
     /// An archive is closed once it is this long.
     pub const ARCHIVE_TARGET: usize = 16 << 20;
+    /// An archive is closed once it holds this many chunks. With the few of one more frame it still fits into one
+    /// index object.
+    pub const ARCHIVE_CHUNKS: usize = 32_768;
+    /// The largest frame, compressed: zstd adds less than this to what does not compress.
+    pub const FRAME_STORED: u32 = (16 << 20) + (128 << 10);
     /// The largest window that a zstd frame may ask for, as a power of two.
     pub const WINDOW_LOG: u32 = 27;
     /// Entries of one index object.

@@ -9,6 +9,7 @@
 use super::PlaceError;
 use super::inspect::{Container, ContainerSummary, Image, Network, Volume};
 use super::stream::{ChannelReader, pump_stream};
+use super::tar_end::TarEnd;
 use super::watch::Watch;
 use crate::base::cancel::Cancel;
 use bollard::errors::Error as EngineError;
@@ -291,7 +292,8 @@ impl Docker {
 
     /// An image as `docker save` writes it: a tar that `docker load` reads.
     pub fn export_image(&self, image: &str) -> Box<dyn Read + Send> {
-        Box::new(self.reader(&format!("export image {image}"), self.0.client.export_image(image)))
+        let reader = self.reader(&format!("export image {image}"), self.0.client.export_image(image));
+        Box::new(TarEnd::new(reader, format!("image {image}")))
     }
 }
 

@@ -10,6 +10,7 @@
 use super::docker::{Docker, engine_error, is_status};
 use super::owner;
 use super::stream::ChannelReader;
+use super::tar_end::TarEnd;
 use super::watch::{TICK, Watch};
 use super::{Command, PlaceError};
 use crate::base::ids::random_bytes;
@@ -111,6 +112,17 @@ impl Docker {
             {
                 return Err(not_found("find", &mount.source, self.endpoint(), "no such volume"));
             }
+            if let TreeSource::Path(path) = &mount.source
+                && path.to_str().is_none()
+            {
+                // The engine takes text only, and another path must not be read in its place.
+                let source = io::Error::new(io::ErrorKind::InvalidFilename, "a path that is not UTF-8");
+                return Err(PlaceError::Io {
+                    what: format!("mount {}", mount.source),
+                    place: self.endpoint().into(),
+                    source,
+                });
+            }
         }
         let random: [u8; 6] = random_bytes().map_err(|source| PlaceError::Io {
             what: "name a helper container".into(),
@@ -167,7 +179,7 @@ impl Docker {
         let options = query::DownloadFromContainerOptionsBuilder::new().path(TREE).build();
         let stream = self.client().download_from_container(helper.id(), Some(options));
         let reader = self.reader(&format!("read {source}"), stream);
-        Ok(Box::new(TreeReader { reader, _helper: helper }))
+        Ok(Box::new(TreeReader { reader: TarEnd::new(reader, source.to_string()), _helper: helper }))
     }
 
     /// Lays a tar out in a volume or folder that exists, over what is there; entries are relative to it. Numeric
@@ -333,7 +345,7 @@ fn says_no_source(error: &PlaceError) -> bool {
 
 /// The helper goes after the stream that needs it.
 struct TreeReader {
-    reader: ChannelReader,
+    reader: TarEnd<ChannelReader>,
     _helper: Helper,
 }
 

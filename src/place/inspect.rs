@@ -150,6 +150,14 @@ pub struct Volume {
     pub options: BTreeMap<String, String>,
 }
 
+impl Volume {
+    /// Made for one container, without a name that anybody chose.
+    pub fn is_anonymous(&self) -> bool {
+        let generated = self.name.len() == 64 && self.name.bytes().all(|b| b.is_ascii_hexdigit());
+        generated || self.labels.contains_key("com.docker.volume.anonymous")
+    }
+}
+
 /// A network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {

@@ -11,6 +11,7 @@ pub mod host;
 pub mod inspect;
 mod owner;
 mod stream;
+mod tar_end;
 mod watch;
 
 pub use container::ContainerPlace;

@@ -4,7 +4,7 @@
 //! Invariant: a reader that returns `None` or a default has put the reason into the report, unless the field is merely
 //! absent. So a policy is valid exactly when the report is empty at the end.
 
-use crate::policy::error::{PolicyError, PolicyErrors, Position};
+use crate::policy::error::{Lines, PolicyError, PolicyErrors};
 use crate::policy::nearest::nearest;
 use std::cell::RefCell;
 use std::fmt;
@@ -41,7 +41,7 @@ pub(super) fn quote(value: &str) -> String {
     if holds_private_key(value) {
         return format!("{value:?}");
     }
-    let shown: String = value.chars().take(60).collect();
+    let shown: String = value.chars().take(80).collect();
     if shown.len() < value.len() { format!("{:?}", shown + "…") } else { format!("{shown:?}") }
 }
 
@@ -63,7 +63,7 @@ pub(super) fn list(names: &[&str]) -> String {
 pub(super) fn unknown(what: &str, given: &str, valid: &[&str]) -> Bad {
     match nearest(given, valid.iter().copied()) {
         Some(near) => Bad::new(format!("unknown {what} {}, did you mean {near:?}?", quote(given))),
-        None => Bad::hint(format!("unknown {what} {}", quote(given)), format!("valid are {}", list(valid))),
+        None => Bad::hint(format!("unknown {what} {}", quote(given)), format!("valid here: {}", list(valid))),
     }
 }
 
@@ -80,12 +80,35 @@ impl<'a> Report<'a> {
 
     /// Something is wrong at a byte of the file.
     pub fn add(&self, at: usize, bad: impl Into<Bad>) {
-        let mut bad = bad.into();
-        // Messages quote what was given; a key that was pasted into the wrong place must not come out with them.
-        if holds_private_key(&bad.message) || bad.hint.as_deref().is_some_and(holds_private_key) {
-            bad = Bad::hint("a private key stands in the policy", "remove it, and treat it as known to others");
+        let bad = bad.into();
+        // Messages quote what was given. A key that was pasted into the wrong place must not come out with them;
+        // `private_keys` has reported it.
+        if !holds_private_key(&bad.message) && !bad.hint.as_deref().is_some_and(holds_private_key) {
+            self.errors.borrow_mut().push((at, bad));
         }
-        self.errors.borrow_mut().push((at, bad));
+    }
+
+    /// Reports every private key in the document, wherever it stands.
+    pub fn private_keys(&self, at: usize, value: &DeValue<'_>) {
+        match value {
+            DeValue::String(text) => self.private_key(at, text),
+            DeValue::Array(items) => items.iter().for_each(|i| self.private_keys(i.span().start, i.get_ref())),
+            DeValue::Table(entries) => {
+                for (key, value) in entries {
+                    self.private_key(key.span().start, key.get_ref());
+                    self.private_keys(value.span().start, value.get_ref());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub fn private_key(&self, at: usize, text: &str) {
+        if holds_private_key(text) {
+            let hint =
+                "take it out; a recipient is the line \"# public key: …\" of the identity file, \"identity\" its path";
+            self.hinted(at, "a private key stands in the policy", hint);
+        }
     }
 
     pub fn error(&self, at: usize, message: impl Into<String>) {
@@ -108,8 +131,9 @@ impl<'a> Report<'a> {
             return Ok(());
         }
         errors.sort_by_key(|(at, _)| *at);
+        let lines = Lines::of(self.text.as_bytes());
         let place = |(at, bad): (usize, Bad)| PolicyError {
-            position: Position::of(self.text, at),
+            position: lines.position(at),
             message: bad.message,
             hint: bad.hint,
         };
@@ -149,7 +173,7 @@ fn article(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a number",
+        DeValue::Float(_) => "a decimal number",
         DeValue::Boolean(_) => "a boolean",
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "an array",
@@ -182,6 +206,11 @@ impl<'a> Table<'a> {
     /// Where the field's name stands; where the table begins if the field is absent.
     pub fn at(&self, field: &str) -> usize {
         self.entries.get_key_value(field).map_or(self.at, |(key, _)| key.span().start)
+    }
+
+    /// Where the field's value stands.
+    pub fn value_at(&self, field: &str) -> usize {
+        self.entries.get(field).map_or(self.at, |value| value.span().start)
     }
 
     fn wrong_type(&self, field: &str, value: &Value<'_>, expected: &str) {
@@ -295,6 +324,22 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// A program and its arguments.
+    pub fn argv(&self, field: &'static str) -> Option<Vec<String>> {
+        let value = self.get(field)?;
+        if let DeValue::String(line) = value.get_ref() {
+            let words: Vec<String> = line.split_whitespace().map(quote).collect();
+            let hint = format!("no shell takes it apart: write {field} = [{}]", words.join(", "));
+            self.report.hinted(
+                value.span().start,
+                format!("{field:?} must be an array of strings, found a string"),
+                hint,
+            );
+            return None;
+        }
+        Some(self.texts(field, false)?.iter().map(ToString::to_string).collect())
+    }
+
     /// Whether a field is an array without anything in it.
     pub fn is_empty_array(&self, field: &'static str) -> bool {
         self.get(field).is_some_and(|value| matches!(value.get_ref(), DeValue::Array(items) if items.is_empty()))
@@ -375,7 +420,10 @@ impl<'a> Table<'a> {
                             table.name = format!("[[{}]]", self.path(field));
                             tables.push(table);
                         }
-                        _ => self.wrong_type(field, item, "a table"),
+                        other => {
+                            let message = format!("an entry of {field:?} must be a table, found {}", article(other));
+                            self.report.error(item.span().start, message);
+                        }
                     }
                 }
             }

@@ -11,15 +11,24 @@ pub struct Position {
     pub column: usize,
 }
 
-impl Position {
-    /// The place of a byte of `text`.
-    pub fn of(text: &str, offset: usize) -> Position {
-        let before = &text.as_bytes()[..offset.min(text.len())];
-        let line_start = before.iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
-        Position {
-            line: before.iter().filter(|b| **b == b'\n').count() + 1,
-            column: String::from_utf8_lossy(&before[line_start..]).chars().count() + 1,
-        }
+/// Where the lines of a text begin.
+pub(super) struct Lines<'a> {
+    text: &'a [u8],
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    pub fn of(text: &'a [u8]) -> Self {
+        let after_newlines = text.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1);
+        Self { text, starts: std::iter::once(0).chain(after_newlines).collect() }
+    }
+
+    /// The place of a byte.
+    pub fn position(&self, offset: usize) -> Position {
+        let offset = offset.min(self.text.len());
+        let line = self.starts.partition_point(|start| *start <= offset);
+        let before = &self.text[self.starts[line - 1]..offset];
+        Position { line, column: String::from_utf8_lossy(before).chars().count() + 1 }
     }
 }
 

@@ -245,7 +245,10 @@ fn via(out: &mut Writer, via: Via) {
 fn spec(out: &mut Writer, spec: &SourceSpec) {
     match spec {
         SourceSpec::Postgres(postgres) => {
-            target(out, &postgres.target);
+            match &postgres.target {
+                Target::Host => out.0.push_str("# the host's own server, by its local socket\n"),
+                named => target(out, named),
+            }
             out.maybe("user", postgres.user.as_ref());
             match &postgres.databases {
                 Databases::Own => out.0.push_str("# databases: the application's own\n"),

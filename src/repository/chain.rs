@@ -35,7 +35,8 @@ pub struct ChainProblem {
     pub snapshot: Option<SnapshotId>,
 }
 
-type Line = (HostName, PolicyName);
+/// A host and one of its policies: sequences count within it.
+pub type Line = (HostName, PolicyName);
 
 /// Every snapshot of a repository, and what is wrong.
 #[derive(Debug, Default)]
@@ -56,7 +57,9 @@ impl Chain {
                 read.and_then(|bytes| Ok((repository.verify_header(&object.key, &bytes)?, object_id(&bytes))));
             match verified {
                 Ok((header, header_id)) => chain.add(object.key, header, header_id),
-                Err(e @ (RepositoryError::NewerFormat { .. } | RepositoryError::Requires { .. })) => return Err(e),
+                Err(e @ RepositoryError::SignersMissing { .. }) => return Err(e),
+                // Listed, and gone since: a prune's work, or else a gap.
+                Err(RepositoryError::Missing { .. }) => {}
                 Err(e) if e.is_integrity() => {
                     let snapshot = layout::parse_header(&object.key).map(|place| place.id);
                     chain.problems.push(ChainProblem { key: object.key, problem: full_text(&e), snapshot });
@@ -160,18 +163,17 @@ impl Chain {
                     _ => {}
                 }
             }
-            let Some(newest) = snapshots.last().map(|s| s.header.sequence) else { continue };
-            for missing in (1..newest.0).map(Sequence) {
-                if !hashes.contains_key(&missing) && !damaged.contains(&(line.clone(), missing)) {
-                    let (host, policy) = line;
-                    // The name of what is gone is not known; the folder and the sequence are.
-                    let key = layout::header(host, policy, missing, &snapshots[snapshots.len() - 1].header.id);
-                    let problem =
-                        format!("snapshot {missing} of {host}/{policy} is gone, and no prune record explains it");
-                    self.problems.push(ChainProblem { key, problem, snapshot: None });
-                }
-            }
+            let newest = snapshots.last().map_or(Sequence(0), |s| s.header.sequence);
+            let damaged = damaged.iter().filter(|(of, _)| of == line).map(|(_, sequence)| *sequence);
+            let there: BTreeSet<Sequence> = hashes.keys().copied().chain(damaged).collect();
+            self.problems.extend(gaps(line, &there, newest));
         }
+    }
+
+    /// Whether a prune record removed this header: then what it needs may be gone, and that is no damage.
+    pub fn was_pruned(&self, snapshot: &Snapshot) -> bool {
+        let line = (snapshot.header.host.clone(), snapshot.header.policy.clone());
+        self.pruned.get(&line).into_iter().flatten().any(|removed| removed.header == snapshot.header_id)
     }
 
     /// Every snapshot, by host and policy, oldest first.
@@ -182,6 +184,17 @@ impl Chain {
     /// The snapshots of one host and policy, oldest first.
     pub fn line(&self, host: &HostName, policy: &PolicyName) -> &[Snapshot] {
         self.snapshots.get(&(host.clone(), policy.clone())).map_or(&[], Vec::as_slice)
+    }
+
+    /// Every host and policy that has a snapshot, or had one.
+    pub fn lines(&self) -> BTreeSet<Line> {
+        self.snapshots.keys().chain(self.pruned.keys()).cloned().collect()
+    }
+
+    /// Whether a header of this hash and sequence is there, or was pruned.
+    pub fn knows(&self, sequence: Sequence, header: &ObjectId) -> bool {
+        let pruned = self.pruned.values().flatten().any(|r| r.sequence == sequence && r.header == *header);
+        pruned || self.all().any(|s| s.header.sequence == sequence && s.header_id == *header)
     }
 
     /// The highest sequence of a line that is there or was pruned, and the header hash where it is one alone.
@@ -197,6 +210,27 @@ impl Chain {
     }
 }
 
+/// What is missing below the newest snapshot of a line, each run of it once: a signer who skips a billion sequences
+/// shall not make a billion problems.
+fn gaps((host, policy): &Line, there: &BTreeSet<Sequence>, newest: Sequence) -> Vec<ChainProblem> {
+    let mut problems = Vec::new();
+    let mut expected = 1;
+    for at in there.iter().map(|s| s.0).take_while(|at| *at <= newest.0) {
+        if at > expected {
+            let what = match at - 1 {
+                last if last == expected => format!("snapshot {expected} of {host}/{policy} is gone"),
+                last => format!("snapshots {expected} to {last} of {host}/{policy} are gone"),
+            };
+            let problem = format!("{what}, and no prune record explains it");
+            // The name of what is gone is not known; the folder and the sequence are.
+            let key = layout::header_prefix(host, policy, Sequence(expected));
+            problems.push(ChainProblem { key, problem, snapshot: None });
+        }
+        expected = at.saturating_add(1);
+    }
+    problems
+}
+
 /// An error and its causes in one line.
 pub fn full_text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -206,6 +240,26 @@ pub fn full_text(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// What this host saw before against what is there now: an alarm when the repository has gone back.
+pub fn rolled_back(
+    remembered: Option<(Sequence, ObjectId)>,
+    found: Option<(Sequence, Option<ObjectId>)>,
+) -> Option<String> {
+    let (seen, hash) = remembered?;
+    match found {
+        Some((there, _)) if there > seen => None,
+        Some((there, Some(now))) if there == seen && now == hash => None,
+        Some((there, None)) if there == seen => None,
+        Some((there, _)) if there == seen => {
+            Some(format!("snapshot {seen} in the repository is not the one that this host wrote"))
+        }
+        Some((there, _)) => Some(format!(
+            "the repository has been rolled back: this host has seen snapshot {seen}, the newest one there is {there}"
+        )),
+        None => Some(format!("the repository has been rolled back: this host has seen snapshot {seen}, none is there")),
+    }
 }
 
 /// How a person names a snapshot.

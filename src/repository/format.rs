@@ -6,6 +6,7 @@ use crate::base::ids::{
 };
 use crate::base::stream::StreamKind;
 use crate::repository::RepositoryError;
+use crate::storage::StorageKey;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -24,10 +25,10 @@ pub struct Envelope {
 }
 
 /// Refuses a higher format or an unknown requirement before the rest is parsed.
-pub fn check_envelope(json: &[u8], what: &str) -> Result<Envelope, RepositoryError> {
+pub fn check_envelope(json: &[u8], key: &StorageKey) -> Result<Envelope, RepositoryError> {
     let envelope: Envelope = serde_json::from_slice(json)
-        .map_err(|e| RepositoryError::Key { problem: format!("{what} does not parse: {e}"), hint: None })?;
-    check_versions(envelope.format, &envelope.requires, what)?;
+        .map_err(|e| RepositoryError::Damaged { key: key.clone(), problem: format!("it does not parse: {e}") })?;
+    check_versions(envelope.format, &envelope.requires, key.as_str())?;
     Ok(envelope)
 }
 
@@ -207,6 +208,8 @@ pub struct Manifest {
     pub time: DateTime<Utc>,
     /// Key of the keyed BLAKE3 chunk ids, 64 hex digits.
     pub chunk_id_key: String,
+    /// Whom the manifest and every archive of the snapshot are sealed to: archives do not say it themselves.
+    pub recipients: Vec<String>,
     pub tool: String,
     pub sources: Vec<SourceEntry>,
 }
@@ -329,7 +332,11 @@ mod bytes {
             fn visit_bytes<E: de::Error>(self, v: &[u8]) -> Result<Vec<u8>, E> {
                 Ok(v.to_vec())
             }
+            fn visit_byte_buf<E: de::Error>(self, v: Vec<u8>) -> Result<Vec<u8>, E> {
+                Ok(v)
+            }
         }
-        d.deserialize_bytes(V)
+        // Borrowed bytes would have to fit into the decoder's scratch of 4 KiB; a header for many recipients does not.
+        d.deserialize_byte_buf(V)
     }
 }

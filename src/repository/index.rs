@@ -10,6 +10,7 @@ use crate::pipeline::{PipelineError, limits};
 use crate::repository::format::{self, FORMAT, IndexArchive, IndexChunk, IndexObject, Notes};
 use crate::repository::table::ChunkTable;
 use crate::repository::{Repository, RepositoryError, layout};
+use crate::storage::StorageKey;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,15 +50,37 @@ impl IndexDraft {
     }
 }
 
-fn decode(plain: &[u8]) -> Result<IndexObject, String> {
-    let object: IndexObject = ciborium::from_reader(plain).map_err(|e| format!("index object does not parse: {e}"))?;
+/// The fields that are read even of an index object of a newer format.
+#[derive(serde::Deserialize)]
+struct Envelope {
+    format: u64,
+    requires: Vec<String>,
+}
+
+fn decode(plain: &[u8], key: &StorageKey) -> Result<IndexObject, RepositoryError> {
+    let damaged = |problem: String| RepositoryError::Damaged { key: key.clone(), problem };
+    let object: IndexObject = match ciborium::from_reader(plain) {
+        Ok(object) => object,
+        Err(e) => {
+            if let Ok(Envelope { format, requires }) = ciborium::from_reader(plain) {
+                format::check_versions(format, &requires, key.as_str())?;
+            }
+            return Err(damaged(format!("index object does not parse: {e}")));
+        }
+    };
+    format::check_versions(object.format, &object.requires, key.as_str())?;
+    check(&object).map_err(damaged)?;
+    Ok(object)
+}
+
+fn check(object: &IndexObject) -> Result<(), String> {
     if object.archives.len() > limits::INDEX_ENTRIES || object.chunks.len() > limits::INDEX_ENTRIES {
         return Err("index object has more entries than allowed".to_owned());
     }
     if object.codec != "zstd" {
         return Err("index object names an unknown codec".to_owned());
     }
-    Ok(object)
+    Ok(())
 }
 
 /// Fetches and opens index objects, and keeps their plain bytes in a private cache folder.
@@ -73,7 +96,7 @@ impl IndexLoader<'_> {
     pub fn load(&self, id: ObjectId, length: Option<u64>) -> Result<IndexObject, RepositoryError> {
         let key = layout::index(id);
         let damaged = |problem: String| RepositoryError::Damaged { key: key.clone(), problem };
-        if let Some(object) = self.cache.as_deref().and_then(|dir| read_cached(dir, id)) {
+        if let Some(object) = self.cache.as_deref().and_then(|dir| read_cached(dir, id, &key)) {
             return Ok(object);
         }
         let bytes = self.repository.get(&key, limits::INDEX_STORED)?;
@@ -84,8 +107,7 @@ impl IndexLoader<'_> {
             PipelineError::NoMatchingIdentity => RepositoryError::Pipeline(source),
             source => RepositoryError::DamagedBy { key: key.clone(), source },
         })?;
-        let object = decode(&plain).map_err(damaged)?;
-        format::check_versions(object.format, &object.requires, key.as_str())?;
+        let object = decode(&plain, &key)?;
         if let Some(dir) = &self.cache {
             // A cache that cannot be written costs time, nothing else.
             let _ = write_cached(dir, id, &plain);
@@ -95,10 +117,10 @@ impl IndexLoader<'_> {
 }
 
 /// Cached plain bytes carry their own checksum: a wrong hint from a torn cache file would lose data.
-fn read_cached(dir: &Path, id: ObjectId) -> Option<IndexObject> {
+fn read_cached(dir: &Path, id: ObjectId, key: &StorageKey) -> Option<IndexObject> {
     let bytes = fs::read(dir.join(format!("{id}.cbor"))).ok()?;
     let (plain, checksum) = bytes.split_last_chunk::<32>()?;
-    (blake3::hash(plain).as_bytes() == checksum).then(|| decode(plain).ok())?
+    (blake3::hash(plain).as_bytes() == checksum).then(|| decode(plain, key).ok())?
 }
 
 fn write_cached(dir: &Path, id: ObjectId, plain: &[u8]) -> std::io::Result<()> {
@@ -148,7 +170,8 @@ pub fn fill(table: &mut ChunkTable, object: &IndexObject, index: u32, usable: &U
         let Some(Some(position)) = positions.get(archive as usize) else { continue };
         let in_limits = length as usize <= limits::CHUNK
             && offset as u64 + u64::from(length) <= limits::FRAME as u64
-            && u64::from(frame_offset) + u64::from(frame_length) <= limits::ARCHIVE;
+            && u64::from(frame_offset) + u64::from(frame_length) <= limits::ARCHIVE
+            && frame_length <= limits::FRAME_STORED;
         if in_limits {
             table.insert(chunk, *position, index)?;
         }
@@ -166,7 +189,8 @@ mod tests {
         let archive = IndexArchive {
             id: ObjectId([1; 32]),
             length: 5,
-            header: vec![7; 200],
+            // As long as for a hundred recipients.
+            header: vec![7; 20_000],
             recipients: RecipientSetId([2; 32]),
         };
         let object = IndexObject {
@@ -184,10 +208,11 @@ mod tests {
             plain
         };
         let plain = encode(&object);
-        assert!(plain.len() < 1000 * 45, "ids are byte strings: {} bytes", plain.len());
-        assert_eq!(decode(&plain).unwrap().chunks, object.chunks);
+        let key = layout::index(ObjectId([9; 32]));
+        assert!(plain.len() < 20_000 + 1000 * 45, "ids are byte strings: {} bytes", plain.len());
+        assert_eq!(decode(&plain, &key).unwrap().chunks, object.chunks);
         let many = IndexObject { chunks: vec![object.chunks[0]; limits::INDEX_ENTRIES + 1], ..object };
-        assert!(decode(&encode(&many)).is_err());
+        assert!(decode(&encode(&many), &key).is_err());
     }
 
     #[test]
@@ -206,11 +231,11 @@ mod tests {
         let mut plain = Vec::new();
         ciborium::into_writer(&object, &mut plain).unwrap();
         write_cached(dir.path(), id, &plain).unwrap();
-        assert!(read_cached(dir.path(), id).is_some());
+        assert!(read_cached(dir.path(), id, &layout::index(id)).is_some());
         let path = dir.path().join(format!("{id}.cbor"));
         let mut bytes = fs::read(&path).unwrap();
         bytes[3] ^= 1;
         fs::write(&path, bytes).unwrap();
-        assert!(read_cached(dir.path(), id).is_none());
+        assert!(read_cached(dir.path(), id, &layout::index(id)).is_none());
     }
 }

@@ -1,7 +1,9 @@
 //! Every storage key of format 1 is built here, and nowhere else.
 
 use crate::base::ids::{HostName, ObjectId, PolicyName, Sequence, SnapshotId};
+use crate::base::time::compact;
 use crate::storage::StorageKey;
+use chrono::{DateTime, Utc};
 
 pub const REPOSITORY: &str = "repository.json";
 pub const SIGNERS: &str = "signers/";
@@ -47,18 +49,30 @@ pub fn header(host: &HostName, policy: &PolicyName, sequence: Sequence, id: &Sna
     key(format!("{SNAPSHOTS}{host}/{policy}/{:010}.{id}.json", sequence.0))
 }
 
-/// The id that an object's key claims, if the key has the form of one under `prefix`.
+/// The beginning of the key of a header whose id is not known.
+pub fn header_prefix(host: &HostName, policy: &PolicyName, sequence: Sequence) -> StorageKey {
+    key(format!("{SNAPSHOTS}{host}/{policy}/{:010}", sequence.0))
+}
+
+/// The name of a record or trash object: its signed time, and the first digits of its hash. A copy of an old one under
+/// a newer name is none. As text, because the time may be one that no key can hold.
+pub fn dated(prefix: &str, time: DateTime<Utc>, id: ObjectId) -> String {
+    format!("{prefix}{}-{}.json", compact(time), &id.to_hex()[..8])
+}
+
+/// The id that an object's key claims. Only the one key that the id would be stored under counts: an object elsewhere
+/// is found by a list and by no reader.
 pub fn object_id(key: &StorageKey) -> Option<ObjectId> {
     let (prefix, rest) = key.as_str().split_once('/')?;
+    let of = |name: &str, suffix: &str, build: fn(ObjectId) -> StorageKey| {
+        let id = name.strip_suffix(suffix)?.parse().ok()?;
+        (build(id) == *key).then_some(id)
+    };
     match prefix {
-        "archives" => {
-            let (folder, file) = rest.split_once('/')?;
-            let hex = file.strip_suffix(".tar.zst.age")?;
-            hex.starts_with(folder).then(|| hex.parse().ok())?
-        }
-        "index" => rest.strip_suffix(".cbor.zst.age")?.parse().ok(),
-        "refs" => rest.strip_suffix(".txt")?.parse().ok(),
-        "manifests" => rest.strip_suffix(".json.zst.age")?.parse().ok(),
+        "archives" => of(rest.split_once('/')?.1, ".tar.zst.age", archive),
+        "index" => of(rest, ".cbor.zst.age", index),
+        "refs" => of(rest, ".txt", refs),
+        "manifests" => of(rest, ".json.zst.age", manifest),
         _ => None,
     }
 }
@@ -80,12 +94,8 @@ pub fn parse_header(key: &StorageKey) -> Option<HeaderKey> {
     if parts.next().is_some() || sequence.len() != 10 || !sequence.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    Some(HeaderKey {
-        host: host.parse().ok()?,
-        policy: policy.parse().ok()?,
-        sequence: Sequence(sequence.parse().ok()?),
-        id: id.parse().ok()?,
-    })
+    let sequence = Sequence(sequence.parse().ok().filter(|n| *n > 0)?);
+    Some(HeaderKey { host: host.parse().ok()?, policy: policy.parse().ok()?, sequence, id: id.parse().ok()? })
 }
 
 /// The number of a signer's key.
@@ -104,6 +114,10 @@ mod tests {
         let id = ObjectId([0xab; 32]);
         for key in [archive(id), index(id), refs(id), manifest(id)] {
             assert_eq!(object_id(&key), Some(id), "{key}");
+        }
+        let hex = id.to_hex();
+        for odd in [format!("archives/a/{hex}.tar.zst.age"), format!("archives/{hex}.tar.zst.age")] {
+            assert_eq!(object_id(&odd.parse().unwrap()), None, "{odd}: listed, and never read");
         }
         let parts = HeaderKey {
             host: "web-1".parse().unwrap(),

@@ -13,6 +13,7 @@
 //! - [`tree`]: a stream's chunk ids
 //! - [`writer`]: a snapshot being written
 //! - [`reader`]: streams being read; reading is verifying
+//! - [`scan`]: an archive read whole, its chunks found again
 //! - [`rebuild`]: an index made anew from archives
 //! - [`state`]: what this host remembers
 
@@ -24,6 +25,7 @@ pub mod layout;
 pub mod reader;
 pub mod rebuild;
 pub mod refs;
+pub mod scan;
 pub mod state;
 pub mod table;
 pub mod tree;
@@ -56,6 +58,9 @@ pub enum RepositoryError {
     /// The object is not there at all.
     #[error("object {key} is missing")]
     Missing { key: StorageKey },
+    /// A header names more signers than there are: a revocation may have been hidden.
+    #[error("signer {key} is missing, and a header names it: what it says, a revocation perhaps, is hidden")]
+    SignersMissing { key: StorageKey },
     #[error("chunk {id} of stream {stream:?} of source {source_name:?} is in no archive that is at hand")]
     ChunkMissing { id: crate::base::ids::ChunkId, stream: String, source_name: String },
     #[error("stream {stream:?} of source {source_name:?}: {problem}")]
@@ -108,6 +113,7 @@ impl RepositoryError {
             RepositoryError::Damaged { .. }
             | RepositoryError::DamagedBy { .. }
             | RepositoryError::Missing { .. }
+            | RepositoryError::SignersMissing { .. }
             | RepositoryError::ChunkMissing { .. }
             | RepositoryError::Stream { .. }
             | RepositoryError::Fork { .. } => true,
@@ -137,6 +143,9 @@ impl RepositoryError {
             RepositoryError::NewerFormat { .. } | RepositoryError::Requires { .. } => "use a newer version of lifeboat",
             RepositoryError::NotASigner { .. } => {
                 "the root key must vouch for this host's key: run `lifeboat init` with the identity at hand"
+            }
+            RepositoryError::SignersMissing { .. } => {
+                "restore the object from a copy of the repository; without one, vouch anew with the root key"
             }
             RepositoryError::ReferencedGone { .. } => "run the snapshot again",
             e if e.is_integrity() => "`lifeboat verify` names every damaged object and the snapshots that it costs",

@@ -12,23 +12,23 @@ use crate::pipeline::crypt::{self, Identities, object_id};
 use crate::pipeline::segment::FrameDecoder;
 use crate::pipeline::{PipelineError, limits};
 use crate::repository::chain::Snapshot;
-use crate::repository::format::{self, Manifest, SourceEntry, StreamEntry};
+use crate::repository::format::{self, IndexArchive, Manifest, SourceEntry, StreamEntry};
 use crate::repository::index::{self, IndexLoader, Usable};
 use crate::repository::refs::Refs;
 use crate::repository::table::{ChunkTable, Location};
-use crate::repository::{Repository, RepositoryError, layout, tree};
+use crate::repository::{Repository, RepositoryError, layout, scan, tree};
 use sha2::{Digest, Sha256};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 /// Runs that are read ahead of the consumer, each at most a frame.
 const READ_AHEAD: usize = 6;
-/// Decoded frames that are kept for streams that come back to them.
-const KEPT_FRAMES: usize = 16;
+/// Plain bytes of decoded frames that are kept for streams that come back to them.
+const KEPT_FRAMES: usize = 32 << 20;
 /// Archives whose file key is kept unwrapped.
 const KEPT_ARCHIVES: usize = 64;
 
@@ -53,7 +53,7 @@ pub fn load_manifest(
         PipelineError::NoMatchingIdentity => RepositoryError::Pipeline(source),
         source => RepositoryError::DamagedBy { key: key.clone(), source },
     })?;
-    let envelope = format::check_envelope(&plain, key.as_str())?;
+    let envelope = format::check_envelope(&plain, &key)?;
     if envelope.kind != "manifest" {
         return Err(damaged("it is no manifest"));
     }
@@ -64,7 +64,18 @@ pub fn load_manifest(
         && manifest.host == header.host
         && manifest.policy == header.policy
         && manifest.sequence == header.sequence;
-    if same { Ok(manifest) } else { Err(damaged("it is the manifest of another snapshot")) }
+    if !same {
+        return Err(damaged("it is the manifest of another snapshot"));
+    }
+    // Names become files and folders when restored.
+    let mut sources = HashSet::new();
+    for source in &manifest.sources {
+        let mut streams = HashSet::new();
+        if !sources.insert(&source.name) || !source.streams.iter().all(|stream| streams.insert(&stream.name)) {
+            return Err(damaged("it names a source or stream twice"));
+        }
+    }
+    Ok(manifest)
 }
 
 /// Fetches and checks a snapshot's refs. No key needed.
@@ -83,7 +94,7 @@ pub struct SnapshotReader {
     pub snapshot: Snapshot,
     pub manifest: Manifest,
     pub refs: Refs,
-    /// Index objects that could not be used: what they cover is missed unless another one covers it.
+    /// Index objects that could not be used: what they cover is looked for in the archives, which takes longer.
     pub index_problems: Vec<RepositoryError>,
     inner: Arc<Inner>,
     jobs: Option<SyncSender<Job>>,
@@ -94,10 +105,19 @@ struct Inner {
     repository: Arc<Repository>,
     identities: Arc<Identities>,
     key: ChunkIdKey,
-    table: ChunkTable,
+    table: RwLock<ChunkTable>,
+    unscanned: Mutex<Unscanned>,
     archives: Mutex<Cache<u32, Arc<Mutex<ArchiveReader>>>>,
     frames: Mutex<FrameCache>,
     cancel: Cancel,
+}
+
+/// Archives that are read whole, one after the other, while a chunk is missed that a lost index object would have known.
+struct Unscanned {
+    /// The next one is the last.
+    archives: Vec<(ObjectId, u64)>,
+    /// The first damage that was met.
+    problem: Option<RepositoryError>,
 }
 
 /// Plain frames by archive and offset.
@@ -106,27 +126,38 @@ type FrameCache = Cache<(u32, u32), Arc<Vec<u8>>>;
 /// A small cache that forgets what was put in first.
 struct Cache<K, V> {
     limit: usize,
-    order: VecDeque<K>,
+    held: usize,
+    order: VecDeque<(K, usize)>,
     map: HashMap<K, V>,
 }
 
 impl<K: std::hash::Hash + Eq + Copy, V: Clone> Cache<K, V> {
     fn new(limit: usize) -> Self {
-        Self { limit, order: VecDeque::new(), map: HashMap::new() }
+        Self { limit, held: 0, order: VecDeque::new(), map: HashMap::new() }
     }
 
     fn get(&self, key: &K) -> Option<V> {
         self.map.get(key).cloned()
     }
 
-    fn put(&mut self, key: K, value: V) {
+    fn put(&mut self, key: K, value: V, weight: usize) {
         if self.map.insert(key, value).is_none() {
-            self.order.push_back(key);
+            self.order.push_back((key, weight));
+            self.held += weight;
         }
-        while self.order.len() > self.limit {
-            if let Some(oldest) = self.order.pop_front() {
-                self.map.remove(&oldest);
-            }
+        while self.held > self.limit {
+            let Some((oldest, weight)) = self.order.pop_front() else { break };
+            self.map.remove(&oldest);
+            self.held -= weight;
+        }
+    }
+
+    fn remove(&mut self, key: &K) {
+        if self.map.remove(key).is_some()
+            && let Some(at) = self.order.iter().position(|(k, _)| k == key)
+            && let Some((_, weight)) = self.order.remove(at)
+        {
+            self.held -= weight;
         }
     }
 }
@@ -179,14 +210,14 @@ impl SnapshotReader {
                 Err(e) => return Err(e),
             }
         }
-        if !index_problems.is_empty() {
-            fill_from_others(&mut table, &repository, &loader, &refs, &options.tmp)?;
-        }
+        // What an index object that is lost would have said, the archives themselves say.
+        let unscanned = if index_problems.is_empty() { Vec::new() } else { by_need(&refs, &table) };
         let inner = Arc::new(Inner {
             repository,
             identities: options.identities,
             key,
-            table,
+            table: RwLock::new(table),
+            unscanned: Mutex::new(Unscanned { archives: unscanned, problem: None }),
             archives: Mutex::new(Cache::new(KEPT_ARCHIVES)),
             frames: Mutex::new(Cache::new(KEPT_FRAMES)),
             cancel: options.cancel,
@@ -267,21 +298,6 @@ impl SnapshotReader {
             chunks: vec![(*id, location.offset, location.length)],
         })
     }
-
-    /// Every chunk that the snapshot's index knows, in the order of the index: for a deep check of whole archives.
-    pub fn table(&self) -> &ChunkTable {
-        &self.inner.table
-    }
-
-    /// Reads and checks all chunks of one frame.
-    pub fn check_frame(
-        &self,
-        archive: u32,
-        frame: (u32, u32),
-        chunks: &[(ChunkId, u32, u32)],
-    ) -> Result<(), RepositoryError> {
-        self.inner.read_run(&Run { archive, frame, chunks: chunks.to_vec() }).map(drop)
-    }
 }
 
 impl Drop for SnapshotReader {
@@ -306,23 +322,13 @@ fn table_error(dir: &Path, source: io::Error) -> RepositoryError {
     RepositoryError::File { action: "write the chunk table in", path: dir.to_owned(), source }
 }
 
-/// An index object of this snapshot is damaged or gone: any other one that can be read may help, since every chunk is
-/// checked by its id whatever the index says.
-fn fill_from_others(
-    table: &mut ChunkTable,
-    repository: &Repository,
-    loader: &IndexLoader<'_>,
-    refs: &Refs,
-    tmp: &Path,
-) -> Result<(), RepositoryError> {
-    let usable = Usable::Named(&refs.archives);
-    for object in repository.storage().list(layout::INDEX)? {
-        let Some(id) = layout::object_id(&object.key).filter(|id| !refs.index.contains_key(id)) else { continue };
-        if let Ok(object) = loader.load(id, None) {
-            index::fill(table, &object, u32::MAX, &usable).map_err(|e| table_error(tmp, e))?;
-        }
-    }
-    Ok(())
+/// The archives of a snapshot whose index is not whole; those that no usable index object speaks of come last, to be
+/// read first. Other index objects are not asked: nobody vouches for them.
+fn by_need(refs: &Refs, table: &ChunkTable) -> Vec<(ObjectId, u64)> {
+    let known: HashSet<ObjectId> = table.archives.iter().map(|archive| archive.id).collect();
+    let mut archives: Vec<_> = refs.archives.iter().map(|(id, length)| (*id, *length)).collect();
+    archives.sort_by_key(|(id, _)| !known.contains(id));
+    archives
 }
 
 fn stream_error(source: &SourceEntry, stream: &StreamEntry, problem: String) -> RepositoryError {
@@ -331,16 +337,45 @@ fn stream_error(source: &SourceEntry, stream: &StreamEntry, problem: String) -> 
 
 impl Inner {
     fn locate(&self, id: &ChunkId, source: &SourceEntry, stream: &StreamEntry) -> Result<Location, RepositoryError> {
-        let found = self.table.get(id).map_err(|source| RepositoryError::File {
-            action: "read",
-            path: PathBuf::from("the chunk table"),
-            source,
-        })?;
-        found.ok_or_else(|| RepositoryError::ChunkMissing {
+        if let Some(location) = self.known(id)? {
+            return Ok(location);
+        }
+        let mut unscanned = lock(&self.unscanned);
+        loop {
+            // Whoever held the lock before may have found it.
+            if let Some(location) = self.known(id)? {
+                return Ok(location);
+            }
+            let Some(next) = unscanned.archives.pop() else { break };
+            if let Some(problem) = self.scan(next)? {
+                unscanned.problem.get_or_insert(problem);
+            }
+        }
+        Err(unscanned.problem.take().unwrap_or_else(|| RepositoryError::ChunkMissing {
             id: *id,
             stream: stream.name.to_string(),
             source_name: source.name.to_string(),
-        })
+        }))
+    }
+
+    fn known(&self, id: &ChunkId) -> Result<Option<Location>, RepositoryError> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let error = |source| RepositoryError::File { action: "read", path: PathBuf::from("the chunk table"), source };
+        table.get(id).map_err(error)
+    }
+
+    /// Takes every chunk of an archive into the table; what is wrong with the archive is the answer.
+    fn scan(&self, archive: (ObjectId, u64)) -> Result<Option<RepositoryError>, RepositoryError> {
+        let keys = std::slice::from_ref(&self.key);
+        let scanned = scan::archive(&self.repository, archive, &self.identities, keys, &self.cancel)?;
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let position = table.archive(&scanned.archive);
+        for (chunk, _) in &scanned.chunks {
+            let error =
+                |source| RepositoryError::File { action: "write", path: PathBuf::from("the chunk table"), source };
+            table.insert(chunk, position, u32::MAX).map_err(error)?;
+        }
+        Ok(scanned.problem)
     }
 
     fn work(&self, jobs: &Mutex<Receiver<Job>>) {
@@ -356,9 +391,9 @@ impl Inner {
     /// The plain bytes of a run, every chunk of it checked by its keyed id.
     fn read_run(&self, run: &Run) -> Result<Vec<u8>, RepositoryError> {
         self.cancel.check()?;
-        let archive = &self.table.archives[run.archive as usize];
+        let archive = self.archive(run.archive)?;
         let key = layout::archive(archive.id);
-        let frame = self.frame(run)?;
+        let frame = self.frame(run, &archive)?;
         let total = run.chunks.iter().map(|(_, _, n)| *n as usize).sum();
         let mut bytes = Vec::with_capacity(total);
         for (id, offset, length) in &run.chunks {
@@ -372,12 +407,16 @@ impl Inner {
         Ok(bytes)
     }
 
-    fn frame(&self, run: &Run) -> Result<Arc<Vec<u8>>, RepositoryError> {
+    fn archive(&self, position: u32) -> Result<IndexArchive, RepositoryError> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.archives.get(position as usize).cloned().ok_or(RepositoryError::Worker)
+    }
+
+    fn frame(&self, run: &Run, archive: &IndexArchive) -> Result<Arc<Vec<u8>>, RepositoryError> {
         let at = (run.archive, run.frame.0);
         if let Some(frame) = lock(&self.frames).get(&at) {
             return Ok(frame);
         }
-        let archive = &self.table.archives[run.archive as usize];
         let key = layout::archive(archive.id);
         let damaged = |source: PipelineError| match source {
             PipelineError::NoMatchingIdentity => RepositoryError::Pipeline(source),
@@ -389,7 +428,7 @@ impl Inner {
             None => {
                 let reader = ArchiveReader::open(&archive.header, archive.length, &self.identities).map_err(damaged)?;
                 let reader = Arc::new(Mutex::new(reader));
-                lock(&self.archives).put(run.archive, reader.clone());
+                lock(&self.archives).put(run.archive, reader.clone(), 1);
                 reader
             }
         };
@@ -404,7 +443,7 @@ impl Inner {
         let read = lock(&reader).frame(run.frame.0, run.frame.1, &fetch);
         let compressed = read.map_err(|source| {
             // A reader that failed in the middle may not stand where it thinks it does.
-            lock(&self.archives).map.remove(&run.archive);
+            lock(&self.archives).remove(&run.archive);
             match lock(&storage_failure).take() {
                 Some(crate::storage::StorageError::NotFound { key }) => RepositoryError::Missing { key },
                 Some(crate::storage::StorageError::Short { key, .. }) => {
@@ -417,7 +456,7 @@ impl Inner {
         let plain =
             FrameDecoder::new().and_then(|mut decoder| decoder.decode(&compressed, limits::FRAME)).map_err(damaged)?;
         let plain = Arc::new(plain);
-        lock(&self.frames).put(at, plain.clone());
+        lock(&self.frames).put(at, plain.clone(), plain.len());
         Ok(plain)
     }
 }
@@ -474,9 +513,9 @@ impl<'a> IdsReader<'a> {
 
     /// Opens the next list of a depth into the depth below it.
     fn descend(&mut self, depth: usize) -> Result<bool, RepositoryError> {
-        let Some((id, _)) = self.levels[depth].pop() else { return Ok(false) };
+        let Some((id, length)) = self.levels[depth].pop() else { return Ok(false) };
         let list = self.reader.chunk(&id, self.source, self.stream)?;
-        let parsed = tree::parse_entries(&list);
+        let parsed = tree::parse_list(&list, length);
         let mut parsed = parsed.map_err(|problem| stream_error(self.source, self.stream, problem))?;
         parsed.reverse();
         let entries = &mut self.levels[depth + 1];

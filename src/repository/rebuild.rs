@@ -2,19 +2,18 @@
 //! again: an entry of the new index is known to be true.
 
 use crate::base::cancel::Cancel;
-use crate::base::ids::ObjectId;
+use crate::base::ids::{ObjectId, RecipientSetId};
 use crate::pipeline::chunk::ChunkIdKey;
-use crate::pipeline::crypt::{Identities, Recipients, object_id};
-use crate::pipeline::segment::ChunkPlace;
-use crate::pipeline::{PipelineError, archive, limits};
+use crate::pipeline::crypt::{Identities, Recipients};
+use crate::pipeline::{PipelineError, limits};
 use crate::repository::chain::Chain;
-use crate::repository::format::{IndexArchive, IndexChunk, Notes};
+use crate::repository::format::{IndexChunk, Notes};
 use crate::repository::index::IndexDraft;
 use crate::repository::keys::HostKey;
 use crate::repository::reader::{load_manifest, load_refs};
 use crate::repository::state::State;
-use crate::repository::{Repository, RepositoryError, layout};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::repository::{Repository, RepositoryError, layout, scan};
+use std::collections::BTreeMap;
 
 /// What a rebuild did.
 #[derive(Debug, Default)]
@@ -39,46 +38,73 @@ pub fn rebuild(
 ) -> Result<Rebuilt, RepositoryError> {
     let mut rebuilt = Rebuilt::default();
     let key = host_key.chunk_id_key();
-    let mut archives: BTreeMap<ObjectId, u64> = BTreeMap::new();
-    for snapshot in chain.all() {
-        let read = load_refs(repository, snapshot.header.refs).and_then(|refs| {
-            let manifest = load_manifest(repository, snapshot, identities)?;
-            Ok((refs, manifest.chunk_id_key == hex::encode(key.expose())))
-        });
-        match read {
-            Ok((refs, true)) => archives.extend(refs.archives),
-            // Made under another dedup key: its ids mean nothing to this host.
-            Ok((_, false)) => {}
-            Err(e) if e.is_integrity() => rebuilt.problems.push(e),
-            Err(e) => return Err(e),
-        }
-    }
+    let archives = named_archives(repository, chain, identities, &key, &mut rebuilt)?;
     let index_recipients = recipients.with(&host_key.host_identity()?.to_public());
     let mut draft = IndexDraft::default();
-    for (id, length) in archives {
-        cancel.check()?;
-        let read = read_archive(repository, id, length, identities, &key, recipients);
-        let (entry, chunks) = match read {
+    for (id, named) in archives {
+        let mut scanned =
+            scan::archive(repository, (id, named.length), identities, std::slice::from_ref(&key), cancel)?;
+        if let Some(problem) = scanned.problem {
+            // New snapshots shall store again what it held, not count on it.
+            rebuilt.problems.push(problem);
+            continue;
+        }
+        scanned.archive.recipients = named.recipients;
+        rebuilt.archives += 1;
+        rebuilt.chunks += scanned.chunks.len();
+        if draft.chunks.len() + scanned.chunks.len() > limits::INDEX_ENTRIES {
+            put(repository, std::mem::take(&mut draft), &key, &index_recipients, state, &mut rebuilt)?;
+        }
+        let position = draft.archives.len() as u32;
+        draft.archives.push(scanned.archive);
+        draft.chunks.extend(scanned.chunks.iter().map(|(c, _)| IndexChunk(c.0, position, c.2, c.3, c.4, c.5)));
+    }
+    if !draft.is_empty() {
+        put(repository, draft, &key, &index_recipients, state, &mut rebuilt)?;
+    }
+    Ok(rebuilt)
+}
+
+/// An archive that a signed snapshot names.
+struct Named {
+    length: u64,
+    /// From the manifest: a writer only counts on archives sealed to its own recipients.
+    recipients: RecipientSetId,
+}
+
+/// The archives of every snapshot that was made under this host's dedup key.
+fn named_archives(
+    repository: &Repository,
+    chain: &Chain,
+    identities: &Identities,
+    key: &ChunkIdKey,
+    rebuilt: &mut Rebuilt,
+) -> Result<BTreeMap<ObjectId, Named>, RepositoryError> {
+    let mut archives = BTreeMap::new();
+    for snapshot in chain.all().filter(|snapshot| !chain.was_pruned(snapshot)) {
+        let read = load_refs(repository, snapshot.header.refs)
+            .and_then(|refs| Ok((refs, load_manifest(repository, snapshot, identities)?)));
+        let (refs, manifest) = match read {
             Ok(read) => read,
+            // Sealed to others before the identity at hand became a recipient: what it holds stays as it is.
+            Err(e @ RepositoryError::Pipeline(PipelineError::NoMatchingIdentity)) => {
+                rebuilt.problems.push(e);
+                continue;
+            }
             Err(e) if e.is_integrity() => {
                 rebuilt.problems.push(e);
                 continue;
             }
             Err(e) => return Err(e),
         };
-        rebuilt.archives += 1;
-        rebuilt.chunks += chunks.len();
-        if draft.chunks.len() + chunks.len() > limits::INDEX_ENTRIES {
-            put(repository, std::mem::take(&mut draft), &key, &index_recipients, state, &mut rebuilt)?;
+        // Made under another dedup key: its ids mean nothing to this host.
+        if manifest.chunk_id_key != hex::encode(key.expose()) {
+            continue;
         }
-        let position = draft.archives.len() as u32;
-        draft.archives.push(entry);
-        draft.chunks.extend(chunks.into_iter().map(|c| IndexChunk(c.0, position, c.2, c.3, c.4, c.5)));
+        let recipients = Recipients::parse(&manifest.recipients)?.set_id();
+        archives.extend(refs.archives.into_iter().map(|(id, length)| (id, Named { length, recipients })));
     }
-    if !draft.is_empty() {
-        put(repository, draft, &key, &index_recipients, state, &mut rebuilt)?;
-    }
-    Ok(rebuilt)
+    Ok(archives)
 }
 
 fn put(
@@ -94,57 +120,4 @@ fn put(
     state.add_unfinished_index(repository.id(), sealed.id(), sealed.bytes().len() as u64)?;
     rebuilt.index_objects += 1;
     Ok(())
-}
-
-fn read_archive(
-    repository: &Repository,
-    id: ObjectId,
-    length: u64,
-    identities: &Identities,
-    key: &ChunkIdKey,
-    recipients: &Recipients,
-) -> Result<(IndexArchive, Vec<IndexChunk>), RepositoryError> {
-    let object = layout::archive(id);
-    let damaged = |problem: &str| RepositoryError::Damaged { key: object.clone(), problem: problem.to_owned() };
-    let bytes = repository.get(&object, limits::ARCHIVE)?;
-    if object_id(&bytes) != id || bytes.len() as u64 != length {
-        return Err(damaged("its bytes are not those that its name promises"));
-    }
-    let header = archive::header_length(&bytes).ok_or_else(|| damaged("its age header does not end"))?;
-    let mut chunks = Vec::new();
-    let mut seen = BTreeSet::new();
-    archive::walk(&bytes, identities, |offset, length, plain| {
-        for ChunkPlace { id, offset: at, length: bytes } in tar_entries(plain)? {
-            let content = &plain[at as usize..][..bytes as usize];
-            if key.id(content) == id && seen.insert(id) {
-                chunks.push(IndexChunk(id, 0, offset, length, at, bytes));
-            }
-        }
-        Ok(())
-    })
-    .map_err(|source| match source {
-        PipelineError::NoMatchingIdentity => RepositoryError::Pipeline(source),
-        source => RepositoryError::DamagedBy { key: object.clone(), source },
-    })?;
-    let entry = IndexArchive { id, length, header: bytes[..header].to_vec(), recipients: recipients.set_id() };
-    Ok((entry, chunks))
-}
-
-/// The entries of a frame's tar.
-fn tar_entries(plain: &[u8]) -> Result<Vec<ChunkPlace>, PipelineError> {
-    let mut entries = Vec::new();
-    let mut tar = tar::Archive::new(plain);
-    let bad = |_| PipelineError::damaged("frame is not a tar of chunks");
-    for entry in tar.entries().map_err(bad)? {
-        let entry = entry.map_err(bad)?;
-        let name = entry.path_bytes();
-        let id = std::str::from_utf8(&name).ok().and_then(|name| name.parse().ok());
-        let (at, length) = (entry.raw_file_position() as usize, entry.size());
-        let whole = at as u64 + length <= plain.len() as u64 && length <= limits::CHUNK as u64;
-        match id {
-            Some(id) if whole => entries.push(ChunkPlace { id, offset: at as u32, length: length as u32 }),
-            _ => return Err(PipelineError::damaged("frame is not a tar of chunks")),
-        }
-    }
-    Ok(entries)
 }

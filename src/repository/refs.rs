@@ -25,20 +25,43 @@ impl Refs {
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|_| "refs are not UTF-8".to_owned())?;
         let mut refs = Refs::default();
-        for (number, line) in text.lines().enumerate() {
-            let bad = || format!("line {} of the refs has an odd form", number + 1);
-            let mut words = line.split(' ');
-            let (kind, id, length) = (words.next(), words.next(), words.next());
-            let id: ObjectId = id.and_then(|id| id.parse().ok()).ok_or_else(bad)?;
-            let length: u64 = length.and_then(|n| n.parse().ok()).ok_or_else(bad)?;
+        let mut before = (Kind::Archive, None);
+        for (number, line) in text.split_inclusive('\n').enumerate() {
+            let (kind, id, length) =
+                parse_line(line).ok_or_else(|| format!("line {} of the refs has an odd form", number + 1))?;
+            // Every line behind the one before it: sorted, and nothing twice.
+            if (kind, Some(id)) <= before {
+                return Err(format!("line {} of the refs is not in order", number + 1));
+            }
+            before = (kind, Some(id));
             match kind {
-                Some("archive") => refs.archives.insert(id, length),
-                Some("index") => refs.index.insert(id, length),
-                _ => return Err(bad()),
+                Kind::Archive => refs.archives.insert(id, length),
+                Kind::Index => refs.index.insert(id, length),
             };
         }
-        if refs.to_bytes() == bytes { Ok(refs) } else { Err("refs are not in their one spelling".to_owned()) }
+        Ok(refs)
     }
+}
+
+/// In the order in which they stand in the object.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Archive,
+    Index,
+}
+
+/// One line with its newline, in its one spelling.
+fn parse_line(line: &str) -> Option<(Kind, ObjectId, u64)> {
+    let mut words = line.strip_suffix('\n')?.split(' ');
+    let kind = match words.next()? {
+        "archive" => Kind::Archive,
+        "index" => Kind::Index,
+        _ => return None,
+    };
+    let id = words.next()?.parse().ok()?;
+    let digits = words.next()?;
+    let length: u64 = digits.parse().ok()?;
+    (words.next().is_none() && length.to_string() == digits).then_some((kind, id, length))
 }
 
 #[cfg(test)]
@@ -60,6 +83,10 @@ mod tests {
             text.trim_end().to_owned(),
             text.clone() + "\n",
             text.replace("index", "indeks"),
+            text.replace(" 10", " +10"),
+            text.replace(" 10", " 10 "),
+            text.lines().rev().map(|line| format!("{line}\n")).collect(),
+            text.split_inclusive('\n').next().unwrap().repeat(2),
         ] {
             assert!(Refs::parse(bad.as_bytes()).is_err(), "{bad:?}");
         }

@@ -126,6 +126,22 @@ impl State {
         Ok(row.and_then(|(sequence, header)| Some((Sequence(sequence), header.parse().ok()?))))
     }
 
+    /// The newest header seen of every host and policy of a repository.
+    pub fn heads(&self, repository: &RepositoryId) -> Result<Vec<ChainHead>, RepositoryError> {
+        let db = self.db();
+        let read = || -> rusqlite::Result<Vec<(String, String, u64, String)>> {
+            let mut query = db.prepare("select host, policy, sequence, header from heads where repository = ?1")?;
+            let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+            query.query_map(params![repository.as_str()], row)?.collect()
+        };
+        let rows = read().map_err(self.error("look for the newest snapshots"))?;
+        let head = |(host, policy, sequence, header): (String, String, u64, String)| {
+            let (host, policy, header) = (host.parse().ok()?, policy.parse().ok()?, header.parse().ok()?);
+            Some(ChainHead { host, policy, sequence: Sequence(sequence), header })
+        };
+        Ok(rows.into_iter().filter_map(head).collect())
+    }
+
     /// Remembers a header; an older one than is known changes nothing.
     pub fn set_head(&self, repository: &RepositoryId, head: &ChainHead) -> Result<(), RepositoryError> {
         self.db()

@@ -39,6 +39,21 @@ struct Signer {
     last_good: Option<Vec<LastGood>>,
 }
 
+impl Signer {
+    /// Whether it may have signed the header at this place.
+    fn is_believed(&self, place: &layout::HeaderKey, bytes: &[u8]) -> bool {
+        let still = |good: &LastGood| {
+            good.host == place.host
+                && good.policy == place.policy
+                && (place.sequence < good.sequence
+                    || (place.sequence == good.sequence && object_id(bytes) == good.header))
+        };
+        self.role == Role::Snapshot
+            && self.hosts.contains(&place.host)
+            && self.last_good.as_ref().is_none_or(|good| good.iter().any(still))
+    }
+}
+
 /// A repository whose root has been checked against a pin, and whose signers have been verified.
 pub struct Repository {
     storage: Arc<dyn Storage>,
@@ -88,22 +103,25 @@ impl Repository {
         let bytes = match storage.get(&key, limits::SIGNED) {
             Err(StorageError::NotFound { .. }) => {
                 // Signed objects without their repository.json are damage, an empty folder is none.
-                return Err(if storage.list(layout::SNAPSHOTS)?.is_empty() {
-                    RepositoryError::NoRepository { location }
-                } else {
-                    RepositoryError::Missing { key }
-                });
+                return Err(
+                    if storage.list(layout::SNAPSHOTS)?.is_empty() && storage.list(layout::SIGNERS)?.is_empty() {
+                        RepositoryError::NoRepository { location }
+                    } else {
+                        RepositoryError::Missing { key }
+                    },
+                );
             }
             other => other.map_err(|e| too_large_is_damage(e, &key))?,
         };
         let damaged = |source| RepositoryError::DamagedBy { key: key.clone(), source };
-        let claimed: RepositoryObject = parse(sign::peek_line(&bytes).map_err(damaged)?, &key)?;
+        let line = sign::peek_line(&bytes).map_err(damaged)?;
+        let claimed: RepositoryObject = parse(line, &key).map_err(|e| newer_or(line, &key, e))?;
         let root = PublicKey::parse(&claimed.root_public_key).map_err(damaged)?;
         let found = root.fingerprint()?;
         check_pin(pin, &found, &location)?;
         // Only now is the key one that may be believed; the signature says whether the rest is its word.
         let (line, _) = sign::open(&bytes, Namespace::Repository, std::slice::from_ref(&root)).map_err(damaged)?;
-        format::check_envelope(line.as_bytes(), key.as_str())?;
+        format::check_envelope(line.as_bytes(), &key)?;
         if claimed.repository != found || claimed.kind != "repository" {
             return Err(RepositoryError::Damaged { key, problem: "it contradicts its own root key".to_owned() });
         }
@@ -133,7 +151,7 @@ impl Repository {
         let damaged = |problem: &str| RepositoryError::Damaged { key: key.clone(), problem: problem.to_owned() };
         let (line, _) = sign::open(&bytes, Namespace::Signer, std::slice::from_ref(&self.root))
             .map_err(|source| RepositoryError::DamagedBy { key: key.clone(), source })?;
-        format::check_envelope(line.as_bytes(), key.as_str())?;
+        format::check_envelope(line.as_bytes(), &key)?;
         let object: SignerObject = parse(line, &key)?;
         if object.kind != "signer" || object.number != number || object.repository != self.id {
             return Err(damaged("it is the signer of another place"));
@@ -194,7 +212,11 @@ impl Repository {
         let damaged = |problem: &str| RepositoryError::Damaged { key: key.clone(), problem: problem.to_owned() };
         let place = layout::parse_header(key).ok_or_else(|| damaged("its name is not that of a snapshot"))?;
         let (line, who) = self.open_signed(key, bytes, Namespace::Snapshot)?;
-        let envelope = format::check_envelope(line.as_bytes(), key.as_str())?;
+        // Before anything that its signer says: a revoked key shall not even be able to ask for a newer version.
+        if !who.iter().any(|signer| signer.is_believed(&place, bytes)) {
+            return Err(damaged("its signer may not sign snapshots of this host"));
+        }
+        let envelope = format::check_envelope(line.as_bytes(), key)?;
         if envelope.kind != "snapshot" {
             return Err(damaged("it is not the header of a snapshot"));
         }
@@ -210,31 +232,23 @@ impl Repository {
             return Err(damaged("it has been moved: its name and its content disagree"));
         }
         if header.signers > self.last_signer.0 {
-            return Err(RepositoryError::Missing { key: layout::signer(self.last_signer.0 + 1) });
+            // What is hidden may be a revocation: then forged headers would be believed. So nothing is.
+            return Err(RepositoryError::SignersMissing { key: layout::signer(self.last_signer.0 + 1) });
         }
-        let believed = who.iter().any(|s| {
-            s.role == Role::Snapshot
-                && s.hosts.contains(&header.host)
-                && s.last_good.as_ref().is_none_or(|good| {
-                    good.iter().any(|g| {
-                        g.host == header.host
-                            && g.policy == header.policy
-                            && (header.sequence < g.sequence
-                                || (header.sequence == g.sequence && object_id(bytes) == g.header))
-                    })
-                })
-        });
-        if believed { Ok(header) } else { Err(damaged("its signer may not sign snapshots of this host")) }
+        Ok(header)
     }
 
     /// Verifies a record; prune records need a signer with that role.
     pub fn verify_record(&self, key: &StorageKey, bytes: &[u8]) -> Result<Record, RepositoryError> {
         let damaged = |problem: &str| RepositoryError::Damaged { key: key.clone(), problem: problem.to_owned() };
         let (line, who) = self.open_signed(key, bytes, Namespace::Record)?;
-        format::check_envelope(line.as_bytes(), key.as_str())?;
+        format::check_envelope(line.as_bytes(), key)?;
         let record: Record = parse(line, key)?;
         if record.kind != "record" || record.repository != self.id {
             return Err(damaged("it belongs to another repository"));
+        }
+        if layout::dated(layout::RECORDS, record.time, object_id(bytes)) != key.as_str() {
+            return Err(damaged("it has been moved: its name and its content disagree"));
         }
         let believed = who.iter().any(|s| {
             s.last_good.is_none()
@@ -262,15 +276,33 @@ impl Repository {
     pub fn condemned(&self) -> Result<HashSet<ObjectId>, RepositoryError> {
         let mut condemned = HashSet::new();
         for object in self.storage.list(layout::TRASH)? {
-            let bytes = self.get(&object.key, limits::REFS)?;
-            // Forged trash condemns nothing; verify names it.
-            let Ok((line, who)) = self.open_signed(&object.key, &bytes, Namespace::Trash) else { continue };
-            let trash: TrashObject = parse(line, &object.key)?;
-            if trash.repository == self.id && who.iter().any(|s| s.role == Role::Prune && s.last_good.is_none()) {
-                condemned.extend(trash.objects);
+            let read = self.get(&object.key, limits::REFS);
+            match read.and_then(|bytes| self.verify_trash(&object.key, &bytes)) {
+                Ok(trash) => condemned.extend(trash.objects),
+                // Forged or damaged trash condemns nothing, since no prune acts on it either; verify names it.
+                Err(e) if e.is_integrity() => {}
+                Err(e) => return Err(e),
             }
         }
         Ok(condemned)
+    }
+
+    /// Verifies a trash object, which needs a signer with the role `prune`.
+    pub fn verify_trash(&self, key: &StorageKey, bytes: &[u8]) -> Result<TrashObject, RepositoryError> {
+        let damaged = |problem: &str| RepositoryError::Damaged { key: key.clone(), problem: problem.to_owned() };
+        let (line, who) = self.open_signed(key, bytes, Namespace::Trash)?;
+        if !who.iter().any(|s| s.role == Role::Prune && s.last_good.is_none()) {
+            return Err(damaged("its signer may not condemn objects"));
+        }
+        format::check_envelope(line.as_bytes(), key)?;
+        let trash: TrashObject = parse(line, key)?;
+        if trash.kind != "trash" || trash.repository != self.id {
+            return Err(damaged("it belongs to another repository"));
+        }
+        if layout::dated(layout::TRASH, trash.time, object_id(bytes)) != key.as_str() {
+            return Err(damaged("it has been moved: its name and its content disagree"));
+        }
+        Ok(trash)
     }
 
     /// An object's bytes; a missing one is [`RepositoryError::Missing`], and one that is too long is damage.
@@ -348,6 +380,11 @@ fn too_large_is_damage(error: StorageError, key: &StorageKey) -> RepositoryError
 
 pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<String, RepositoryError> {
     serde_json::to_string(value).map_err(|e| RepositoryError::Key { problem: format!("encode JSON: {e}"), hint: None })
+}
+
+/// What did not parse may be of a newer format: then that is the better thing to say. Nothing is believed of it.
+fn newer_or(line: &str, key: &StorageKey, error: RepositoryError) -> RepositoryError {
+    format::check_envelope(line.as_bytes(), key).err().filter(|e| !e.is_integrity()).unwrap_or(error)
 }
 
 fn parse<'a, T: Deserialize<'a>>(line: &'a str, key: &StorageKey) -> Result<T, RepositoryError> {

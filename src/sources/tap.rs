@@ -152,9 +152,14 @@ impl<R: Read, W: Write, O: Observer> Tap<R, W, O> {
     }
 
     /// Ends the walk: the sink has everything that was consumed. Returns what was read ahead, and the input.
-    pub(crate) fn finish(mut self) -> Result<(Vec<u8>, R), TapError> {
+    pub(crate) fn finish(self) -> Result<(Vec<u8>, R), TapError> {
+        self.dissolve().map(|(ahead, input, _, _)| (ahead, input))
+    }
+
+    /// The same, with sink and observer, for whoever goes on in another way.
+    pub(crate) fn dissolve(mut self) -> Result<(Vec<u8>, R, W, O), TapError> {
         self.tell()?;
-        Ok((self.buffer[self.next..self.end].to_vec(), self.input))
+        Ok((self.buffer[self.next..self.end].to_vec(), self.input, self.sink, self.observer))
     }
 }
 

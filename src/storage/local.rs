@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// How much of the file system no writer may fill.
@@ -61,7 +61,10 @@ impl LocalStorage {
 
     fn open(&self, key: &StorageKey) -> Result<(File, fs::Metadata), StorageError> {
         let path = self.path(key);
-        let file = File::open(&path).map_err(|e| match e.kind() {
+        // Without NONBLOCK, a FIFO that somebody put there would be waited for, for ever.
+        let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+        let file = fs::OpenOptions::new().read(true).custom_flags(nonblock).open(&path);
+        let file = file.map_err(|e| match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => StorageError::NotFound { key: key.clone() },
             _ => self.io("open", &path, e),
         })?;
@@ -228,6 +231,17 @@ mod tests {
     fn conforms() {
         let dir = tempfile::tempdir().unwrap();
         super::super::conformance::run(&LocalStorage::new(dir.path().join("repo"), Reserve::Bytes(0)));
+    }
+
+    #[test]
+    fn what_is_no_file_is_no_object_and_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("a");
+        rustix::fs::mknodat(CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let storage = LocalStorage::new(dir.path(), Reserve::Bytes(0));
+        let key = "a".parse().unwrap();
+        assert!(matches!(storage.get(&key, 10), Err(StorageError::NotFound { .. })));
+        assert!(storage.head(&key).unwrap().is_none() && storage.list("").unwrap().is_empty());
     }
 
     #[test]

@@ -202,8 +202,8 @@ pub fn nasty(root: &Path) {
     run(&["setfattr", "-h", "-n", "trusted.link", "-v", "l", text(&root.join("links/soft"))]);
     run(&["setfattr", "-n", "user.dir", "-v", "d", text(&root.join("empty-dir"))]);
     let acl = file("acl/file", b"acl\n");
-    run(&["setfacl", "-m", "u:1000:rw,u:65534:r,g:27:rx,m::rwx", text(&acl)]);
-    run(&["setfacl", "-d", "-m", "u:1000:rwx,g:27:r", text(&root.join("acl"))]);
+    run(&["setfacl", "-m", "u:12345:rw,u:23456:r,g:34567:rx,m::rwx", text(&acl)]);
+    run(&["setfacl", "-d", "-m", "u:12345:rwx,g:34567:r", text(&root.join("acl"))]);
     let caps = file("caps", b"#!/bin/sh\n");
     set_mode(&caps, 0o755);
     run(&["setcap", "cap_net_bind_service=+ep", text(&caps)]);

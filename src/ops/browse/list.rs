@@ -2,14 +2,12 @@
 
 use crate::base::ids::{HostName, PolicyName, Sequence, SnapshotId, Tag};
 use crate::ops::OpsError;
-use crate::ops::access::{Access, host_name};
+use crate::ops::access::Access;
 use crate::repository::chain::Snapshot;
 use crate::repository::format::{Outcome, Trigger};
 use crate::repository::layout;
-use crate::repository::writer::rolled_back;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use std::collections::BTreeSet;
 
 /// Which snapshots to list.
 #[derive(Debug, Clone, Default)]
@@ -115,13 +113,14 @@ pub fn list(access: &Access, filter: &ListFilter) -> Result<ListReport, OpsError
         repository: access.repository.storage().describe(),
         left_out: all.len() - snapshots.len(),
         snapshots: snapshots.into_iter().map(|s| SnapshotLine::in_chain(access, s)).collect(),
-        problems: problems(access)?,
+        problems: problems(access),
     })
 }
 
 /// What is wrong with the headers that `access` is about.
-pub fn problems(access: &Access) -> Result<Vec<Problem>, OpsError> {
-    let mut problems: Vec<Problem> = rollbacks(access)?;
+pub fn problems(access: &Access) -> Vec<Problem> {
+    let alarm = |problem: &String| Problem { object: None, problem: problem.clone(), snapshot: None };
+    let mut problems: Vec<Problem> = access.alarms.iter().map(alarm).collect();
     let ours = |key: &_| {
         layout::parse_header(key).is_none_or(|place| {
             access.policy.as_ref().is_none_or(|p| place.policy == *p)
@@ -134,25 +133,5 @@ pub fn problems(access: &Access) -> Result<Vec<Problem>, OpsError> {
         problem: p.problem.clone(),
         snapshot: p.snapshot.clone(),
     }));
-    Ok(problems)
-}
-
-/// Lines of snapshots whose newest one is older than the one that this host has seen.
-fn rollbacks(access: &Access) -> Result<Vec<Problem>, OpsError> {
-    let Some(state) = &access.state else { return Ok(Vec::new()) };
-    let snapshots = access.snapshots();
-    let mut lines: BTreeSet<(HostName, PolicyName)> =
-        snapshots.iter().map(|s| (s.header.host.clone(), s.header.policy.clone())).collect();
-    if let Some(policy) = &access.policy {
-        let host = access.host.clone().map_or_else(host_name, Ok)?;
-        lines.insert((host, policy.clone()));
-    }
-    let mut problems = Vec::new();
-    for (host, policy) in lines {
-        let remembered = state.head(access.repository.id(), &host, &policy)?;
-        if let Some(problem) = rolled_back(remembered, access.chain.head(&host, &policy)) {
-            problems.push(Problem { object: None, problem: format!("{host}/{policy}: {problem}"), snapshot: None });
-        }
-    }
-    Ok(problems)
+    problems
 }

@@ -63,10 +63,7 @@ fn health_kind(kind: &'static str, table: &Table<'_>, root: &Path, sources: &Sou
         }
         "tcp" => table.optional("tcp", values::address).map(HealthKind::Tcp),
         "container" => table.optional("container", values::docker_name).map(HealthKind::Container),
-        "command" => {
-            let argv = table.texts("command", false)?;
-            Some(HealthKind::Command(argv.iter().map(ToString::to_string).collect()))
-        }
+        "command" => table.argv("command").map(HealthKind::Command),
         "certificate" => {
             let address = table.optional("certificate", values::address);
             let min_days = table.number("min_days", 14, 0..=3650u32);
@@ -111,7 +108,7 @@ fn flatten(table: &Table<'_>, prefix: &str, found: &mut Vec<(String, String)>) {
                 flatten(&inner, &format!("{path}."), found);
             }
             _ => {
-                let message = format!("what {} must be is a string, a number or a boolean", quote(&path));
+                let message = format!("{} must be a string, a number, a boolean or a table of them", quote(&path));
                 table.report.error(value.span().start, message);
             }
         }

@@ -10,15 +10,16 @@ mod sources;
 use crate::base::ids::PolicyName;
 use crate::base::units::parse_duration;
 use crate::policy::document::{Bad, Report, Table, Text, quote, unknown};
-use crate::policy::error::{LoadError, PolicyError, PolicyErrors, Position};
+use crate::policy::error::{Lines, LoadError, PolicyError, PolicyErrors, Position};
 use crate::policy::model::{App, Hooks, Policy, Retention, Rollback, Schedule, SourcePolicy, SourceSpec, Target, When};
 use crate::policy::{nearest, schedule, values};
 use sources::Sources;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
 /// No policy is anywhere near this; a path that names something else shall not fill the memory.
 const MAX_POLICY_BYTES: u64 = 1 << 20;
@@ -37,8 +38,7 @@ pub fn load(path: &Path) -> Result<Policy, LoadError> {
     };
     let bytes = read().map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
     let text = String::from_utf8(bytes).map_err(|error| {
-        let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]).into_owned();
-        let position = Position::of(&valid, valid.len());
+        let position = Lines::of(error.as_bytes()).position(error.utf8_error().valid_up_to());
         let errors = vec![PolicyError { position, message: "not UTF-8 text".into(), hint: None }];
         PolicyErrors { file: path.to_owned(), errors }
     })?;
@@ -49,20 +49,23 @@ pub fn load(path: &Path) -> Result<Policy, LoadError> {
 pub fn parse(file: &Path, text: &str) -> Result<Policy, PolicyErrors> {
     let (document, syntax) = DeTable::parse_recoverable(text);
     let report = Report::new(text);
-    let mut lines = Vec::new();
+    let lines = Lines::of(text.as_bytes());
+    let mut complained = BTreeSet::new();
     for error in syntax {
         let at = error.span().map_or(0, |span| span.start);
-        let line = Position::of(text, at).line;
         // One slip can draw several complaints; the first of a line is the one to read.
-        if !lines.contains(&line) {
-            lines.push(line);
+        if complained.insert(lines.position(at).line) {
             report.error(at, format!("not valid TOML: {}", error.message()));
         }
     }
-    if !lines.is_empty() {
+    if !complained.is_empty() {
         report.finish(file)?;
     }
     let report = Report::new(text);
+    for (key, value) in document.get_ref() {
+        report.private_key(key.span().start, key.get_ref());
+        report.private_keys(value.span().start, value.get_ref());
+    }
     let policy = policy(file, text, &Table::new(&report, "", 0, document.get_ref()));
     match (report.finish(file), policy) {
         (Err(errors), _) => Err(errors),
@@ -217,7 +220,13 @@ fn schedule_section(document: &Table<'_>) -> Schedule {
             }),
         };
         let default = When::Cron(default.to_owned());
-        table.as_ref().map_or(default.clone(), |table| table.parsed(field, default, read))
+        let Some(table) = &table else { return default };
+        if let Some(DeValue::Boolean(false)) = table.get(field).map(toml::Spanned::get_ref) {
+            let message = format!("{field:?} must be a string, found a boolean");
+            table.report.hinted(table.value_at(field), message, format!("write {field} = \"off\""));
+            return default;
+        }
+        table.parsed(field, default, read)
     };
     let schedule = Schedule {
         timezone: table.as_ref().and_then(|t| t.optional("timezone", values::timezone)),
@@ -260,7 +269,7 @@ fn retention(document: &Table<'_>) -> Retention {
     keep.keep_tagged = table.flag("keep_tagged", true);
     keep.max_age = table.optional("max_age", values::duration);
     let counts = [keep.keep_last, keep.keep_hourly, keep.keep_daily, keep.keep_weekly, keep.keep_monthly];
-    if counts.iter().all(|n| *n == 0) && keep.keep_yearly == 0 && keep.keep_within.is_none() {
+    if counts.iter().all(|n| *n == 0) && keep.keep_yearly == 0 && !table.has("keep_within") {
         table.report.hinted(table.at, "[retention] keeps nothing", "leave a keep_ field above 0");
     }
     if let (Some(within), Some(age)) = (keep.keep_within, keep.max_age)

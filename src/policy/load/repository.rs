@@ -1,7 +1,7 @@
 //! `[repository]`: where snapshots go, and for whom they are encrypted.
 
 use super::{each, each_once, needed_section};
-use crate::policy::document::{Bad, Table, Text, quote};
+use crate::policy::document::{Bad, Table, Text, holds_private_key, quote};
 use crate::policy::model::{Credentials, MinFree, Repository, RepositoryUrl};
 use crate::policy::values;
 use std::path::Path;
@@ -73,13 +73,9 @@ fn recipients(table: &Table<'_>) -> Vec<String> {
     }
     let Some(texts) = table.texts("recipients", true) else { return Vec::new() };
     if texts.is_empty() && table.is_empty_array("recipients") {
-        table.report.hinted(table.at("recipients"), "\"recipients\" is empty", HINT);
+        table.report.hinted(table.value_at("recipients"), "\"recipients\" is empty", HINT);
     }
-    let (secret, public): (Vec<Text<'_>>, Vec<Text<'_>>) =
-        texts.into_iter().partition(|t| t.text.to_ascii_uppercase().starts_with("AGE-SECRET-KEY-"));
-    for text in secret {
-        let hint = "the recipient is the line \"# public key: age1…\" of the identity file";
-        table.report.hinted(text.at, "a secret identity stands among the recipients: take it out", hint);
-    }
+    // An identity among them has been reported as the private key that it is.
+    let public: Vec<Text<'_>> = texts.into_iter().filter(|t| !holds_private_key(t.text)).collect();
     each_once(table, &public, values::recipient)
 }

@@ -145,14 +145,15 @@ fn default_env_paths(root: &Path, env_files: &[PathBuf]) -> Vec<String> {
 
 fn source<'a>(mut table: Table<'a>, root: &Path, env_files: &[PathBuf]) -> Given<'a> {
     let at = table.at;
-    let name = table.text("name");
     let kind_text = table.needed("kind", Some(&format!("the kinds are {}", list(&KINDS))));
+    let name = table.text("name");
     let Some(kind) = kind_text.and_then(|text| KINDS.into_iter().find(|kind| *kind == text.text)) else {
         if let Some(text) = kind_text {
             table.report.add(text.at, unknown("kind", text.text, &KINDS));
         }
         return Given { at, name, kind: "", enabled: true, policy: None };
     };
+    table.name = format!("a source of kind {kind:?}");
     let enabled = table.flag("enabled", true);
     let optional = table.flag("optional", false);
     let timeout = table.parsed("timeout", DEFAULT_TIMEOUT, values::duration);
@@ -162,7 +163,6 @@ fn source<'a>(mut table: Table<'a>, root: &Path, env_files: &[PathBuf]) -> Given
         Some(text) => table.report.ok(text.at, text.text.parse()),
         None => kind.parse().ok(),
     };
-    table.name = format!("a source of kind {kind:?}");
     table.finish();
     let policy = parsed.map(|name| SourcePolicy { name, on_rollback, implicit: false, optional, timeout, spec });
     Given { at, name, kind, enabled, policy }
@@ -428,15 +428,11 @@ fn command(table: &Table<'_>) -> CommandSpec {
     if !table.has("run") {
         table.missing("run", Some("the program and its arguments, as an array"));
     }
-    let argv = |field| {
-        let texts = table.texts(field, false)?;
-        Some(texts.iter().map(ToString::to_string).collect::<Vec<_>>())
-    };
     CommandSpec {
-        run: argv("run").unwrap_or_default(),
+        run: table.argv("run").unwrap_or_default(),
         target: target_without_url(table),
-        restore: argv("restore"),
-        check: argv("check"),
+        restore: table.argv("restore"),
+        check: table.argv("check"),
         output: table.optional("output", |text| text.parse::<StreamName>().map(|name| name.to_string())),
     }
 }

@@ -1,7 +1,7 @@
 //! The index objects that a writer may trust, and the table of chunks that they make.
 
 use super::snapshot::WriterOptions;
-use super::stored_archives;
+use super::stored;
 use crate::base::ids::{ObjectId, PolicyName};
 use crate::pipeline::chunk::ChunkIdKey;
 use crate::pipeline::crypt::{Identities, object_id};
@@ -37,7 +37,7 @@ pub(super) fn load_known(
         |source| RepositoryError::File { action: "write the chunk table in", path: tmp.to_owned(), source };
     let mut known =
         Known { table: ChunkTable::new(tmp).map_err(table_error)?, index_objects: Vec::new(), notes: Vec::new() };
-    let stored = stored_archives(repository)?;
+    let stored = stored(repository, layout::ARCHIVES)?;
     let condemned = repository.condemned()?;
     let usable = Usable::Writer {
         stored: &stored,

@@ -17,7 +17,7 @@ mod snapshot;
 mod stream;
 mod workers;
 
-pub use snapshot::{Committed, SnapshotDraft, SnapshotWriter, TOOL, WriterOptions, rolled_back};
+pub use snapshot::{Committed, SnapshotDraft, SnapshotWriter, TOOL, WriterOptions};
 pub use stream::{StreamParts, StreamWriter};
 
 use crate::base::ids::ObjectId;
@@ -30,8 +30,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Every archive that is stored now, with its length.
-fn stored_archives(repository: &Repository) -> Result<HashMap<ObjectId, u64>, RepositoryError> {
-    let listed = repository.storage().list(layout::ARCHIVES)?;
+/// Every archive, or index object, that is stored now, with its length.
+fn stored(repository: &Repository, prefix: &str) -> Result<HashMap<ObjectId, u64>, RepositoryError> {
+    let listed = repository.storage().list(prefix)?;
     Ok(listed.into_iter().filter_map(|o| Some((layout::object_id(&o.key)?, o.length))).collect())
 }

@@ -3,7 +3,7 @@
 use super::known::load_known;
 use super::stream::StreamWriter;
 use super::workers::{Shared, Written};
-use super::{lock, stored_archives};
+use super::{lock, stored};
 use crate::base::cancel::Cancel;
 use crate::base::ids::{HostName, ObjectId, PolicyName, Sequence, SnapshotId, Tag};
 use crate::pipeline::chunk::{ChunkAverage, GearTable};
@@ -11,7 +11,7 @@ use crate::pipeline::crypt::{self, Identities, Identity, Recipients, object_id};
 use crate::pipeline::limits;
 use crate::pipeline::segment::Segment;
 use crate::pipeline::sign::Namespace;
-use crate::repository::chain::Chain;
+use crate::repository::chain::{Chain, rolled_back};
 use crate::repository::format::{
     FORMAT, Header, IndexChunk, Manifest, Notes, Outcome, SourceEntry, StreamNote, Trigger,
 };
@@ -167,7 +167,7 @@ impl SnapshotWriter {
 
     /// The sequence that the snapshot will carry.
     pub fn sequence(&self) -> Sequence {
-        Sequence(self.head.map_or(1, |(sequence, _)| sequence.0 + 1))
+        Sequence(self.head.map_or(1, |(sequence, _)| sequence.0.saturating_add(1)))
     }
 
     /// What is remembered of a stream: its chunk average and recent lengths.
@@ -203,6 +203,13 @@ impl SnapshotWriter {
         self.merge_index()?;
         let refs = self.check_refs()?;
         let sequence = self.sequence();
+        if sequence > Sequence::MAX {
+            let last = Sequence(sequence.0 - 1);
+            return Err(RepositoryError::Damaged {
+                key: layout::header_prefix(&shared.options.host, &shared.options.policy, last),
+                problem: format!("no sequence is left behind {last}: somebody with this host's key took the last one"),
+            });
+        }
         let repository = &shared.repository;
 
         let refs_bytes = refs.to_bytes();
@@ -220,11 +227,13 @@ impl SnapshotWriter {
             sequence,
             time: draft.time,
             chunk_id_key: hex::encode(shared.key.expose()),
+            recipients: shared.options.recipients.texts().to_vec(),
             tool: TOOL.to_owned(),
             sources: draft.sources,
         };
-        let sealed = crypt::seal(to_json(&manifest)?.as_bytes(), 3, &shared.options.recipients)?;
-        if sealed.bytes().len() as u64 > limits::MANIFEST_STORED {
+        let manifest = to_json(&manifest)?;
+        let sealed = crypt::seal(manifest.as_bytes(), 3, &shared.options.recipients)?;
+        if manifest.len() > limits::MANIFEST_PLAIN || sealed.bytes().len() as u64 > limits::MANIFEST_STORED {
             return Err(RepositoryError::Key {
                 problem: "the snapshot's facts are too large for a manifest".to_owned(),
                 hint: Some(
@@ -301,7 +310,7 @@ impl SnapshotWriter {
         lock(&self.shared.failure).take()
     }
 
-    /// Merges small index objects once too many cover the snapshot.
+    /// Merges small index objects once too many cover the snapshot, or one that covers it is gone.
     fn merge_index(&self) -> Result<(), RepositoryError> {
         let shared = &self.shared;
         let objects = lock(&shared.index_objects).clone();
@@ -310,7 +319,13 @@ impl SnapshotWriter {
             used.sort_unstable();
             used
         };
-        if covering.len() + lock(&shared.written).index.len() <= MERGE_INDEX_OVER {
+        // An index object that is known from the cache alone would be missed by every other reader: write it anew.
+        let there = stored(&shared.repository, layout::INDEX)?;
+        let lost = |at: &u32| {
+            objects.get(*at as usize).is_none_or(|(id, length): &(ObjectId, u64)| there.get(id) != Some(length))
+        };
+        let many = covering.len() + lock(&shared.written).index.len() > MERGE_INDEX_OVER;
+        if !many && !covering.iter().any(lost) {
             return Ok(());
         }
         let table = lock(&shared.table);
@@ -366,7 +381,7 @@ impl SnapshotWriter {
             refs.index.clone_from(&written.index);
             refs.index.extend(used.index.iter().map(|at| objects[*at as usize]));
         }
-        let stored = stored_archives(&shared.repository)?;
+        let stored = stored(&shared.repository, layout::ARCHIVES)?;
         let condemned = shared.repository.condemned()?;
         for (id, length) in &refs.archives {
             if stored.get(id) != Some(length) || condemned.contains(id) {
@@ -390,24 +405,4 @@ impl Drop for SnapshotWriter {
 
 fn note_key(note: &StreamNote) -> (String, String) {
     (note.source.to_string(), note.stream.to_string())
-}
-
-/// What this host saw before against what is there now.
-pub fn rolled_back(
-    remembered: Option<(Sequence, ObjectId)>,
-    found: Option<(Sequence, Option<ObjectId>)>,
-) -> Option<String> {
-    let (seen, hash) = remembered?;
-    match found {
-        Some((there, _)) if there > seen => None,
-        Some((there, Some(now))) if there == seen && now == hash => None,
-        Some((there, None)) if there == seen => None,
-        Some((there, _)) if there == seen => {
-            Some(format!("snapshot {seen} in the repository is not the one that this host wrote"))
-        }
-        Some((there, _)) => Some(format!(
-            "the repository has been rolled back: this host has seen snapshot {seen}, the newest one there is {there}"
-        )),
-        None => Some(format!("the repository has been rolled back: this host has seen snapshot {seen}, none is there")),
-    }
 }

@@ -174,6 +174,11 @@ impl<'a> TreeStream<'a> {
         Ok(totals)
     }
 
+    /// What has been written so far.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
     /// Whether a folder above a tree is not in the tar yet; from now on it is.
     pub(super) fn needs_parent(&mut self, dir: &[u8]) -> bool {
         self.parents.insert(dir.to_vec())
@@ -317,7 +322,14 @@ pub(super) fn ends_group(path: &[u8], weight: u64) -> bool {
     hash64(path) % GROUP < weight
 }
 
+/// Spreads paths evenly; nobody gains by choosing where groups end.
 fn hash64(bytes: &[u8]) -> u64 {
-    let hash = blake3::hash(bytes);
-    hash.as_bytes().first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b))
+    let mix = |h: u64| (h ^ (h >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut hash = bytes.len() as u64;
+    for chunk in bytes.chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        hash = mix(hash ^ u64::from_le_bytes(word));
+    }
+    mix(mix(hash))
 }
