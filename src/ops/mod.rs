@@ -11,8 +11,8 @@
 
 pub mod access;
 pub mod browse;
-pub mod restore;
 pub mod check;
+pub mod restore;
 pub mod setup;
 pub mod snapshot;
 
