@@ -260,11 +260,9 @@ impl Reframe<'_> {
             if ends_group(&entry.path, own) || weight >= 8 * LARGE {
                 weight = 0;
                 stream.end_piece()?;
-                stream.tell();
             }
         }
         stream.end_piece()?;
-        stream.tell();
         Ok(seen)
     }
 

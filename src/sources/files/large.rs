@@ -114,7 +114,6 @@ impl TreeStream<'_> {
             notes.add(if last.short { Note::Shrunk } else { Note::Changed }, &last.entry.path);
         }
         self.list(&last.entry, last.start, last.end - last.start)?;
-        self.tell();
         Ok(())
     }
 
@@ -147,7 +146,6 @@ impl TreeStream<'_> {
         let mut whole = self.stride(path, opened, &segments, 0)?;
         let (piece, digest) = self.end_piece()?;
         for index in 1..pieces(total) {
-            self.tell();
             whole &= self.stride(path, opened, &segments, index)?;
             let (piece, digest) = self.end_piece()?;
             if let Some(Keeping { found, print }) = keeping.filter(|_| whole) {

@@ -40,7 +40,6 @@ impl TreeStream<'_> {
                 self.list(&found.entry, at, *length)?;
                 at += length;
             }
-            self.tell();
             return Ok(());
         }
         let mut lengths = Vec::with_capacity(group.len());
@@ -58,7 +57,6 @@ impl TreeStream<'_> {
             }
             self.keep(&key, &Remembered { fingerprint: print, digest, lengths, map: None, piece });
         }
-        self.tell();
         Ok(())
     }
 
