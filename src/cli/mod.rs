@@ -19,7 +19,7 @@ use crate::base::cancel::Cancel;
 use args::{Cli, ColorWhen, Command, KeysCommand, PolicyCommand, RepairCommand};
 use clap::{ColorChoice, CommandFactory, FromArgMatches};
 use exit::{Exit, Failure};
-use output::{colour_wanted, report_failure};
+use output::{colour_wanted, report_failure, write_out};
 use session::Session;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
@@ -70,16 +70,35 @@ fn parse(arguments: &[OsString]) -> Result<Cli, Exit> {
         Ok(cli) => return Ok(cli),
         Err(error) => error,
     };
-    if !error.use_stderr() || !says("--json") {
-        // A terminal that went away has no use for help either.
+    if !error.use_stderr() {
+        return Err(help(&error, colour));
+    }
+    if !says("--json") {
+        // A terminal that went away has no use for this either.
         let _ = error.print();
-        return Err(if error.use_stderr() { Exit::Usage } else { Exit::Done });
+        return Err(Exit::Usage);
     }
     let text = error.to_string();
     let problem = text.trim_start_matches("error: ").trim_end().to_owned();
     let failure = Failure::usage(problem, "`lifeboat --help` lists the commands");
     report_failure(&failure, Some(("lifeboat", &[])), colour_wanted(ColorWhen::Auto, io::stderr().is_terminal()));
     Err(Exit::Usage)
+}
+
+/// Prints help or the version, without the blanks that clap leaves at the ends of lines.
+fn help(error: &clap::Error, colour: ColorChoice) -> Exit {
+    let when = match colour {
+        ColorChoice::Always => ColorWhen::Always,
+        ColorChoice::Never => ColorWhen::Never,
+        ColorChoice::Auto => ColorWhen::Auto,
+    };
+    let text = error.render();
+    let text = if colour_wanted(when, io::stdout().is_terminal()) { text.ansi().to_string() } else { text.to_string() };
+    let lines: String = text.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    match write_out(lines.as_bytes()) {
+        Ok(()) => Exit::Done,
+        Err(failure) => failure.kind,
+    }
 }
 
 /// The command's name in JSON documents and messages.

@@ -11,6 +11,7 @@
 //! - [`restore`]: a snapshot's streams into a folder
 
 pub mod access;
+pub mod browse;
 pub mod check;
 pub mod repair;
 pub mod setup;
@@ -19,10 +20,12 @@ pub mod verify;
 
 use crate::base::cancel::{Cancel, Cancelled};
 use crate::base::events::Events;
+use crate::base::ids::SnapshotId;
 use crate::repository::RepositoryError;
 use crate::repository::chain::NameError;
 use crate::sources::SourceError;
 use chrono::{DateTime, Utc};
+use std::io::ErrorKind as IoErrorKind;
 use std::path::PathBuf;
 
 pub use crate::repository::format::{Outcome, SourceOutcome, Trigger};
@@ -61,6 +64,14 @@ pub enum OpsError {
         #[source]
         source: SourceError,
     },
+    /// A snapshot could not be read. `place` says which part of it: empty, or `: source "db": stream "shop.dump"`.
+    #[error("snapshot {snapshot}{place}")]
+    InSnapshot {
+        snapshot: SnapshotId,
+        place: String,
+        #[source]
+        source: RepositoryError,
+    },
     #[error("another run is at work on policy {policy:?}")]
     Busy { policy: String },
     #[error("{what} needs the identity, and none is at hand")]
@@ -98,9 +109,12 @@ impl OpsError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             OpsError::Repository(RepositoryError::Cancelled(_))
+            | OpsError::InSnapshot { source: RepositoryError::Cancelled(_), .. }
             | OpsError::Source { source: SourceError::Cancelled(_), .. }
             | OpsError::Cancelled(_) => ErrorKind::Cancelled,
-            OpsError::Repository(e) if e.is_integrity() => ErrorKind::Integrity,
+            OpsError::Repository(e) | OpsError::InSnapshot { source: e, .. } if e.is_integrity() => {
+                ErrorKind::Integrity
+            }
             OpsError::Name(NameError::Forked { .. }) => ErrorKind::Integrity,
             OpsError::Repository(RepositoryError::ForeignRepository { .. }) => ErrorKind::Integrity,
             OpsError::Name(_) | OpsError::Usage { .. } | OpsError::NoIdentity { .. } => ErrorKind::Usage,
@@ -113,7 +127,7 @@ impl OpsError {
     /// What a person can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            OpsError::Repository(e) => e.hint(),
+            OpsError::Repository(e) | OpsError::InSnapshot { source: e, .. } => e.hint(),
             OpsError::Source { source: SourceError::Problem { hint, .. }, .. } => hint.clone(),
             OpsError::Usage { hint, .. } | OpsError::Failed { hint, .. } => hint.clone(),
             OpsError::Busy { .. } => Some("wait for it to end; `lifeboat list` shows its snapshot then".to_owned()),
@@ -121,6 +135,14 @@ impl OpsError {
                 "name it with --identity FILE or LIFEBOAT_IDENTITY; on a sealed host it lies elsewhere, on purpose"
                     .to_owned(),
             ),
+            OpsError::File { source, .. } => match source.kind() {
+                IoErrorKind::StorageFull | IoErrorKind::QuotaExceeded => {
+                    Some("free space there, or name a folder on another disk".to_owned())
+                }
+                IoErrorKind::ReadOnlyFilesystem => Some("it is mounted read-only: name another folder".to_owned()),
+                IoErrorKind::PermissionDenied => Some("run as an account that may do this".to_owned()),
+                _ => None,
+            },
             OpsError::Name(NameError::NotFound { nearest, .. }) if !nearest.is_empty() => {
                 Some(format!("there are {}, …; `lifeboat list` shows all", nearest.join(", ")))
             }

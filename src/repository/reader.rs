@@ -190,11 +190,21 @@ impl SnapshotReader {
         stream: &'a StreamEntry,
         offset: u64,
     ) -> Result<StreamReader<'a>, RepositoryError> {
+        self.range(source, stream, offset, stream.length.saturating_sub(offset))
+    }
+
+    /// `length` bytes of a stream, from `offset`; nothing behind them is read ahead.
+    pub fn range<'a>(
+        &'a self,
+        source: &'a SourceEntry,
+        stream: &'a StreamEntry,
+        offset: u64,
+        length: u64,
+    ) -> Result<StreamReader<'a>, RepositoryError> {
         let error = |problem: String| stream_error(source, stream, problem);
         tree::check(&stream.ids, stream.length).map_err(error)?;
-        if offset > stream.length {
-            return Err(error(format!("offset {offset} lies behind its end")));
-        }
+        let until = offset.checked_add(length).filter(|until| *until <= stream.length);
+        let until = until.ok_or_else(|| error(format!("{length} bytes from {offset} lie behind its end")))?;
         let ids = IdsReader::new(self, source, stream, offset)?;
         let start = ids.position;
         let mut reader = StreamReader {
@@ -207,8 +217,9 @@ impl SnapshotReader {
             current: Vec::new(),
             at: 0,
             position: start,
+            until,
             failure: None,
-            sha256: (offset == 0 && stream.sha256.is_some()).then(Sha256::new),
+            sha256: (offset == 0 && until == stream.length && stream.sha256.is_some()).then(Sha256::new),
         };
         let skip = offset - start;
         let skipped = io::copy(&mut (&mut reader).take(skip), &mut io::sink());
@@ -216,6 +227,16 @@ impl SnapshotReader {
             Ok(n) if n == skip => Ok(reader),
             _ => Err(reader.take_failure().unwrap_or_else(|| error("it ends early".to_owned()))),
         }
+    }
+
+    /// The ids of a stream's data chunks, in order: equal ids are equal bytes.
+    pub fn chunk_ids<'a>(
+        &'a self,
+        source: &'a SourceEntry,
+        stream: &'a StreamEntry,
+    ) -> Result<ChunkIds<'a>, RepositoryError> {
+        tree::check(&stream.ids, stream.length).map_err(|problem| stream_error(source, stream, problem))?;
+        Ok(ChunkIds(IdsReader::new(self, source, stream, 0)?))
     }
 
     /// The bytes of one chunk, checked. For lists of ids; streams go through [`SnapshotReader::stream`].
@@ -420,6 +441,16 @@ impl<'a> IdsReader<'a> {
     }
 }
 
+/// A stream's data chunks, in order.
+pub struct ChunkIds<'a>(IdsReader<'a>);
+
+impl ChunkIds<'_> {
+    /// The next chunk's id and plain length.
+    pub fn next_chunk(&mut self) -> Result<Option<(ChunkId, u64)>, RepositoryError> {
+        self.0.next()
+    }
+}
+
 /// The plain bytes of one stream, in order, every one of them checked before it is handed out.
 ///
 /// An i/o error of [`Read`] only says that something failed; [`StreamReader::take_failure`] says what.
@@ -433,6 +464,8 @@ pub struct StreamReader<'a> {
     current: Vec<u8>,
     at: usize,
     position: u64,
+    /// Where the bytes end that were asked for.
+    until: u64,
     failure: Option<RepositoryError>,
     sha256: Option<Sha256>,
 }
@@ -446,6 +479,9 @@ impl StreamReader<'_> {
     fn next_chunk(&mut self) -> Result<Option<(ChunkId, Location)>, RepositoryError> {
         if let Some(peeked) = self.peeked.take() {
             return Ok(Some(peeked));
+        }
+        if self.ids.position >= self.until {
+            return Ok(None);
         }
         let Some((id, length)) = self.ids.next()? else { return Ok(None) };
         let location = self.reader.inner.locate(&id, self.source, self.stream)?;
@@ -492,12 +528,16 @@ impl StreamReader<'_> {
             hash.update(&self.current);
         }
         self.position += self.current.len() as u64;
+        if let Some(excess) = self.position.checked_sub(self.until) {
+            self.current.truncate(self.current.len().saturating_sub(excess as usize));
+            self.position = self.until;
+        }
         Ok(true)
     }
 
     fn check_end(&mut self) -> Result<(), RepositoryError> {
-        if self.position != self.stream.length {
-            let problem = format!("it has {} bytes instead of {}", self.position, self.stream.length);
+        if self.position != self.until {
+            let problem = format!("it has {} bytes instead of {}", self.position, self.until);
             return Err(stream_error(self.source, self.stream, problem));
         }
         if let Some(hash) = self.sha256.take()

@@ -75,9 +75,11 @@ pub fn man(session: &Session, command: Option<&str>) -> Result<Exit, Failure> {
         }
     };
     let mut text = Vec::new();
-    let man = Man::new(page);
+    let man = Man::new(page).source(concat!("lifeboat ", env!("CARGO_PKG_VERSION"))).manual("Lifeboat");
     man.render(&mut text).map_err(out_failure)?;
-    text.extend_from_slice(MORE.as_bytes());
+    if command.is_none() {
+        text.extend_from_slice(MORE.as_bytes());
+    }
     write_out(&text)?;
     Ok(Exit::Done)
 }

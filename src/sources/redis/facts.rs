@@ -1,0 +1,57 @@
+//! What a capture of Redis says of the server: the shape of `facts` in the manifest.
+//!
+//! What the server did not tell (a user without the right to ask) is `null`, and a warning says so.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// `facts` of a redis source.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Facts {
+    /// The stream: the server's whole data set as one RDB file.
+    pub stream: String,
+    /// `redis`, `valkey`, as the file says.
+    pub server: String,
+    pub version: Option<String>,
+    /// `standalone`, `cluster`.
+    pub mode: Option<String>,
+    /// `master`, `slave`.
+    pub role: Option<String>,
+    /// Version of the RDB format; an older server cannot read a newer one.
+    pub rdb_version: u32,
+    /// `false`: the server writes no checksum (`rdbchecksum no`), so only the file's own structure was checked.
+    pub rdb_checksum: bool,
+    /// What `databases` is: `file`: counted in the stored file, exact; `server`: the server said the same before and
+    /// after; `range`: it did not, and `before` and `after` are the range.
+    pub counted: String,
+    pub databases: Vec<Keys>,
+    /// `INFO keyspace` before and after.
+    pub before: Option<Vec<Keys>>,
+    pub after: Option<Vec<Keys>>,
+    /// Libraries of functions in the file.
+    pub functions: Option<u64>,
+    /// Loaded modules and their versions; a server that lacks one cannot read what it stored.
+    pub modules: Option<BTreeMap<String, String>>,
+    pub appendonly: Option<bool>,
+    pub appenddirname: Option<String>,
+    pub appendfilename: Option<String>,
+    pub dir: Option<String>,
+    pub dbfilename: Option<String>,
+    /// Users beside `default`; they stand in the configuration or the ACL file, not in the RDB.
+    pub acl_users: Option<u64>,
+    pub aclfile: Option<String>,
+    /// Bytes; 0: no limit.
+    pub maxmemory: Option<u64>,
+    pub maxmemory_policy: Option<String>,
+    /// Bytes in use when the capture began.
+    pub used_memory: Option<u64>,
+}
+
+/// Keys of one database. Keys whose time has come, and that the server has not removed yet, are among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keys {
+    pub database: u64,
+    pub keys: u64,
+    /// Those with a time to live: a restored file may have lost them by then.
+    pub expires: u64,
+}

@@ -1,0 +1,261 @@
+//! The Redis protocol over TCP, as far as a capture needs it: questions, and a full copy as a replica gets it.
+//!
+//! `PSYNC ? -1` asks for everything; the server answers `+FULLRESYNC …`, then empty lines while it prepares, then either
+//! `$<length>` and that many bytes, or `$EOF:<mark>` and bytes up to that mark of 40 characters.
+
+use super::address::Address;
+use super::rdb::MARK_BYTES;
+use crate::base::cancel::Cancel;
+use crate::place::PlaceError;
+use crate::sources::run::Deadline;
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+const TICK: Duration = Duration::from_millis(100);
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+const MAX_LINE_BYTES: usize = 64 << 10;
+const MAX_BULK_BYTES: u64 = 32 << 20;
+const MAX_ELEMENTS: i64 = 1 << 20;
+const MAX_DEPTH: u32 = 8;
+
+/// Why a question was not answered.
+#[derive(Debug)]
+pub(super) enum LinkError {
+    /// The server said no.
+    Refused(String),
+    Broken(io::Error),
+}
+
+impl From<io::Error> for LinkError {
+    fn from(error: io::Error) -> Self {
+        LinkError::Broken(error)
+    }
+}
+
+/// A connection that observes limits and cancellation.
+pub(super) struct Link {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    next: usize,
+    stall: Duration,
+    deadline: Deadline,
+    cancel: Cancel,
+    peer: String,
+}
+
+impl Link {
+    pub fn connect(address: &Address, stall: Duration, deadline: Deadline, cancel: &Cancel) -> io::Result<Self> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
+        for peer in (address.host(), address.port()).to_socket_addrs()? {
+            cancel.check_io()?;
+            match TcpStream::connect_timeout(&peer, CONNECT_LIMIT.min(deadline.left())) {
+                Ok(stream) => {
+                    stream.set_read_timeout(Some(TICK))?;
+                    stream.set_write_timeout(Some(CONNECT_LIMIT))?;
+                    stream.set_nodelay(true)?;
+                    let (cancel, peer) = (cancel.clone(), address.describe());
+                    return Ok(Self { stream, buffer: Vec::new(), next: 0, stall, deadline, cancel, peer });
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Some bytes, waited for within the limits; 0 when the server has closed.
+    fn read_some(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let begin = Instant::now();
+        loop {
+            self.cancel.check().map_err(|c| io::Error::other(PlaceError::Cancelled(c)))?;
+            match self.stream.read(out) {
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+                    ) => {}
+                other => return other,
+            }
+            let (tool, place) = ("the copy".to_owned(), self.peer.clone());
+            if begin.elapsed() >= self.stall {
+                return Err(io::Error::other(PlaceError::Stalled { tool, place, limit: self.stall }));
+            }
+            if self.deadline.left() <= Duration::from_millis(1) {
+                return Err(io::Error::other(PlaceError::TimedOut { tool, place, limit: begin.elapsed() }));
+            }
+        }
+    }
+
+    fn byte(&mut self) -> io::Result<u8> {
+        if self.next == self.buffer.len() {
+            let mut block = vec![0u8; 16 << 10];
+            let n = self.read_some(&mut block)?;
+            if n == 0 {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
+            }
+            block.truncate(n);
+            (self.buffer, self.next) = (block, 0);
+        }
+        let byte = self.buffer[self.next];
+        self.next += 1;
+        Ok(byte)
+    }
+
+    /// One line without its end.
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = Vec::new();
+        loop {
+            match self.byte()? {
+                b'\n' => break,
+                byte => line.push(byte),
+            }
+            if line.len() > MAX_LINE_BYTES {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "a line of the server is too long"));
+            }
+        }
+        if line.last() == Some(&b'\r') {
+            line.pop();
+        }
+        Ok(String::from_utf8_lossy(&line).into_owned())
+    }
+
+    fn send(&mut self, words: &[&str]) -> io::Result<()> {
+        let mut request = format!("*{}\r\n", words.len()).into_bytes();
+        for word in words {
+            request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+            request.extend_from_slice(word.as_bytes());
+            request.extend_from_slice(b"\r\n");
+        }
+        let sent = self.stream.write_all(&request);
+        zeroize::Zeroize::zeroize(&mut request);
+        sent
+    }
+
+    /// Asks one question; the elements of an array stand one a line.
+    pub fn ask(&mut self, words: &[&str]) -> Result<String, LinkError> {
+        self.send(words)?;
+        let mut out = Vec::new();
+        self.reply(&mut out, 0)?;
+        Ok(out.join("\n"))
+    }
+
+    fn reply(&mut self, out: &mut Vec<String>, depth: u32) -> Result<(), LinkError> {
+        let strange = |line: &str| {
+            let text = format!("the server does not speak Redis: {:?}", line.chars().take(60).collect::<String>());
+            LinkError::Broken(io::Error::new(io::ErrorKind::InvalidData, text))
+        };
+        let line = self.line()?;
+        let Some(rest) = line.get(1..) else { return Err(strange(&line)) };
+        match line.as_bytes().first() {
+            Some(b'+' | b':') => out.push(rest.to_owned()),
+            Some(b'-') if depth == 0 => return Err(LinkError::Refused(rest.to_owned())),
+            Some(b'-') => out.push(rest.to_owned()),
+            Some(b'$') => match rest.parse::<i64>().map_err(|_| strange(&line))? {
+                n if n < 0 => out.push(String::new()),
+                n if n as u64 > MAX_BULK_BYTES => return Err(strange(&line)),
+                n => {
+                    let bytes = (0..n + 2).map(|_| self.byte()).collect::<io::Result<Vec<u8>>>()?;
+                    out.push(String::from_utf8_lossy(&bytes[..n as usize]).into_owned());
+                }
+            },
+            Some(b'*') => {
+                let n = rest.parse::<i64>().map_err(|_| strange(&line))?;
+                if n > MAX_ELEMENTS || depth >= MAX_DEPTH {
+                    return Err(strange(&line));
+                }
+                for _ in 0..n.max(0) {
+                    self.reply(out, depth + 1)?;
+                }
+            }
+            _ => return Err(strange(&line)),
+        }
+        Ok(())
+    }
+
+    /// Asks for a full copy.
+    pub fn replicate(mut self) -> Result<Replication, LinkError> {
+        // Servers that know neither answer with an error and go on as before.
+        for words in [["REPLCONF", "capa", "eof"], ["REPLCONF", "rdb-only", "1"]] {
+            match self.ask(&words) {
+                Err(LinkError::Refused(text)) if text.starts_with("NOPERM") => return Err(LinkError::Refused(text)),
+                Err(LinkError::Broken(error)) => return Err(error.into()),
+                _ => {}
+            }
+        }
+        self.send(&["PSYNC", "?", "-1"])?;
+        let strange = |line: &str| {
+            let text = format!("an answer to PSYNC that is not known: {:?}", line.chars().take(60).collect::<String>());
+            LinkError::Broken(io::Error::new(io::ErrorKind::InvalidData, text))
+        };
+        loop {
+            let line = self.line()?;
+            match line.as_bytes().first() {
+                None => {} // still preparing
+                Some(b'+') if line.starts_with("+FULLRESYNC") => {}
+                Some(b'-') => return Err(LinkError::Refused(line[1..].to_owned())),
+                Some(b'$') => {
+                    let end = match line[1..].strip_prefix("EOF:") {
+                        Some(mark) if mark.len() == MARK_BYTES => End::Mark(mark.as_bytes().to_vec()),
+                        Some(_) => return Err(strange(&line)),
+                        None => End::Left(line[1..].parse().map_err(|_| strange(&line))?),
+                    };
+                    return Ok(Replication { link: self, end, last: Vec::new() });
+                }
+                _ => return Err(strange(&line)),
+            }
+        }
+    }
+}
+
+enum End {
+    /// So many bytes are left.
+    Left(u64),
+    /// Up to these bytes, which are part of what is read.
+    Mark(Vec<u8>),
+    Reached,
+}
+
+/// A copy on its way. With a mark, the mark is its end; a connection that is closed before it is an error.
+pub(super) struct Replication {
+    link: Link,
+    end: End,
+    /// The last bytes that were read.
+    last: Vec<u8>,
+}
+
+impl Read for Replication {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let room = match &self.end {
+            End::Reached | End::Left(0) => return Ok(0),
+            End::Left(left) => out.len().min(usize::try_from(*left).unwrap_or(usize::MAX)),
+            End::Mark(_) => out.len(),
+        };
+        if room == 0 {
+            return Ok(0);
+        }
+        let ahead = &self.link.buffer[self.link.next..];
+        let n = if ahead.is_empty() {
+            self.link.read_some(&mut out[..room])?
+        } else {
+            let n = ahead.len().min(room);
+            out[..n].copy_from_slice(&ahead[..n]);
+            self.link.next += n;
+            n
+        };
+        if n == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
+        }
+        match &mut self.end {
+            End::Left(left) => *left -= n as u64,
+            End::Mark(mark) => {
+                self.last.extend_from_slice(&out[n.saturating_sub(MARK_BYTES)..n]);
+                self.last.drain(..self.last.len().saturating_sub(MARK_BYTES));
+                if self.last == *mark {
+                    self.end = End::Reached;
+                }
+            }
+            End::Reached => {}
+        }
+        Ok(n)
+    }
+}
