@@ -8,7 +8,7 @@ mod tree;
 use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat::base::cancel::Cancel;
 use lifeboat::base::stream::{FileType, ListingEntry, StreamKind};
-use lifeboat::policy::model::{FilesSpec, Via};
+use lifeboat::policy::model::{App, FilesSpec, OnRollback, SourcePolicy, SourceSpec, Via};
 use lifeboat::sources::extract::{Extractor, Options, Report};
 use lifeboat::sources::files::FilesSource;
 use lifeboat::sources::{Capture, Captured, Source, SourceError};
@@ -26,8 +26,31 @@ fn spec(paths: &[&Path]) -> FilesSpec {
     }
 }
 
+fn policy(spec: SourceSpec) -> SourcePolicy {
+    SourcePolicy {
+        name: "files".parse().unwrap(),
+        on_rollback: OnRollback::Add,
+        implicit: false,
+        optional: false,
+        timeout: std::time::Duration::from_secs(600),
+        spec,
+    }
+}
+
+fn app() -> App {
+    App {
+        name: "test".parse().unwrap(),
+        root: "/nowhere".into(),
+        compose_files: Vec::new(),
+        env_files: Vec::new(),
+        profiles: Vec::new(),
+        project: None,
+        project_dir: None,
+    }
+}
+
 fn source(spec: FilesSpec) -> FilesSource {
-    FilesSource::new("files".parse().unwrap(), spec, [], None)
+    FilesSource::new(&policy(SourceSpec::Files(spec.clone())), &spec, &app(), [])
 }
 
 /// A capture at a time when everything has settled.
@@ -212,7 +235,10 @@ fn globs_and_links_lead_to_what_they_mean() {
     assert!(error(&[&dir.join("missing")]).ends_with("/missing does not exist"));
     assert!(error(&[&dir.join("none-*")]).starts_with("nothing matches "));
     assert!(error(&[&dir.join("apps"), &dir.join("missing")]).ends_with("/missing does not exist"));
-    let never = FilesSource::new("f".parse().unwrap(), spec(&[&dir.join("apps")]), [dir.join("apps/two")], None);
+    let never = {
+        let spec = spec(&[&dir.join("apps")]);
+        FilesSource::new(&policy(SourceSpec::Files(spec.clone())), &spec, &app(), [dir.join("apps/two")])
+    };
     let sink = MemorySink::new();
     never.capture(&Bench::new().capture(&sink)).unwrap();
     assert_eq!(paths_in(&sink, &dir), ["apps", "apps/[id]", "apps/[id]/x", "apps/one", "apps/one/.env"]);

@@ -209,12 +209,12 @@ impl Extractor {
                 map.segments.as_slice()
             }
             None => {
-                if (BUFFER as u64..=MAX_FALLOCATE).contains(&member.entry.size) {
-                    match rustix::fs::fallocate(&*file, FallocateFlags::empty(), 0, member.entry.size) {
-                        Err(Errno::NOSPC) => return Err(failed(io::Error::from(Errno::NOSPC))),
-                        // Room in one run is a courtesy that not every file system does.
-                        Ok(()) | Err(_) => {}
-                    }
+                // Room in one run is a courtesy that not every file system does; only a full one says so.
+                if (BUFFER as u64..=MAX_FALLOCATE).contains(&member.entry.size)
+                    && let Err(e @ Errno::NOSPC) =
+                        rustix::fs::fallocate(&*file, FallocateFlags::empty(), 0, member.entry.size)
+                {
+                    return Err(failed(e.into()));
                 }
                 whole.as_slice()
             }

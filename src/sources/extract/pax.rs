@@ -1,13 +1,10 @@
 //! `pax` extension records: `<length> <key>=<value>\n`, later ones win (POSIX, pax, "pax Extended Header").
 
 use crate::sources::files::acl;
-use crate::sources::files::entry::{Time, display};
+use crate::sources::files::entry::{Time, Xattrs, display};
 use std::collections::BTreeMap;
 
 const MAX_RECORDS: usize = 4096;
-
-/// Extended attributes by name.
-type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// The records of one header.
 #[derive(Debug, Default)]
@@ -65,7 +62,7 @@ impl Records {
     }
 
     /// Extended attributes and ACLs, and the names of those that are not understood.
-    pub fn attributes(&self) -> (Attributes, Vec<String>) {
+    pub fn attributes(&self) -> (Xattrs, Vec<String>) {
         let mut found = Vec::new();
         let mut lost = Vec::new();
         for (key, value) in &self.0 {

@@ -12,61 +12,95 @@ use super::walk::{Links, Walk};
 use crate::base::cancel::Cancel;
 use crate::base::ids::SourceName;
 use crate::place::PlaceError;
+use crate::place::helper::TreeSource;
+use crate::policy::model::App;
 use crate::sources::extract::{Archive, TarError};
+use crate::sources::project::Places;
 use crate::sources::{Capture, SourceError};
 use globset::{GlobBuilder, GlobMatcher};
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashSet};
-use std::io::Read;
+use std::ffi::OsString;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-
-/// What Docker reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DockerTree<'a> {
-    /// An absolute path of the host, through a helper container that has it read-only.
-    Host(&'a Path),
-    /// A volume, by the name that [`TreeReader::volume`] gave.
-    Volume(&'a str),
-}
-
-/// A volume as Docker knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Volume {
-    /// Docker's own name for it.
-    pub name: String,
-    /// Where its content lies on this host, if it lies there at all.
-    pub mount_point: Option<PathBuf>,
-}
-
-/// Reads trees through Docker.
-pub trait TreeReader: Send + Sync {
-    /// A volume by the name that a policy gives it: the compose file's or Docker's own.
-    fn volume(&self, name: &str) -> Result<Volume, PlaceError>;
-    /// A tar of the tree as Docker's archive API gives it: the first component of every name is the tree's own last
-    /// one, whatever it is called. Links are not followed. `None` when there is nothing at that path.
-    fn read_tree(&self, tree: DockerTree<'_>, cancel: &Cancel) -> Result<Option<Box<dyn Read + Send>>, PlaceError>;
-}
 
 /// Trees that are looked at before they are captured are held in memory up to this size.
 const MAX_VIEW: u64 = 64 << 20;
 
-/// Without Docker at hand, `via = "docker"` is an error.
-pub fn require<'d>(docker: Option<&'d dyn TreeReader>, what: &str) -> Result<&'d dyn TreeReader, SourceError> {
-    docker.ok_or_else(|| {
-        SourceError::hint(format!("{what} cannot be read without docker"), "start docker, or join the group docker")
-    })
+/// Trees of one policy, through the engine. It is asked when first needed.
+pub struct Trees {
+    places: Places,
+    app: App,
 }
 
-/// Whether every path can be read now.
-pub fn probe(docker: Option<&dyn TreeReader>, paths: &[String], cancel: &Cancel) -> Result<(), SourceError> {
-    let docker = require(docker, &paths.join(", "))?;
-    for path in paths {
-        let (base, _) = split_pattern(path);
-        if docker.read_tree(DockerTree::Host(&base), cancel)?.is_none() {
-            return Err(missing(&base));
+/// A volume, found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundVolume {
+    /// The engine's own name for it.
+    pub name: String,
+    /// Where its content lies on this machine; absent when the engine is another machine's.
+    pub mount_point: Option<PathBuf>,
+}
+
+impl Trees {
+    pub fn new(app: &App, cancel: &Cancel) -> Self {
+        Trees { places: Places::new(app, cancel), app: app.clone() }
+    }
+
+    /// A tar of a tree: the first component of every name stands for the tree itself. `None` when nothing is there.
+    fn read(&self, source: &TreeSource) -> Result<Option<Box<dyn Read + Send>>, SourceError> {
+        match self.places.docker()?.read_tree(source) {
+            Ok(tar) => Ok(Some(tar)),
+            Err(PlaceError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e.into()),
         }
     }
-    Ok(())
+
+    fn read_path(&self, path: &Path) -> Result<Option<Box<dyn Read + Send>>, SourceError> {
+        self.read(&TreeSource::Path(path.into()))
+    }
+
+    pub fn read_volume(&self, name: &str) -> Result<Box<dyn Read + Send>, SourceError> {
+        self.read(&TreeSource::Volume(name.into()))?
+            .ok_or_else(|| SourceError::problem(format!("volume {name} vanished meanwhile")))
+    }
+
+    /// A volume by the name that the compose file gives it, or by the engine's own.
+    pub fn volume(&self, name: &str) -> Result<FoundVolume, SourceError> {
+        let docker = self.places.docker()?;
+        let project = match &self.app.project {
+            Some(project) => Some(project.clone()),
+            None => self.places.project()?.map(|p| p.name),
+        };
+        let mut found = None;
+        if let Some(project) = project {
+            let labels = [format!("com.docker.compose.project={project}"), format!("com.docker.compose.volume={name}")];
+            found = docker.volumes(&labels)?.into_iter().next();
+        }
+        let volume = match found {
+            Some(volume) => volume,
+            None => docker.volume(name)?.ok_or_else(|| {
+                SourceError::hint(
+                    format!("docker has no volume {name:?}"),
+                    "name it as the compose file does, or as `docker volume ls` lists it",
+                )
+            })?,
+        };
+        let here = docker.is_local() && volume.mountpoint.is_absolute();
+        Ok(FoundVolume { name: volume.name, mount_point: here.then_some(volume.mountpoint) })
+    }
+
+    /// Whether every path can be read now.
+    pub fn probe(&self, paths: &[String]) -> Result<(), SourceError> {
+        for path in paths {
+            let (base, _) = split_pattern(path);
+            if self.read_path(&base)?.is_none() {
+                return Err(missing(&base));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn missing(path: &Path) -> SourceError {
@@ -80,13 +114,12 @@ fn missing(path: &Path) -> SourceError {
 pub fn capture_through_docker(
     cx: &Capture<'_>,
     source: &SourceName,
-    docker: Option<&dyn TreeReader>,
+    trees: &Trees,
     paths: &[String],
     exclude: &[String],
     notes: &mut Notes,
     observer: Observer<'_>,
 ) -> Result<(Totals, Vec<PathBuf>), SourceError> {
-    let docker = require(docker, &paths.join(", "))?;
     let mut stream = TreeStream::begin(cx, source, false)?;
     let roots: BTreeSet<(PathBuf, Option<String>)> = paths
         .iter()
@@ -102,7 +135,7 @@ pub fn capture_through_docker(
         if named.iter().any(|n| root.starts_with(n)) {
             continue;
         }
-        let Some(tar) = docker.read_tree(DockerTree::Host(&root), cx.cancel)? else { return Err(missing(&root)) };
+        let Some(tar) = trees.read_path(&root)? else { return Err(missing(&root)) };
         let prefix = root.as_os_str().as_bytes().strip_prefix(b"/").unwrap_or_default();
         let reframe = Reframe { prefix, root: &root, exclude, pattern: pattern.as_deref() };
         let seen = reframe.run(cx, tar, &mut stream, notes, observer)?;
@@ -120,7 +153,7 @@ pub fn capture_through_docker(
 }
 
 /// The longest folder before the first wildcard, and whether there is one.
-fn split_pattern(path: &str) -> (PathBuf, bool) {
+pub(super) fn split_pattern(path: &str) -> (PathBuf, bool) {
     if !has_wildcards(path) {
         return (PathBuf::from(path), false);
     }
@@ -227,11 +260,9 @@ impl Reframe<'_> {
             if ends_group(&entry.path, own) || weight >= 8 * LARGE {
                 weight = 0;
                 stream.end_piece()?;
-                stream.tell();
             }
         }
         stream.end_piece()?;
-        stream.tell();
         Ok(seen)
     }
 
@@ -340,34 +371,43 @@ impl<'a> Filter<'a> {
     }
 }
 
-/// Reads trees into memory to look at them before they are captured: configuration, not data.
-pub fn view_through_docker(docker: &dyn TreeReader, paths: &[PathBuf], cancel: &Cancel) -> Result<Memory, SourceError> {
-    let mut memory = Memory::default();
-    let mut size = 0;
-    for path in paths {
-        let Some(tar) = docker.read_tree(DockerTree::Host(path), cancel)? else { continue };
+/// Paths as the engine sees them, read into memory when they are first asked for: configuration, not data.
+pub struct DockerView<'a> {
+    trees: &'a Trees,
+    cancel: &'a Cancel,
+    memory: RefCell<Memory>,
+    loaded: RefCell<Vec<PathBuf>>,
+    size: Cell<u64>,
+}
+
+impl<'a> DockerView<'a> {
+    pub fn new(trees: &'a Trees, cancel: &'a Cancel) -> Self {
+        DockerView { trees, cancel, memory: RefCell::default(), loaded: RefCell::default(), size: Cell::default() }
+    }
+
+    fn read_all(&self, path: &Path) -> Result<(), SourceError> {
+        let Some(tar) = self.trees.read_path(path)? else { return Ok(()) };
         let reframe = Reframe { prefix: b"", root: path, exclude: &[], pattern: None };
+        let mut memory = self.memory.borrow_mut();
         for ancestor in path.ancestors().skip(1) {
             memory.insert_if_absent(ancestor.into(), view::Kind::Dir);
         }
         let mut archive = Archive::new(tar);
         while let Some(member) = archive.next_member().map_err(|e| reframe.broken(e))? {
-            cancel.check()?;
-            let at = path.join(super::plan::path_of(&reframe.rename(&member.entry.path)?));
-            let at = normal(&at);
+            self.cancel.check()?;
+            let at = normal(&path.join(super::plan::path_of(&reframe.rename(&member.entry.path)?)));
             let (kind, content) = match &member.entry.kind {
                 Kind::Dir => (view::Kind::Dir, Vec::new()),
                 Kind::Symlink(target) => (view::Kind::Symlink(super::plan::path_of(target)), Vec::new()),
                 Kind::File if member.entry.size < LARGE && member.map.is_none() => {
-                    let content =
-                        view::read_limited(&mut archive, LARGE).map_err(|e| reframe.broken(TarError::Io(e)))?;
-                    (view::Kind::File, content)
+                    let read = view::read_limited(&mut archive, LARGE);
+                    (view::Kind::File, read.map_err(|e| reframe.broken(TarError::Io(e)))?)
                 }
                 Kind::File | Kind::Hardlink(_) => (view::Kind::File, Vec::new()),
                 _ => (view::Kind::Other, Vec::new()),
             };
-            size += content.len() as u64 + 256;
-            if size > MAX_VIEW {
+            self.size.set(self.size.get() + content.len() as u64 + 256);
+            if self.size.get() > MAX_VIEW {
                 return Err(SourceError::hint(
                     format!("{} is too large to look through", path.display()),
                     "name the folders that hold configuration only",
@@ -375,6 +415,29 @@ pub fn view_through_docker(docker: &dyn TreeReader, paths: &[PathBuf], cancel: &
             }
             memory.insert(at, kind, content);
         }
+        Ok(())
     }
-    Ok(memory)
+}
+
+impl View for DockerView<'_> {
+    fn look(&self, path: &Path) -> Result<(), SourceError> {
+        let known = self.loaded.borrow().iter().any(|l| path.starts_with(l));
+        if known {
+            return Ok(());
+        }
+        self.loaded.borrow_mut().push(path.into());
+        self.read_all(path)
+    }
+
+    fn kind(&self, path: &Path) -> io::Result<Option<view::Kind>> {
+        self.memory.borrow().kind(path)
+    }
+
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        self.memory.borrow().read_dir(path)
+    }
+
+    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        self.memory.borrow().read(path, limit)
+    }
 }

@@ -42,6 +42,9 @@ impl Kind {
     }
 }
 
+/// Extended attributes, name and value, sorted by name.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// One entry and all of its metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -57,7 +60,7 @@ pub struct Entry {
     pub group: Option<Arc<str>>,
     pub mtime: Time,
     /// Extended attributes by name; POSIX ACLs are among them as `system.posix_acl_access` and `…_default`.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Xattrs,
 }
 
 impl Entry {

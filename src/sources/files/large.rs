@@ -38,6 +38,14 @@ struct Keeping<'k> {
     print: [u8; 32],
 }
 
+/// A copy, and what is remembered of its beginning if it held still.
+struct Written {
+    copy: Copy,
+    map: Option<SparseMap>,
+    piece: Piece,
+    digest: [u8; 32],
+}
+
 impl TreeStream<'_> {
     /// A group of one large file.
     pub(super) fn large(&mut self, path: &Path, found: &Found, notes: &mut Notes) -> Result<(), SourceError> {
@@ -58,16 +66,14 @@ impl TreeStream<'_> {
         };
         if !opened.identity.same(&found.identity) {
             let entry = current(path, &found.entry, &opened)?;
-            let (copy, ..) = self.copy(path, entry, &opened, None, notes)?;
-            return self.settle(path, copy, notes);
+            let written = self.copy(path, entry, &opened, None, notes)?;
+            return self.settle(path, written.copy, notes);
         }
         let keeping = Keeping { found, print };
         let keeping = self.is_settled(found).then_some(&keeping);
-        let (copy, map, first) = self.copy(path, found.entry.clone(), &opened, keeping, notes)?;
-        if copy.held
-            && keeping.is_some()
-            && let Some((piece, digest)) = first
-        {
+        let written = self.copy(path, found.entry.clone(), &opened, keeping, notes)?;
+        let Written { copy, map, piece, digest } = written;
+        if copy.held && keeping.is_some() {
             if known.is_some_and(|k| k.digest != digest) {
                 notes.add(Note::SilentChange, &found.entry.path);
             }
@@ -89,8 +95,8 @@ impl TreeStream<'_> {
             return Ok(Outcome::Gone);
         };
         let entry = current(path, &found.entry, &opened)?;
-        let (copy, ..) = self.copy(path, entry, &opened, None, notes)?;
-        self.settle(path, copy, notes)?;
+        let written = self.copy(path, entry, &opened, None, notes)?;
+        self.settle(path, written.copy, notes)?;
         Ok(Outcome::Unstable)
     }
 
@@ -108,7 +114,6 @@ impl TreeStream<'_> {
             notes.add(if last.short { Note::Shrunk } else { Note::Changed }, &last.entry.path);
         }
         self.list(&last.entry, last.start, last.end - last.start)?;
-        self.tell();
         Ok(())
     }
 
@@ -124,8 +129,7 @@ impl TreeStream<'_> {
         self.copied(path, entry, opened, start, whole)
     }
 
-    /// Writes the file, piece by piece. Returns the map and the first piece, for remembering.
-    #[expect(clippy::type_complexity, reason = "used by one caller, right above")]
+    /// Writes the file, piece by piece.
     fn copy(
         &mut self,
         path: &Path,
@@ -133,26 +137,18 @@ impl TreeStream<'_> {
         opened: &Opened,
         keeping: Option<&Keeping<'_>>,
         notes: &mut Notes,
-    ) -> Result<(Copy, Option<SparseMap>, Option<(Piece, [u8; 32])>), SourceError> {
+    ) -> Result<Written, SourceError> {
         let start = self.position();
         let map = content::sparse_map(opened);
         let segments = segments_of(&entry, map.as_ref());
         let total = data(&segments);
         self.write(&frame::head(&entry, map.as_ref(), false))?;
-        let mut first = None;
-        let mut whole = true;
-        for index in 0..pieces(total) {
-            let from = index * STRIDE;
-            let to = total.min(from + STRIDE);
-            whole &= self.payload(path, opened, &segments, from, to)?;
-            if to == total {
-                self.pad()?;
-            }
+        let mut whole = self.stride(path, opened, &segments, 0)?;
+        let (piece, digest) = self.end_piece()?;
+        for index in 1..pieces(total) {
+            whole &= self.stride(path, opened, &segments, index)?;
             let (piece, digest) = self.end_piece()?;
-            self.tell();
-            if index == 0 {
-                first = Some((piece, digest));
-            } else if let Some(Keeping { found, print }) = keeping.filter(|_| whole) {
+            if let Some(Keeping { found, print }) = keeping.filter(|_| whole) {
                 let key = self.memo_key(&found.entry.path, index);
                 if self.recall(&key, print).is_some_and(|k| k.digest != digest) {
                     notes.add(Note::SilentChange, &entry.path);
@@ -162,7 +158,19 @@ impl TreeStream<'_> {
             }
         }
         let copy = self.copied(path, entry, opened, start, whole)?;
-        Ok((copy, map, first))
+        Ok(Written { copy, map, piece, digest })
+    }
+
+    /// Writes one piece's share of the payload, and the padding behind the last one.
+    fn stride(&mut self, path: &Path, opened: &Opened, segments: &[Segment], index: u64) -> Result<bool, SourceError> {
+        let total = data(segments);
+        let from = index * STRIDE;
+        let to = total.min(from + STRIDE);
+        let whole = self.payload(path, opened, segments, from, to)?;
+        if to == total {
+            self.pad()?;
+        }
+        Ok(whole)
     }
 
     fn copied(&self, path: &Path, entry: Entry, opened: &Opened, start: u64, whole: bool) -> Result<Copy, SourceError> {
@@ -194,20 +202,16 @@ impl TreeStream<'_> {
                 opened = content::open(path).map_err(|e| file_error("open", path, e))?;
                 held &= opened.as_ref().is_some_and(|o| o.identity.same(&found.identity));
             }
-            let from = index * STRIDE;
-            let to = total.min(from + STRIDE);
             match &opened {
                 Some(opened) => {
-                    whole &= self.payload(path, opened, &segments, from, to)?;
+                    whole &= self.stride(path, opened, &segments, index)?;
                     held &= self.holds(path, opened)?;
                 }
                 None => {
-                    self.zeros(to - from)?;
+                    self.zeros(STRIDE.min(total - index * STRIDE))?;
+                    self.pad()?;
                     whole = false;
                 }
-            }
-            if to == total {
-                self.pad()?;
             }
             let (piece, digest) = self.end_piece()?;
             if held && whole {

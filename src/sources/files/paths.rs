@@ -1,6 +1,6 @@
 //! The source `files`: paths of this host.
 
-use super::docker::{TreeReader, capture_through_docker};
+use super::docker::{Trees, capture_through_docker};
 use super::notes::Notes;
 use super::owners::Owners;
 use super::plan::Plan;
@@ -8,31 +8,29 @@ use super::tree::Tree;
 use super::view::Host;
 use crate::base::cancel::Cancel;
 use crate::base::ids::SourceName;
-use crate::policy::model::{FilesSpec, Via};
+use crate::policy::model::{App, FilesSpec, SourcePolicy, Via};
 use crate::sources::{Capture, Captured, Source, SourceError};
 use serde_json::json;
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// Named paths and what is below them.
 pub struct FilesSource {
     name: SourceName,
     spec: FilesSpec,
     never: HashSet<PathBuf>,
-    docker: Option<Arc<dyn TreeReader>>,
+    app: App,
 }
 
 impl FilesSource {
-    /// `never`: paths that are left out wherever they lie, such as the repository. `docker` is needed for
-    /// `via = "docker"` only.
-    pub fn new(
-        name: SourceName,
-        spec: FilesSpec,
-        never: impl IntoIterator<Item = PathBuf>,
-        docker: Option<Arc<dyn TreeReader>>,
-    ) -> Self {
-        FilesSource { name, spec, never: never.into_iter().collect(), docker }
+    /// `never`: paths that are left out wherever they lie, such as the repository.
+    pub fn new(policy: &SourcePolicy, spec: &FilesSpec, app: &App, never: impl IntoIterator<Item = PathBuf>) -> Self {
+        FilesSource {
+            name: policy.name.clone(),
+            spec: spec.clone(),
+            never: never.into_iter().collect(),
+            app: app.clone(),
+        }
     }
 
     fn plan(&self, notes: &mut Notes) -> Result<Plan, SourceError> {
@@ -60,7 +58,7 @@ impl Source for FilesSource {
         cancel.check()?;
         match self.spec.via {
             Via::Direct => self.plan(&mut Notes::default()).map(|_| ()),
-            Via::Docker => super::docker::probe(self.docker.as_deref(), &self.spec.paths, cancel),
+            Via::Docker => Trees::new(&self.app, cancel).probe(&self.spec.paths),
         }
     }
 
@@ -81,7 +79,7 @@ impl Source for FilesSource {
             Via::Docker => capture_through_docker(
                 cx,
                 &self.name,
-                self.docker.as_deref(),
+                &Trees::new(&self.app, cx.cancel),
                 &self.spec.paths,
                 &self.spec.exclude,
                 &mut notes,

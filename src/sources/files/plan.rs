@@ -79,6 +79,19 @@ impl Plan {
         Ok(plan)
     }
 
+    /// The paths that hold all that is taken: named ones, without those that lie below another.
+    pub fn taken(&self) -> Vec<PathBuf> {
+        let mut taken: Vec<PathBuf> = Vec::new();
+        let mut named: Vec<&PathBuf> = self.named.iter().collect();
+        named.sort();
+        for path in named {
+            if !taken.iter().any(|t| path.starts_with(t)) {
+                taken.push(path.clone());
+            }
+        }
+        taken
+    }
+
     /// Whether nothing is named.
     pub fn is_empty(&self) -> bool {
         self.named.is_empty()
@@ -103,6 +116,7 @@ impl Plan {
     pub fn add_all(&mut self, view: &dyn View, paths: &[String], notes: &mut Notes) -> Result<(), SourceError> {
         for path in paths {
             let literal = Path::new(path);
+            view.look(&super::docker::split_pattern(path).0)?;
             let found = view.kind(literal).map_err(|source| unreadable(literal, source))?;
             if found.is_some() || !has_wildcards(path) {
                 self.add(view, literal, notes)?;

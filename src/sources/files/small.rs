@@ -8,7 +8,8 @@ use super::memo::{Remembered, fingerprint};
 use super::notes::{Note, Notes};
 use super::plan::Plan;
 use super::stream::{LARGE, Observer, Outcome, TreeStream, file_error};
-use super::walk::{Found, Identity, file_attributes, real_of};
+use super::walk::{Found, Identity, real_of};
+use super::xattr;
 use crate::sources::SourceError;
 use std::io::Read;
 use std::path::Path;
@@ -39,7 +40,6 @@ impl TreeStream<'_> {
                 self.list(&found.entry, at, *length)?;
                 at += length;
             }
-            self.tell();
             return Ok(());
         }
         let mut lengths = Vec::with_capacity(group.len());
@@ -57,7 +57,6 @@ impl TreeStream<'_> {
             }
             self.keep(&key, &Remembered { fingerprint: print, digest, lengths, map: None, piece });
         }
-        self.tell();
         Ok(())
     }
 
@@ -158,7 +157,7 @@ impl TreeStream<'_> {
 /// A file's entry as it is now, when it is not what the walk saw any more.
 pub(super) fn current(path: &Path, entry: &Entry, opened: &Opened) -> Result<Entry, SourceError> {
     let stat = &opened.stat;
-    let xattrs = file_attributes(&opened.file).map_err(|e| file_error("read extended attributes of", path, e))?;
+    let xattrs = xattr::of_file(&opened.file).map_err(|e| file_error("read extended attributes of", path, e))?;
     let same_owner = stat.st_uid == entry.uid && stat.st_gid == entry.gid;
     Ok(Entry {
         path: entry.path.clone(),

@@ -15,7 +15,6 @@ use super::memo::Remembered;
 use super::notes::Notes;
 use super::plan::Plan;
 use super::walk::{Found, real_of};
-use crate::base::events::Event;
 use crate::base::ids::SourceName;
 use crate::base::stream::StreamKind;
 use crate::sources::{Capture, Piece, SourceError, StreamSink};
@@ -73,8 +72,6 @@ pub struct TreeStream<'a> {
     key: String,
     run: u64,
     totals: Totals,
-    /// Position and reused bytes as the events have them.
-    told: (u64, u64),
     /// Folders above trees that Docker reads, which stand in the tar already.
     parents: HashSet<Vec<u8>>,
 }
@@ -119,7 +116,6 @@ impl<'a> TreeStream<'a> {
             key,
             run,
             totals: Totals::default(),
-            told: (0, 0),
             parents: HashSet::new(),
         })
     }
@@ -163,7 +159,6 @@ impl<'a> TreeStream<'a> {
         self.write(&END_OF_ARCHIVE)?;
         self.end_piece()?;
         self.flush_lines()?;
-        self.tell();
         if self.remember {
             self.cx.memo.put(&format!("{}/run", self.key), &self.run.to_le_bytes());
         }
@@ -172,6 +167,11 @@ impl<'a> TreeStream<'a> {
         tar.finish().map_err(|e| sink_error(cx, e))?;
         listing.finish().map_err(|e| sink_error(cx, e))?;
         Ok(totals)
+    }
+
+    /// What has been written so far.
+    pub fn totals(&self) -> Totals {
+        self.totals
     }
 
     /// Whether a folder above a tree is not in the tar yet; from now on it is.
@@ -273,19 +273,6 @@ impl<'a> TreeStream<'a> {
     /// Whether a group must be read in this run although nothing has changed.
     pub(super) fn is_due(&self, key: &str) -> bool {
         self.cx.force || (hash64(key.as_bytes()).wrapping_add(self.run)).is_multiple_of(ROUNDS)
-    }
-
-    /// Tells the events how far it has come.
-    pub(super) fn tell(&mut self) {
-        let (position, reused) = (self.position, self.totals.reused);
-        let reused_now = reused - self.told.1;
-        let read_now = position - self.told.0 - reused_now;
-        for (bytes, reused) in [(read_now, false), (reused_now, true)] {
-            if bytes > 0 {
-                self.cx.events.send(Event::Bytes { source: self.source.clone(), bytes, reused });
-            }
-        }
-        self.told = (position, reused);
     }
 
     /// Whether a file's times are old enough that a later change would show in them.

@@ -1,6 +1,7 @@
 //! A look at a tree of paths, so that globs, links and `include` directives are followed by the same code whether
 //! this process reads the paths itself or Docker reads them for it.
 
+use crate::sources::SourceError;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Read};
@@ -17,6 +18,10 @@ pub enum Kind {
 
 /// Absolute paths, seen without following their last component.
 pub trait View {
+    /// Makes everything at and below a path visible, for views that do not see all from the beginning.
+    fn look(&self, _path: &Path) -> Result<(), SourceError> {
+        Ok(())
+    }
     /// `None` when nothing is there.
     fn kind(&self, path: &Path) -> io::Result<Option<Kind>>;
     /// Names in a folder, in any order.

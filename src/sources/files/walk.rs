@@ -4,13 +4,14 @@
 //! from the descriptor through which it is listed; memory holds one list of names per level of depth, never the tree;
 //! at most [`OPEN_LEVELS`] folders are open.
 
-use super::entry::{Entry, Kind, Time};
+use super::entry::{Entry, Kind, Time, Xattrs};
 use super::notes::{Note, Notes};
 use super::owners::Owners;
 use super::plan::{Node, Plan, Scope, path_of, real_path};
+use super::xattr;
 use crate::base::cancel::Cancel;
 use crate::sources::SourceError;
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Stat};
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
@@ -69,7 +70,7 @@ impl Links {
     fn seen(&mut self, stat: &Stat, path: &[u8]) -> Option<Vec<u8>> {
         let key = (stat.st_dev, stat.st_ino);
         let Some((first, left)) = self.first.get_mut(&key) else {
-            self.first.insert(key, (path.to_vec(), stat.st_nlink as u64 - 1));
+            self.first.insert(key, (path.to_vec(), stat.st_nlink - 1));
             return None;
         };
         *left -= 1;
@@ -339,7 +340,7 @@ impl<'a> Walk<'a> {
         Ok(names)
     }
 
-    fn found(&self, path: Vec<u8>, kind: Kind, stat: &Stat, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Found {
+    fn found(&self, path: Vec<u8>, kind: Kind, stat: &Stat, xattrs: Xattrs) -> Found {
         let identity = Identity::of(stat);
         let size = if kind == Kind::File { identity.size } else { 0 };
         let (uid, gid) = (stat.st_uid, stat.st_gid);
@@ -358,13 +359,8 @@ impl<'a> Walk<'a> {
         Found { entry, identity }
     }
 
-    fn attributes(
-        &self,
-        dir: &OwnedFd,
-        name: Option<&CStr>,
-        path: &[u8],
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SourceError> {
-        attributes(dir.as_fd(), name).map_err(|e| self.error("read extended attributes of", path, e))
+    fn attributes(&self, dir: &OwnedFd, name: Option<&CStr>, path: &[u8]) -> Result<Xattrs, SourceError> {
+        xattr::read(dir.as_fd(), name).map_err(|e| self.error("read extended attributes of", path, e))
     }
 
     fn real(&self, path: &[u8]) -> PathBuf {
@@ -398,66 +394,6 @@ const PSEUDO: [u32; 13] = [
 fn directory_flags(listed: bool) -> OFlags {
     let access = if listed { OFlags::RDONLY } else { OFlags::PATH };
     access | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
-}
-
-/// The extended attributes of `name` in `dir`, or of `dir` itself, sorted by name. A symlink's own are read, not its
-/// target's.
-fn attributes(dir: BorrowedFd<'_>, name: Option<&CStr>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
-    // There is no `*at` call for attributes on most kernels; the descriptor's own link in proc is as good.
-    let path = name.map(|name| proc_path(dir, name));
-    let list = |buffer: &mut [u8]| match &path {
-        Some(path) => rustix::fs::llistxattr(path.as_slice(), buffer),
-        None => rustix::fs::flistxattr(dir, buffer),
-    };
-    let get = |key: &[u8], buffer: &mut [u8]| match &path {
-        Some(path) => rustix::fs::lgetxattr(path.as_slice(), key, buffer),
-        None => rustix::fs::fgetxattr(dir, key, buffer),
-    };
-    let keys = match sized(list) {
-        Ok(keys) => keys,
-        // No attributes here, or the file is gone: reading it will tell.
-        Err(Errno::OPNOTSUPP | Errno::NOENT | Errno::NOSYS) => return Ok(Vec::new()),
-        Err(e) => return Err(e),
-    };
-    let mut found = Vec::new();
-    for key in keys.split(|b| *b == 0).filter(|k| !k.is_empty()) {
-        match sized(|buffer| get(key, buffer)) {
-            Ok(value) => found.push((key.to_vec(), value)),
-            Err(Errno::NODATA | Errno::NOENT | Errno::OPNOTSUPP) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// The extended attributes of an open file, sorted by name.
-pub fn file_attributes(file: &std::fs::File) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
-    attributes(file.as_fd(), None)
-}
-
-/// `/proc/self/fd/<dir>/<name>`.
-fn proc_path(dir: BorrowedFd<'_>, name: &CStr) -> Vec<u8> {
-    let mut path = Vec::with_capacity(24 + name.to_bytes().len());
-    path.extend_from_slice(b"/proc/self/fd/");
-    path.extend_from_slice(dir.as_raw_fd().to_string().as_bytes());
-    path.push(b'/');
-    path.extend_from_slice(name.to_bytes());
-    path
-}
-
-/// Calls with a small buffer, then with larger ones up to the kernel's limit of 64 KiB.
-fn sized(call: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
-    let mut small = [0u8; 512];
-    match call(&mut small) {
-        Ok(n) => return Ok(small[..n].to_vec()),
-        Err(Errno::RANGE) => {}
-        Err(e) => return Err(e),
-    }
-    let mut large = vec![0u8; 65_536];
-    let n = call(&mut large)?;
-    large.truncate(n);
-    Ok(large)
 }
 
 /// Names of a folder in one arena: a million of them take their own length and eight bytes each.
