@@ -13,6 +13,11 @@
 //! - L5 [`cli`]: arguments, rendering, exit codes
 
 pub mod base;
+pub mod cli;
+pub mod ops;
+pub mod pipeline;
 pub mod place;
 pub mod policy;
+pub mod repository;
 pub mod sources;
+pub mod storage;

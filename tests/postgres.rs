@@ -151,7 +151,10 @@ fn a_database_comes_back_fact_for_fact() {
     assert!(d.proved, "the dump was walked and its rows compared");
     let p = &d.properties;
     assert_eq!((p.owner.as_str(), p.encoding.as_str(), p.locale_provider.as_str()), ("shop_owner", "UTF8", "libc"));
-    assert_eq!((p.connection_limit, p.comment.as_deref(), p.tablespace.as_str()), (42, Some("it's rich"), "pg_default"));
+    assert_eq!(
+        (p.connection_limit, p.comment.as_deref(), p.tablespace.as_str()),
+        (42, Some("it's rich"), "pg_default")
+    );
     assert!(p.settings.iter().any(|s| s.role.is_none() && s.values == ["work_mem=5MB"]), "{:?}", p.settings);
     assert!(p.settings.iter().any(|s| s.role.as_deref() == Some("reader")), "{:?}", p.settings);
     assert!(p.acl.as_ref().unwrap().iter().any(|a| a.starts_with("reader=c/")), "{:?}", p.acl);

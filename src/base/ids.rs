@@ -275,6 +275,11 @@ impl<'de> Deserialize<'de> for RepositoryId {
 #[serde(transparent)]
 pub struct Sequence(pub u64);
 
+impl Sequence {
+    /// The last one that a key of ten digits holds.
+    pub const MAX: Sequence = Sequence(9_999_999_999);
+}
+
 impl fmt::Display for Sequence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)

@@ -78,6 +78,16 @@ pub fn parse_size(text: &str) -> Result<u64, InvalidUnit> {
     if bytes.is_finite() && bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err(bad()) }
 }
 
+/// Writes a size so that [`parse_size`] reads it back: the largest unit that divides it.
+pub fn format_size(bytes: u64) -> String {
+    for (shift, name) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
+        if bytes >= 1 << shift && bytes.is_multiple_of(1 << shift) {
+            return format!("{}{name}", bytes >> shift);
+        }
+    }
+    format!("{bytes}B")
+}
+
 /// A size for people: `812 B`, `14.3 MiB`.
 pub fn human_size(bytes: u64) -> String {
     let mut value = bytes as f64;
@@ -104,6 +114,8 @@ mod tests {
         assert!(parse_duration("7 days").is_err() && parse_duration("h").is_err() && parse_duration("5").is_err());
         assert!(parse_duration("99999999999999999999d").is_err());
         assert_eq!(parse_size("1.5GiB").unwrap(), 3 << 29);
+        assert_eq!(format_size(parse_size("1.5GiB").unwrap()), "1536MiB");
+        assert_eq!(parse_size(&format_size(20_000_001)).unwrap(), 20_000_001);
         assert!(parse_size("lots").is_err() && parse_size("-1").is_err());
         assert_eq!(human_size(15_000_000), "14.3 MiB");
         assert_eq!(human_duration(Duration::from_secs(94_440)), "26 h 14 min");

@@ -4,9 +4,18 @@
 //! status that cannot be read is a failure; whatever was started is ended when its handle is dropped or cancelled.
 
 pub mod account;
+pub mod container;
+pub mod docker;
+pub mod helper;
 pub mod host;
+pub mod inspect;
+mod owner;
+mod stream;
+mod tar_end;
 mod watch;
 
+pub use container::ContainerPlace;
+pub use docker::Docker;
 pub use host::HostPlace;
 
 use crate::base::cancel::Cancel;
@@ -105,6 +114,12 @@ pub enum PlaceError {
     NoContainer { name: String },
     #[error("container {name:?} is {state}, not running")]
     NotRunning { name: String, state: String },
+    #[error("no container of a compose project in {}", dir.display())]
+    NoProject { dir: PathBuf },
+    #[error("more than one compose project in {}: {}", dir.display(), projects.join(", "))]
+    ManyProjects { dir: PathBuf, projects: Vec<String> },
+    #[error("no service {service:?} in compose project {project}")]
+    NoService { service: String, project: String, running: Vec<String> },
     #[error("no {tool:?} in {place}")]
     ToolMissing { tool: String, place: String },
     #[error("{tool} in {place} ended with status {code}: {stderr}")]
@@ -131,6 +146,25 @@ pub enum PlaceError {
 }
 
 impl PlaceError {
+    /// The way out, where there is one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            PlaceError::NoDocker { .. } => Some(
+                "is the engine running, and is this user root or in group docker? DOCKER_HOST names another engine"
+                    .into(),
+            ),
+            PlaceError::NotRunning { name, .. } => Some(format!("start it, or look at `docker logs {name}`")),
+            PlaceError::NoProject { .. } => {
+                Some("start it with `docker compose up -d`, or name it by `project` in section [app]".into())
+            }
+            PlaceError::ManyProjects { .. } => Some("name one by `project` in section [app]".into()),
+            PlaceError::NoService { running, .. } if running.is_empty() => Some("none of its services runs".into()),
+            PlaceError::NoService { running, .. } => Some(format!("services that run: {}", running.join(", "))),
+            PlaceError::ToolMissing { tool, place } => Some(format!("install {tool:?} in {place}")),
+            _ => None,
+        }
+    }
+
     /// What reading or writing a command's pipe said: the limit that broke it, else an error of `what` in `place`.
     pub fn from_io(what: impl Into<String>, place: impl Into<String>, error: std::io::Error) -> Self {
         match error.downcast::<PlaceError>() {

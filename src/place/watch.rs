@@ -52,6 +52,11 @@ impl Watch {
         }
     }
 
+    /// Limits of a stream that belongs to no command.
+    pub(super) fn for_stream(what: &str, place: &str, cancel: &Cancel, stall: Duration) -> Self {
+        Self::new(&Command::new([what]).stall(stall).cancel(cancel), place.to_owned())
+    }
+
     /// Bytes have passed, or somebody begins to wait for some: time spent elsewhere is no stall.
     pub(super) fn touch(&self) {
         *lock(&self.progress) = Instant::now();

@@ -1,6 +1,18 @@
-//! L1: policies. A TOML file becomes a raw serde type, and that a validated [`Policy`]; every error of a file in one run.
+//! L1: policies. A TOML file becomes a validated [`Policy`]; every error of a file in one run.
 
+mod document;
 pub mod dotenv;
+pub mod error;
+pub mod find;
+mod load;
 pub mod model;
+pub mod nearest;
+pub mod schedule;
+mod show;
+mod values;
 
+pub use error::{LoadError, PolicyError, PolicyErrors, Position};
+pub use find::{FindError, find};
+pub use load::{load, parse};
 pub use model::Policy;
+pub use show::show;

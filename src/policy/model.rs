@@ -1,10 +1,10 @@
-//! The validated policy: what every other module works with. No serde here; `raw.rs` reads the TOML.
+//! The validated policy: what every other module works with. No serde here; `load` reads the TOML.
 
 use crate::base::ids::{PolicyName, SourceName};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// One application's policy, valid in itself. Paths are absolute.
+/// One application's policy, valid in itself. Paths are absolute, and so are globs.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// The file it was read from.
@@ -24,7 +24,39 @@ pub struct Policy {
     pub notify: Vec<Notify>,
 }
 
-#[derive(Debug, Clone)]
+/// Two policies are equal when they say the same; which file they stand in, and its wording, does not count.
+impl PartialEq for Policy {
+    fn eq(&self, other: &Self) -> bool {
+        let Policy {
+            file: _,
+            text: _,
+            app,
+            repository,
+            schedule,
+            retention,
+            sources,
+            external,
+            hooks,
+            health,
+            rollback,
+            drill,
+            notify,
+        } = self;
+        *app == other.app
+            && *repository == other.repository
+            && *schedule == other.schedule
+            && *retention == other.retention
+            && *sources == other.sources
+            && *external == other.external
+            && *hooks == other.hooks
+            && *health == other.health
+            && *rollback == other.rollback
+            && *drill == other.drill
+            && *notify == other.notify
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
 pub struct App {
     pub name: PolicyName,
     pub root: PathBuf,
@@ -36,7 +68,7 @@ pub struct App {
     pub project_dir: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Repository {
     pub url: RepositoryUrl,
     pub endpoint: Option<String>,
@@ -70,9 +102,20 @@ pub enum Credentials {
     File(PathBuf),
 }
 
+impl std::fmt::Display for RepositoryUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            RepositoryUrl::Local(path) => path.display().fmt(f),
+            RepositoryUrl::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            RepositoryUrl::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+        }
+    }
+}
+
 /// No writer fills the disk beyond this.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum MinFree {
+    /// 0 to 100.
     Percent(f64),
     Bytes(u64),
 }
@@ -84,7 +127,7 @@ pub enum When {
     Off,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
     /// Absent: the system's.
     pub timezone: Option<chrono_tz::Tz>,
@@ -143,10 +186,13 @@ pub enum OnRollback {
     Exact,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SourcePolicy {
     pub name: SourceName,
     pub on_rollback: OnRollback,
+    /// The policy does not name it; it stands by default (`env`, `git`, `compose` of the root). Where there is nothing
+    /// to capture it captures nothing and says so, and that is no failure.
+    pub implicit: bool,
     /// A failure is a warning.
     pub optional: bool,
     /// The longest that a capture may take.
@@ -154,7 +200,7 @@ pub struct SourcePolicy {
     pub spec: SourceSpec,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum SourceSpec {
     Postgres(PostgresSpec),
     Redis(RedisSpec),
@@ -202,7 +248,7 @@ pub enum Databases {
     Named(Vec<String>),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PostgresSpec {
     pub target: Target,
     /// Absent: the container's `POSTGRES_USER`, the URL's, or `postgres`.
@@ -213,7 +259,7 @@ pub struct PostgresSpec {
     pub jobs: u32,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RedisSpec {
     pub target: Target,
     /// ACL user; absent: the default user.
@@ -222,10 +268,13 @@ pub struct RedisSpec {
     pub tls: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EnvSpec {
     /// Absolute paths or globs.
     pub paths: Vec<String>,
+    /// gitignore syntax, relative to the root: what a glob shall not find, such as `.env.example`. A path that is
+    /// written out is captured all the same.
+    pub exclude: Vec<String>,
     pub required: Vec<String>,
     /// Key and regular expression.
     pub patterns: Vec<(String, String)>,
@@ -234,14 +283,14 @@ pub struct EnvSpec {
     pub data_keys: Vec<String>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CertificatesSpec {
     pub paths: Vec<String>,
     pub min_days: u32,
     pub via: Via,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct NginxSpec {
     pub paths: Vec<String>,
     /// The container in which nginx runs, when it runs in one.
@@ -258,7 +307,7 @@ pub enum Via {
     Docker,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FilesSpec {
     pub paths: Vec<String>,
     /// gitignore syntax, relative to each path.
@@ -267,24 +316,24 @@ pub struct FilesSpec {
     pub via: Via,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct VolumeSpec {
     /// Volume names as the compose file has them, or as Docker has them.
     pub volumes: Vec<String>,
     pub exclude: Vec<String>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CommandSpec {
     pub run: Vec<String>,
     pub target: Target,
     pub restore: Option<Vec<String>>,
     pub check: Option<Vec<String>>,
-    /// The stream's file name.
+    /// The stream's file name; absent: the source's name.
     pub output: Option<String>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct GitSpec {
     /// Keep the commits themselves.
     pub bundle: bool,
@@ -297,12 +346,12 @@ pub enum Pin {
     None,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ComposeSpec {
     pub pin: Pin,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Hooks {
     pub before_snapshot: Vec<String>,
     pub after_snapshot: Vec<String>,
@@ -312,7 +361,7 @@ pub struct Hooks {
     pub timeout: Duration,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct HealthCheck {
     pub kind: HealthKind,
     pub attempts: u32,
@@ -320,18 +369,33 @@ pub struct HealthCheck {
     pub timeout: Duration,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum HealthKind {
-    Http { url: String, status: u16, json: Vec<(String, String)> },
+    /// `json`: dotted path in the answer, and what stands there as text.
+    Http {
+        url: String,
+        status: u16,
+        json: Vec<(String, String)>,
+    },
     Tcp(String),
     Container(String),
     Command(Vec<String>),
-    Certificate { address: String, min_days: u32 },
-    Disk { path: PathBuf, min_free: MinFree },
-    Redis { source: SourceName, max_memory: f64 },
+    Certificate {
+        address: String,
+        min_days: u32,
+    },
+    Disk {
+        path: PathBuf,
+        min_free: MinFree,
+    },
+    /// `max_memory_percent`: used memory against the server's own limit.
+    Redis {
+        source: SourceName,
+        max_memory_percent: f64,
+    },
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rollback {
     /// Empty: every service but the data stores.
     pub stop: Vec<String>,
@@ -340,15 +404,28 @@ pub struct Rollback {
     pub keep_old: Duration,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Drill {
-    pub postgres: String,
+    pub postgres: DrillPostgres,
     pub memory: u64,
     pub max_age: Duration,
     pub checks: Vec<DrillCheck>,
 }
 
-#[derive(Debug, Clone)]
+/// Where a drill restores Postgres.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DrillPostgres {
+    /// The live container's image, else local binaries of that major version.
+    Auto,
+    /// Only in a container of the live one's image.
+    Image,
+    /// Only with the host's own server binaries.
+    Local,
+    /// A scratch server, without a password in the URL.
+    Server(String),
+}
+
+#[derive(Debug, Clone, PartialEq)]
 pub struct DrillCheck {
     pub source: SourceName,
     pub sql: String,
@@ -364,20 +441,20 @@ pub enum NotifyOn {
     Weekly,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Notify {
     pub channel: NotifyChannel,
     pub on: Vec<NotifyOn>,
 }
 
 /// URLs may hold tokens, so they come by reference: `file:KEY`, `env:NAME`, `file:PATH`; or plainly where they hold none.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum NotifyTarget {
     Plain(String),
     Secret(SecretRef),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum NotifyChannel {
     Webhook(NotifyTarget),
     Ntfy(NotifyTarget),

@@ -1,13 +1,22 @@
 //! L2: sources: what a policy captures. A source reads a live thing and writes streams and facts into a [`Sink`];
 //! it never meets storage, and storage never meets it.
 
+mod build;
 pub mod command;
+pub mod compose;
+pub mod extract;
+pub mod files;
+pub mod git;
 pub mod locate;
 pub mod postgres;
+pub mod project;
+pub mod recovery;
 pub mod redis;
 mod run;
 pub mod secret;
 mod tap;
+
+pub use build::{RECOVERY, build, sweep};
 
 use crate::base::cancel::{Cancel, Cancelled};
 use crate::base::events::Events;

@@ -91,8 +91,7 @@ impl PostgresServer {
         if let Some(server) = shared.upgrade() {
             return server;
         }
-        let options =
-            ["-c", "max_prepared_transactions=5", "-c", "wal_level=logical", "-c", "max_connections=200"];
+        let options = ["-c", "max_prepared_transactions=5", "-c", "wal_level=logical", "-c", "max_connections=200"];
         let server = Arc::new(Self::start_with(&[], &options));
         *shared = Arc::downgrade(&server);
         server
@@ -173,9 +172,7 @@ impl PostgresServer {
 
     /// The server's URL through its socket.
     pub fn socket_url(&self, user: &str, database: &str) -> String {
-        let encode = |s: &str| {
-            percent_encoding::utf8_percent_encode(s, percent_encoding::NON_ALPHANUMERIC).to_string()
-        };
+        let encode = |s: &str| percent_encoding::utf8_percent_encode(s, percent_encoding::NON_ALPHANUMERIC).to_string();
         let dir = encode(self.dir.to_str().unwrap());
         format!("postgres://{}@/{}?host={dir}&port={}", encode(user), encode(database), self.port)
     }

@@ -62,7 +62,9 @@ pub(crate) fn walk<R: Read, W: Write, O: Observer>(tap: &mut Tap<R, W, O>) -> Re
         return Ok(report);
     }
     if !matches!(int_bytes, 1..=8) || offset_bytes > 8 {
-        return Err(TapError::Format(format!("a dump with integers of {int_bytes} and offsets of {offset_bytes} bytes")));
+        return Err(TapError::Format(format!(
+            "a dump with integers of {int_bytes} and offsets of {offset_bytes} bytes"
+        )));
     }
     let mut walk = Walk { tap, int_bytes, offset_bytes, minor };
     walk.head()?;

@@ -214,10 +214,7 @@ pub(super) fn owned_sequences(
 }
 
 /// `last_value` and `is_called` of each, as they are now.
-pub(super) fn sequence_values(
-    session: &mut Session,
-    sequences: &[Sequence],
-) -> Result<Vec<(i64, bool)>, SessionError> {
+pub(super) fn sequence_values(session: &mut Session, sequences: &[Sequence]) -> Result<Vec<(i64, bool)>, SessionError> {
     #[derive(Deserialize)]
     struct Row {
         last_value: i64,

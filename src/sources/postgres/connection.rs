@@ -52,8 +52,9 @@ impl Connection {
         };
         let own_database = match address.database.clone() {
             Some(database) => database,
-            None => variable(&["POSTGRES_DB", "POSTGRESQL_DATABASE"])?
-                .map_or_else(|| user.clone(), |v| v.expose().clone()),
+            None => {
+                variable(&["POSTGRES_DB", "POSTGRESQL_DATABASE"])?.map_or_else(|| user.clone(), |v| v.expose().clone())
+            }
         };
         let (password, password_origin) = match &spec.password_from {
             Some(reference) => (
@@ -111,7 +112,8 @@ impl Connection {
 
     /// A tool with its connection in the environment.
     pub fn command(&self, argv: Vec<String>, deadline: Deadline, cancel: &Cancel) -> Command {
-        let mut command = Command::new(argv).user(self.account.clone()).timeout(deadline.left()).cancel(cancel).dir("/");
+        let mut command =
+            Command::new(argv).user(self.account.clone()).timeout(deadline.left()).cancel(cancel).dir("/");
         command.env.extend(self.env.iter().cloned());
         command
     }

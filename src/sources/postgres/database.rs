@@ -111,7 +111,8 @@ fn try_capture(
         }
         if !part.report.walked {
             let (major, minor, _) = part.report.version;
-            warnings.push(format!("{what}: archive version {major}.{minor} is not known, so its rows were not counted"));
+            warnings
+                .push(format!("{what}: archive version {major}.{minor} is not known, so its rows were not counted"));
         }
         part.stream.finish().map_err(SourceError::Sink)?;
     }
@@ -158,9 +159,8 @@ fn begin(run: &Run<'_>, spec: &PostgresSpec, limits: &Limits) -> Result<Attempt<
         snapshot: String,
         at: String,
     }
-    let exported: Exported = session.one(
-        "SELECT pg_export_snapshot() AS snapshot, to_char(now(), 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') AS at",
-    )?;
+    let exported: Exported = session
+        .one("SELECT pg_export_snapshot() AS snapshot, to_char(now(), 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') AS at")?;
     // Made between the first look and the snapshot.
     let late: Vec<_> = catalog::tables_to_lock(&mut session)?.into_iter().filter(|t| !tables.contains(t)).collect();
     catalog::lock(&mut session, &late)?;
@@ -236,8 +236,7 @@ fn count(
         e.into_source(run.connection, &format!("read {what} of database {:?}", run.database))
     };
     let with_content = fingerprint == Fingerprint::Content;
-    facts.large_objects =
-        catalog::large_objects(session, with_content).map_err(|e| within(e, "the large objects"))?;
+    facts.large_objects = catalog::large_objects(session, with_content).map_err(|e| within(e, "the large objects"))?;
     if fingerprint == Fingerprint::None {
         return Ok(());
     }

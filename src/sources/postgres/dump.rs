@@ -39,7 +39,8 @@ pub(super) struct Begun {
 
 /// Starts `pg_dump` on an exported snapshot.
 pub(super) fn start(run: &Run<'_>, part: Part, snapshot: &str) -> Result<Begun, SourceError> {
-    let mut argv: Vec<String> = ["pg_dump", "--format=custom", "--compress=0", "--no-password"].map(String::from).into();
+    let mut argv: Vec<String> =
+        ["pg_dump", "--format=custom", "--compress=0", "--no-password"].map(String::from).into();
     argv.push(format!("--snapshot={snapshot}"));
     argv.push(format!("--lock-wait-timeout={}", LOCK_WAIT.as_millis()));
     argv.extend(part.options.iter().cloned());
@@ -78,9 +79,8 @@ impl Begun {
     /// Stores the dump and checks it. The stream is not finished yet: that is for whoever has checked everything.
     pub fn store<'s>(self, run: &Run<'_>, sink: &'s dyn Sink) -> Result<Stored<'s>, SourceError> {
         let Begun { part, stdout, ahead, running } = self;
-        let mut stream = sink
-            .stream(part.stream.clone(), StreamKind::PgDump, part.expected_bytes)
-            .map_err(SourceError::Sink)?;
+        let mut stream =
+            sink.stream(part.stream.clone(), StreamKind::PgDump, part.expected_bytes).map_err(SourceError::Sink)?;
         let input = io::Cursor::new(ahead).chain(stdout);
         let mut tap = Tap::new(input, &mut stream, ());
         let walked = archive::walk(&mut tap).and_then(|report| tap.finish().map(|_| report));

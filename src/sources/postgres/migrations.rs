@@ -20,12 +20,7 @@ struct Tool {
     newest: &'static str,
 }
 
-const fn tool(
-    name: &'static str,
-    table: &'static str,
-    entry: &'static [&'static str],
-    newest: &'static str,
-) -> Tool {
+const fn tool(name: &'static str, table: &'static str, entry: &'static [&'static str], newest: &'static str) -> Tool {
     Tool { name, table, entry, newest }
 }
 

@@ -53,11 +53,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            stall: Duration::from_secs(600),
-            lock_wait: Duration::from_secs(60),
-            parts_from_bytes: PARTS_FROM_BYTES,
-        }
+        Self { stall: Duration::from_secs(600), lock_wait: Duration::from_secs(60), parts_from_bytes: PARTS_FROM_BYTES }
     }
 }
 
@@ -127,7 +123,8 @@ impl PostgresSource {
                 Err(SessionError::Other(error)) => return Err(error),
                 Err(refused) => {
                     let elsewhere = ["does not exist", "not currently accepting connections"];
-                    let missing = matches!(&refused, SessionError::Broken { text } if elsewhere.iter().any(|e| text.contains(e)));
+                    let missing =
+                        matches!(&refused, SessionError::Broken { text } if elsewhere.iter().any(|e| text.contains(e)));
                     let what = format!("connect to database {database:?}");
                     let error = refused.into_source(connection, &what);
                     first.get_or_insert(error);
@@ -164,7 +161,10 @@ impl PostgresSource {
         }
         if session.version < 110_000 {
             return Err(SourceError::hint(
-                format!("{} is PostgreSQL {}; version 11 is the oldest that is supported", connection.server, session.version_text),
+                format!(
+                    "{} is PostgreSQL {}; version 11 is the oldest that is supported",
+                    connection.server, session.version_text
+                ),
                 "upgrade the server; until then a command source with pg_dumpall captures it",
             ));
         }
@@ -210,7 +210,10 @@ impl PostgresSource {
                 Some(Listed { allows_connections: true, .. }) => {}
                 Some(_) => {
                     let problem = format!("database {name:?} on {} allows no connections", connection.server);
-                    return Err(SourceError::hint(problem, format!("ALTER DATABASE … ALLOW_CONNECTIONS true for {name:?}")));
+                    return Err(SourceError::hint(
+                        problem,
+                        format!("ALTER DATABASE … ALLOW_CONNECTIONS true for {name:?}"),
+                    ));
                 }
                 None => {
                     let there: Vec<&str> = listed.iter().filter(|d| !d.template).map(|d| d.name.as_str()).collect();
@@ -290,7 +293,8 @@ impl Preflight {
             );
         }
         if self.server.standby {
-            warnings.push("the server is a standby: unlogged tables are empty there, and its data may lag behind".into());
+            warnings
+                .push("the server is a standby: unlogged tables are empty there, and its data may lag behind".into());
         }
         for run in &self.other_runs {
             warnings.push(format!(

@@ -39,9 +39,14 @@ SET quote_all_identifiers = off;
 #[derive(Debug)]
 pub(super) enum SessionError {
     /// The server said no: its SQLSTATE and what it said.
-    Server { state: String, text: String },
+    Server {
+        state: String,
+        text: String,
+    },
     /// No session came about, or it broke; `psql`'s own words.
-    Broken { text: String },
+    Broken {
+        text: String,
+    },
     Other(SourceError),
 }
 
@@ -97,9 +102,8 @@ impl Session {
             number: String,
             text: String,
         }
-        let version: Version = session.one(
-            "SELECT current_setting('server_version_num') AS number, current_setting('server_version') AS text",
-        )?;
+        let version: Version = session
+            .one("SELECT current_setting('server_version_num') AS number, current_setting('server_version') AS text")?;
         session.version = version.number.parse().unwrap_or(0);
         session.version_text = version.text;
         for (since, setting) in [
@@ -143,11 +147,7 @@ impl Session {
         }
     }
 
-    fn ask(
-        &mut self,
-        sql: &str,
-        see: &mut dyn FnMut(&str) -> Result<(), SessionError>,
-    ) -> Result<(), SessionError> {
+    fn ask(&mut self, sql: &str, see: &mut dyn FnMut(&str) -> Result<(), SessionError>) -> Result<(), SessionError> {
         let script = format!("{sql}\n\\echo {}\n", self.marker);
         if let Err(error) = self.stdin.write_all(script.as_bytes()).and_then(|()| self.stdin.flush()) {
             return Err(self.broken(Some(error)));
@@ -232,8 +232,7 @@ impl SessionError {
 
     /// Whether trying once more may help: a lock was not to be had, or a table went away between two looks.
     pub fn is_conflict(&self) -> bool {
-        let conflicts =
-            [state::LOCK_NOT_AVAILABLE, state::DEADLOCK, state::UNDEFINED_TABLE, state::UNDEFINED_SCHEMA];
+        let conflicts = [state::LOCK_NOT_AVAILABLE, state::DEADLOCK, state::UNDEFINED_TABLE, state::UNDEFINED_SCHEMA];
         matches!(self, SessionError::Server { state, .. } if conflicts.contains(&state.as_str()))
     }
 }
@@ -252,7 +251,8 @@ mod tests {
     fn errors_of_the_server_keep_state_and_text() {
         let exit = Exit {
             code: 3,
-            stderr: "ERROR:  42501: permission denied for table secret\nLOCATION:  aclcheck_error, aclchk.c:2843\n".into(),
+            stderr: "ERROR:  42501: permission denied for table secret\nLOCATION:  aclcheck_error, aclchk.c:2843\n"
+                .into(),
         };
         match server_error(&exit) {
             SessionError::Server { state, text } => {

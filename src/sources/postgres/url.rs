@@ -108,7 +108,8 @@ mod tests {
 
     #[test]
     fn urls_as_libpq_reads_them() {
-        let u = parse("postgres://shop%40x@db.example:5433/my%20shop?sslmode=verify-full&sslrootcert=%2Fetc%2Fca.pem").unwrap();
+        let u = parse("postgres://shop%40x@db.example:5433/my%20shop?sslmode=verify-full&sslrootcert=%2Fetc%2Fca.pem")
+            .unwrap();
         assert_eq!(u.host.as_deref(), Some("db.example"));
         assert_eq!((u.port, u.user.as_deref(), u.database.as_deref()), (Some(5433), Some("shop@x"), Some("my shop")));
         assert_eq!(u.tls, [("PGSSLMODE", "verify-full".into()), ("PGSSLROOTCERT", "/etc/ca.pem".into())]);

@@ -109,7 +109,9 @@ mod tests {
         assert_eq!(a.tls_files, [("--cacert", "/etc/ca.pem".to_owned())]);
         assert_eq!(parse("unix:///run/redis.sock").unwrap().describe(), "/run/redis.sock");
         assert_eq!(parse("redis://").unwrap().describe(), "127.0.0.1:6379");
-        for url in ["redis://:secret@h", "redis://u:secret@h", "http://h", "h:6379", "redis://h:x", "unix://", "redis://h?x=1"] {
+        for url in
+            ["redis://:secret@h", "redis://u:secret@h", "http://h", "h:6379", "redis://h:x", "unix://", "redis://h?x=1"]
+        {
             let error = format!("{:?}", parse(url).unwrap_err());
             assert!(!error.contains("secret"), "{error}");
         }

@@ -56,8 +56,21 @@ pub(super) enum Stream {
 
 /// First words of error replies, as `redis-cli` prints them.
 const ERRORS: &[&str] = &[
-    "ERR", "NOAUTH", "WRONGPASS", "NOPERM", "LOADING", "BUSY", "MISCONF", "MASTERDOWN", "NOMASTERLINK", "DENIED", "READONLY",
-    "CLUSTERDOWN", "OOM", "EXECABORT", "UNKILLABLE",
+    "ERR",
+    "NOAUTH",
+    "WRONGPASS",
+    "NOPERM",
+    "LOADING",
+    "BUSY",
+    "MISCONF",
+    "MASTERDOWN",
+    "NOMASTERLINK",
+    "DENIED",
+    "READONLY",
+    "CLUSTERDOWN",
+    "OOM",
+    "EXECABORT",
+    "UNKILLABLE",
 ];
 
 /// What a server says that is told a password and has none.
@@ -214,7 +227,9 @@ impl Server {
         } else if has("No such file") {
             Some("is the server running, and is its socket there?")
         } else if has("Name or service not known") || has("name resolution") {
-            Some("the host name is not known here; a container without a published port is reached by service = or container =")
+            Some(
+                "the host name is not known here; a container without a published port is reached by service = or container =",
+            )
         } else if has("certificate") {
             Some("name the authority that signed the server's certificate: rediss://host:port?cacert=/path/ca.pem")
         } else if has("SSL") {

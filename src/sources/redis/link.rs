@@ -69,7 +69,11 @@ impl Link {
         loop {
             self.cancel.check().map_err(|c| io::Error::other(PlaceError::Cancelled(c)))?;
             match self.stream.read(out) {
-                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted) => {}
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+                    ) => {}
                 other => return other,
             }
             let (tool, place) = ("the copy".to_owned(), self.peer.clone());

@@ -132,7 +132,10 @@ impl RedisSource {
         if is("role", "slave") {
             if !is("master_link_status", "up") {
                 return Err(SourceError::hint(
-                    format!("{} is a replica that has lost its master: its data is old, and it gives no copy", server.name),
+                    format!(
+                        "{} is a replica that has lost its master: its data is old, and it gives no copy",
+                        server.name
+                    ),
                     "capture the master, or repair the link (INFO replication)",
                 ));
             }
@@ -160,8 +163,7 @@ impl RedisSource {
 
         cx.events.step(format!("{}: copy of {}", self.name, server.name));
         let expected = facts.used_memory;
-        let mut stream =
-            cx.sink.stream(STREAM.parse()?, StreamKind::Rdb, expected).map_err(SourceError::Sink)?;
+        let mut stream = cx.sink.stream(STREAM.parse()?, StreamKind::Rdb, expected).map_err(SourceError::Sink)?;
         let report = copy(&server, &mut stream)?;
         let after = match before {
             Some(_) => match server.ask(&["INFO"])? {
@@ -175,8 +177,8 @@ impl RedisSource {
         facts.before = before.as_ref().map(Info::keyspace);
         facts.after = after.as_ref().map(Info::keyspace);
         describe_file(&report, &mut facts, &mut warnings);
-        let facts = serde_json::to_value(&facts)
-            .map_err(|e| SourceError::problem(format!("facts cannot be written: {e}")))?;
+        let facts =
+            serde_json::to_value(&facts).map_err(|e| SourceError::problem(format!("facts cannot be written: {e}")))?;
         for warning in &warnings {
             cx.events.warn(&self.name, warning.clone());
         }
@@ -268,7 +270,8 @@ fn describe_file(report: &rdb::Report, facts: &mut Facts, warnings: &mut Vec<Str
         facts.version = version.cloned();
     }
     if !report.checksum {
-        warnings.push("the server writes no checksum (rdbchecksum no): only the file's structure could be checked".into());
+        warnings
+            .push("the server writes no checksum (rdbchecksum no): only the file's structure could be checked".into());
     }
     match (&report.keys, &facts.before, &facts.after) {
         (Some(keys), ..) => {

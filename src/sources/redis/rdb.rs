@@ -184,7 +184,7 @@ impl<R: Read, W: Write> Walk<R, W> {
                 kind => {
                     self.skip_string()?;
                     self.value(kind)?;
-                    let counted = keys.entry(database).or_insert_with(Keys::default);
+                    let counted = keys.entry(database).or_default();
                     counted.keys += 1;
                     counted.expires += u64::from(std::mem::take(&mut expires));
                 }
@@ -412,10 +412,7 @@ mod tail {
     const KEPT: usize = 1 + CRC_BYTES + MARK_BYTES;
 
     /// Holds back the last bytes, since which of them belong to the RDB is known at the end only.
-    pub(super) fn finish<R: Read, W: Write>(
-        tap: Tap<R, W, Crc64>,
-        mut report: Report,
-    ) -> Result<Report, TapError> {
+    pub(super) fn finish<R: Read, W: Write>(tap: Tap<R, W, Crc64>, mut report: Report) -> Result<Report, TapError> {
         let position = tap.position();
         let (ahead, input, sink, mut crc) = tap.dissolve()?;
         let mut input = std::io::Cursor::new(ahead).chain(input);

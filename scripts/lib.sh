@@ -1,0 +1,223 @@
+# shellcheck shell=bash
+# Sourced by the other scripts: what a machine needs, and getting it. Every need_* function is quick when the thing is
+# already there, says in one line what is missing when it cannot be had, and leaves no service running that the
+# packages would start by themselves.
+
+LIFEBOAT_SRC=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+: "${HOME:=$(getent passwd "$(id -u)" | cut -d: -f6)}"
+export HOME
+LIFEBOAT_CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/lifeboat
+# One target folder for every clone: a fresh clone builds in seconds.
+: "${CARGO_TARGET_DIR:=$LIFEBOAT_CACHE/target}"
+export CARGO_TARGET_DIR LIFEBOAT_SRC LIFEBOAT_CACHE
+export LIFEBOAT_TEST_IMAGE=lifeboat-test/host:1
+mkdir -p "$LIFEBOAT_CACHE"
+
+RUST_MINIMUM=1.95
+# Debian keeps these where an ordinary user's PATH does not look.
+PATH=$PATH:/usr/sbin:/sbin
+
+# What each group of tools is made of: PROBE=PACKAGE, where a probe is a command or an absolute path.
+TOOLS_BUILD=(cc=gcc /usr/include/stdlib.h=libc6-dev /etc/ssl/certs/ca-certificates.crt=ca-certificates)
+TOOLS_BREAK_GLASS=(age=age zstd=zstd tar=tar jq=jq ssh-keygen=openssh-client)
+TOOLS_DEMO=(/usr/lib/postgresql/15/bin/postgres=postgresql-15 redis-server=redis-server redis-cli=redis-tools
+    nginx=nginx-light openssl=openssl git=git "${TOOLS_BREAK_GLASS[@]}")
+TOOLS_TEST=("${TOOLS_DEMO[@]}" curl=curl setfacl=acl setfattr=attr strace=strace ps=procps)
+TOOLS_ENGINE=(dockerd=docker.io docker=docker.io iptables=iptables)
+
+if [ -t 1 ] && [ -z "${NO_COLOR-}" ]; then
+    BOLD=$'\e[1m' DIM=$'\e[2m' GREEN=$'\e[32m' RED=$'\e[31m' PLAIN=$'\e[0m'
+else
+    BOLD='' DIM='' GREEN='' RED='' PLAIN=''
+fi
+export BOLD DIM GREEN RED PLAIN
+
+# die MESSAGE...: one line on standard error, exit 1.
+die() {
+    printf '%s\n' "${RED}$*${PLAIN}" >&2
+    exit 1
+}
+
+# seconds_since MILLISECONDS: "1.2 s" since that moment of now_ms.
+now_ms() { date +%s%3N; }
+seconds_since() { awk -v ms=$(($(now_ms) - $1)) 'BEGIN { printf ms < 60000 ? "%.1f s" : "%.0f s", ms / 1000 }'; }
+
+# locked NAME COMMAND...: runs the command while holding a lock that all of this user's clones share.
+locked() {
+    local name=$1 status=0
+    shift
+    exec 8>>"$LIFEBOAT_CACHE/$name.lock"
+    flock 8
+    "$@" || status=$?
+    exec 8>&-
+    return "$status"
+}
+
+# need_rust: cargo of at least RUST_MINIMUM.
+need_rust() {
+    command -v cargo >/dev/null || PATH=$PATH:$HOME/.cargo/bin
+    local have
+    have=$(cargo --version 2>/dev/null | cut -d' ' -f2) || true
+    [ -n "$have" ] || die "Rust is missing: install the stable toolchain ($RUST_MINIMUM or newer) from https://rustup.rs"
+    [ "$(printf '%s\n' "$RUST_MINIMUM" "$have" | sort -V | head -n 1)" = "$RUST_MINIMUM" ] ||
+        die "Rust $RUST_MINIMUM or newer is needed, cargo is $have: run \"rustup update stable\" (https://rustup.rs)"
+}
+
+# missing_packages PROBE=PACKAGE...: the packages whose probe finds nothing, once each.
+missing_packages() {
+    local item probe
+    for item in "$@"; do
+        probe=${item%=*}
+        case $probe in
+        /*) [ -e "$probe" ] ;;
+        *) command -v "$probe" >/dev/null ;;
+        esac || printf '%s\n' "${item##*=}"
+    done | sort -u
+}
+
+# need_root_or_have PROBE=PACKAGE...: as root installs what is missing; as another user names the command that would.
+need_root_or_have() {
+    local packages command
+    mapfile -t packages < <(missing_packages "$@")
+    [ ${#packages[@]} -gt 0 ] || return 0
+    command="apt-get install -y --no-install-recommends ${packages[*]}"
+    command -v apt-get >/dev/null || die "missing on this machine: ${packages[*]} (names of Debian packages)"
+    [ "$(id -u)" = 0 ] || die "missing on this machine; run: sudo $command"
+    printf '%s\n' "${DIM}installing ${packages[*]}${PLAIN}"
+    locked apt install_packages "${packages[@]}" || die "could not install; see above, or run: $command"
+    mapfile -t packages < <(missing_packages "$@")
+    [ ${#packages[@]} = 0 ] || die "installed, and still missing: ${packages[*]}"
+}
+
+# need_packages build|demo|test|break-glass...: the tools of a group.
+need_packages() {
+    local group tools=()
+    for group in "$@"; do
+        case $group in
+        build) tools+=("${TOOLS_BUILD[@]}") ;;
+        demo) tools+=("${TOOLS_DEMO[@]}") ;;
+        test) tools+=("${TOOLS_TEST[@]}") ;;
+        break-glass) tools+=("${TOOLS_BREAK_GLASS[@]}") ;;
+        *) die "need_packages: no group \"$group\"" ;;
+        esac
+    done
+    need_root_or_have "${tools[@]}"
+}
+
+# Installs packages so that none of their services starts, now or at the next boot: the scripts start servers of their
+# own, and a database that nobody asked for must not take port 5432 of this machine.
+install_packages() {
+    local policy=/usr/sbin/policy-rc.d ours=0 status=0 before
+    export DEBIAN_FRONTEND=noninteractive
+    before=$(enabled_units)
+    if [ ! -e "$policy" ] || grep -q '^# lifeboat' "$policy" 2>/dev/null; then
+        # It forbids only while this shell lives, so a copy left behind by a kill forbids nothing.
+        printf '#!/bin/sh\n# lifeboat: no service starts while packages are installed\nkill -0 %d 2>/dev/null && exit 101\nexit 0\n' \
+            "$$" >"$policy"
+        chmod 755 "$policy"
+        ours=1
+    fi
+    apt_quietly update && apt_quietly install -y --no-install-recommends "$@" || status=$?
+    [ "$ours" = 0 ] || rm -f "$policy"
+    comm -13 <(printf '%s\n' "$before") <(enabled_units) | grep -E '^(postgresql|redis|nginx)' | while read -r unit; do
+        systemctl disable --quiet "$unit" 2>/dev/null || true
+    done
+    return "$status"
+}
+
+enabled_units() {
+    find /etc/systemd/system -name '*.service' -path '*.wants/*' -printf '%f\n' 2>/dev/null | sort -u
+}
+
+# apt-get without its chatter; what it said is shown when it fails.
+apt_quietly() {
+    local log status=0
+    log=$(mktemp)
+    apt-get -q -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 "$@" >"$log" 2>&1 </dev/null 8>&- || status=$?
+    [ "$status" = 0 ] || tail -n 25 "$log" >&2
+    rm -f "$log"
+    return "$status"
+}
+
+# need_docker: an engine that answers. Where none does, root installs and starts one, with or without systemd.
+need_docker() {
+    engine_answers && return 0
+    if [ "$(id -u)" != 0 ]; then
+        command -v docker >/dev/null || die "missing on this machine; run: sudo apt-get install -y docker.io"
+        die "no Docker engine answers for user $(id -un): start it, and add the user to group docker"
+    fi
+    need_root_or_have "${TOOLS_ENGINE[@]}"
+    locked docker start_engine
+}
+
+engine_answers() { timeout 20 docker info >/dev/null 2>&1; }
+
+start_engine() {
+    engine_answers && return 0
+    local log=$LIFEBOAT_CACHE/dockerd.log pid
+    if [ -d /run/systemd/system ]; then
+        systemctl start docker >/dev/null 2>&1 || {
+            journalctl -u docker -n 20 --no-pager >&2 || true
+            die "the Docker engine does not start; see above"
+        }
+    else
+        # Left behind by an engine that was killed, these keep the next one from starting.
+        for pid in /run/docker.pid /run/docker/containerd/containerd.pid; do
+            { [ -s "$pid" ] && kill -0 "$(cat "$pid")" 2>/dev/null; } || rm -f "$pid"
+        done
+        setsid dockerd >"$log" 2>&1 </dev/null 8>&- &
+        pid=$!
+    fi
+    for _ in $(seq 240); do
+        engine_answers && return 0
+        [ -z "${pid-}" ] || kill -0 "$pid" 2>/dev/null || break
+        sleep 0.25
+    done
+    [ ! -s "$log" ] || tail -n 20 "$log" >&2
+    die "the Docker engine does not start; its log is $log"
+}
+
+# need_compose: `docker compose`. Debian 12 has no second version of it; Debian 13's plugin runs there.
+need_compose() {
+    docker compose version >/dev/null 2>&1 && return 0
+    locked compose install_compose
+    docker compose version >/dev/null 2>&1 || die "\"docker compose\" still does not answer after installing it"
+}
+
+install_compose() {
+    docker compose version >/dev/null 2>&1 && return 0
+    command -v apt-get >/dev/null || die "\"docker compose\" is missing: install Docker's compose plugin"
+    local mirror plugins dir options
+    # The mirror is the one that this system already trusts.
+    # shellcheck disable=SC2016 # apt's own placeholder
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+        grep -E '/debian/?$' | head -n 1) || true
+    [ -n "$mirror" ] || die "\"docker compose\" is missing, and this system has no Debian source to take it from"
+    plugins=$HOME/.docker/cli-plugins
+    [ "$(id -u)" != 0 ] || plugins=/usr/local/lib/docker/cli-plugins
+    printf '%s\n' "${DIM}installing docker compose from Debian 13${PLAIN}"
+    dir=$(mktemp -d)
+    mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
+    : >"$dir/status"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" >"$dir/sources.list"
+    options=(-o "Dir::Etc::SourceList=$dir/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o "Dir::State::Lists=$dir/lists" -o "Dir::State::status=$dir/status" -o "Dir::Cache=$dir/cache"
+        -o Acquire::Languages=none -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
+        -o Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false -o APT::Sandbox::User=)
+    if (cd "$dir" && apt_quietly "${options[@]}" update && apt_quietly "${options[@]}" download docker-compose) &&
+        dpkg-deb -x "$dir"/docker-compose_*.deb "$dir/x"; then
+        install -D -m 755 "$dir/x/usr/libexec/docker/cli-plugins/docker-compose" "$plugins/docker-compose"
+    fi
+    rm -rf "$dir"
+}
+
+# need_image: LIFEBOAT_TEST_IMAGE, made of this machine's own programs.
+need_image() {
+    docker image inspect "$LIFEBOAT_TEST_IMAGE" >/dev/null 2>&1 || locked image build_image
+}
+
+build_image() {
+    docker image inspect "$LIFEBOAT_TEST_IMAGE" >/dev/null 2>&1 && return 0
+    "$LIFEBOAT_SRC/scripts/host-image.sh" "$LIFEBOAT_TEST_IMAGE" 8>&- ||
+        die "could not build the image $LIFEBOAT_TEST_IMAGE"
+}

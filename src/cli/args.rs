@@ -1,0 +1,311 @@
+//! The arguments. What stands here is what `--help`, the manual page and the completions say.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Backup, restore and rollback for web applications on one server.
+///
+/// Takes encrypted, deduplicated snapshots of Postgres, Redis, nginx, certificates, env files, volumes and git
+/// checkouts, proves them, and restores them.
+#[derive(Debug, Parser)]
+#[command(name = "lifeboat", version, disable_help_subcommand = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// The policy: its name, or a file (anything with a `/` or ending in .toml). With a single policy installed it may
+    /// be left out.
+    #[arg(short, long, global = true, value_name = "NAME|FILE", env = "LIFEBOAT_POLICY", hide_env_values = true)]
+    pub policy: Option<String>,
+    /// Print one JSON document on standard output instead of text (docs/json.md).
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print only errors, alarms, and what the command was asked to show.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more on standard error; twice for everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Where keys and policies lie [default: /etc/lifeboat, or ~/.config/lifeboat for an ordinary user].
+    #[arg(long, global = true, value_name = "DIR")]
+    pub config_dir: Option<PathBuf>,
+    /// Where state, and by default the repository, lies [default: /var/lib/lifeboat, or ~/.local/state/lifeboat].
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// When to use colour; NO_COLOR is honoured.
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = false)]
+    pub color: ColorWhen,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ColorWhen {
+    Auto,
+    Always,
+    Never,
+}
+
+/// Which repository to read, and how: with a policy all of it is known; a stranger names it.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Reading {
+    /// The repository (a folder), instead of the policy's; then no policy is needed.
+    #[arg(long, value_name = "URL")]
+    pub repository: Option<String>,
+    /// The identity file, instead of the policy's or <config-dir>/identity.txt.
+    #[arg(long, value_name = "FILE", env = "LIFEBOAT_IDENTITY", hide_env_values = true)]
+    pub identity: Option<PathBuf>,
+    /// The repository id that is expected (SHA256:…): the fingerprint of its root key.
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub signer: Option<String>,
+    /// Take whatever repository is there, if nothing says which one is right.
+    #[arg(long, conflicts_with = "signer")]
+    pub trust_on_first_use: bool,
+    /// A snapshot's sequence and header hash that somebody else remembers: the history must hold it.
+    #[arg(long, value_name = "SEQ:HASH")]
+    pub expect: Option<String>,
+    /// Only the snapshots of this host.
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Set up an application: keys, a commented policy, a repository.
+    Init(InitArgs),
+    /// Check a policy, or print it with every default.
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
+    /// Make keys, or show what is there.
+    Keys {
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+    /// Take a snapshot now, and read it back.
+    Snapshot(SnapshotArgs),
+    /// List snapshots, newest first.
+    List(ListArgs),
+    /// Show a snapshot: its sources, streams and facts.
+    Show(ShowArgs),
+    /// List what a snapshot holds: sources, their streams, or the files below a path.
+    Ls(LsArgs),
+    /// Write one stream or file of a snapshot to standard output.
+    Cat(CatArgs),
+    /// Find files by name in the snapshots.
+    Find(FindArgs),
+    /// Say what changed between two snapshots.
+    Diff(DiffArgs),
+    /// Restore a snapshot, or a part of it, into a folder.
+    Restore(RestoreArgs),
+    /// Check that everything stored is still what it was.
+    Verify(VerifyArgs),
+    /// Make lost or damaged helper objects of a repository anew.
+    Repair {
+        #[command(subcommand)]
+        command: RepairCommand,
+    },
+    /// Print a completion script for a shell.
+    Completions { shell: Shell },
+    /// Print the manual page (read it with `lifeboat man | man -l -`).
+    Man {
+        /// A command, for its own page.
+        command: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The application's folder: its git checkout or compose project.
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    /// The application's name, which is the policy's [default: made from the folder's name].
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Where snapshots go (a folder) [default: <state-dir>/repository].
+    #[arg(long, value_name = "URL")]
+    pub repository: Option<String>,
+    /// Use this identity (an age identity file or an ssh-ed25519 private key) instead of <config-dir>/identity.txt.
+    #[arg(long, value_name = "FILE", env = "LIFEBOAT_IDENTITY", hide_env_values = true)]
+    pub identity: Option<PathBuf>,
+    /// Encrypt for this recipient as well (age1… or "ssh-ed25519 …"); may be repeated. On a sealed host at least one is
+    /// needed.
+    #[arg(long = "recipient", value_name = "RECIPIENT")]
+    pub recipients: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Report every error of a policy with its line and column.
+    Check {
+        /// Also try whether the repository, every source and every recipient's identity is within reach.
+        #[arg(long)]
+        live: bool,
+        /// The identity that shall prove the recipients with --live.
+        #[arg(long, value_name = "FILE", env = "LIFEBOAT_IDENTITY", hide_env_values = true)]
+        identity: Option<PathBuf>,
+    },
+    /// Print the policy with every default filled in.
+    Show,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make an identity and a host key; nothing is ever overwritten.
+    New,
+    /// Show recipients, repository id and signing key; never a secret.
+    Show {
+        /// The identity file, instead of <config-dir>/identity.txt.
+        #[arg(long, value_name = "FILE", env = "LIFEBOAT_IDENTITY", hide_env_values = true)]
+        identity: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct SnapshotArgs {
+    /// Give the snapshot a tag; may be repeated.
+    #[arg(long = "tag", value_name = "TAG")]
+    pub tags: Vec<String>,
+    /// Capture only this source; may be repeated.
+    #[arg(long, value_name = "SOURCE")]
+    pub only: Vec<String>,
+    /// Read everything, also files that look unchanged.
+    #[arg(long)]
+    pub force: bool,
+    /// Print the plan, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only snapshots with this tag.
+    #[arg(long)]
+    pub tag: Option<String>,
+    /// Only the newest N.
+    #[arg(long, value_name = "N")]
+    pub last: Option<usize>,
+    /// Only snapshots since this time ("2026-11-19", "3 days ago").
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only snapshots until this time.
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    #[command(flatten)]
+    pub reading: Reading,
+}
+
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// An id, a unique prefix of one, a tag, `latest`, `latest~1`, or a time ("2026-11-19", "3 hours ago").
+    pub id: String,
+    #[command(flatten)]
+    pub reading: Reading,
+}
+
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    /// The snapshot, as for `show`.
+    pub id: String,
+    /// SOURCE, SOURCE:PATH, or /PATH in whichever source has it.
+    pub path: Option<OsString>,
+    /// Everything below, not one level only.
+    #[arg(short, long)]
+    pub recursive: bool,
+    #[command(flatten)]
+    pub reading: Reading,
+}
+
+#[derive(Debug, Args)]
+pub struct CatArgs {
+    /// The snapshot, as for `show`.
+    pub id: String,
+    /// SOURCE (when it has one stream), SOURCE:STREAM, SOURCE:PATH, or /PATH in whichever source has it.
+    #[arg(value_name = "SOURCE[:PATH]")]
+    pub what: OsString,
+    #[command(flatten)]
+    pub reading: Reading,
+}
+
+#[derive(Debug, Args)]
+pub struct FindArgs {
+    /// A part of a path, or a pattern (`*.conf`, `etc/**/site.conf`).
+    pub pattern: String,
+    /// Only in this snapshot, named as for `show`.
+    #[arg(long, value_name = "ID")]
+    pub snapshot: Option<String>,
+    /// Only in this source.
+    #[arg(long)]
+    pub source: Option<String>,
+    /// No more paths than this.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub limit: usize,
+    #[command(flatten)]
+    pub reading: Reading,
+}
+
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The older snapshot, as for `show`.
+    pub a: String,
+    /// The newer snapshot.
+    pub b: String,
+    /// Only this source.
+    #[arg(long)]
+    pub source: Option<String>,
+    /// Only this path and what is below it.
+    #[arg(long)]
+    pub path: Option<OsString>,
+    #[command(flatten)]
+    pub reading: Reading,
+}
+
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The snapshot, as for `show`.
+    pub id: String,
+    /// Restore only this source; may be repeated.
+    #[arg(long, value_name = "SOURCE")]
+    pub only: Vec<String>,
+    /// Restore only this path and what is below it; may be repeated.
+    #[arg(long = "path", value_name = "PATH")]
+    pub paths: Vec<OsString>,
+    /// The folder that the snapshot is laid out in; it must be empty or not exist yet.
+    #[arg(long, value_name = "DIR")]
+    pub into: PathBuf,
+    #[command(flatten)]
+    pub reading: Reading,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// One snapshot only, as for `show`.
+    pub id: Option<String>,
+    /// Read every stored byte and compare it with its name; needs no key.
+    #[arg(long)]
+    pub read_data: bool,
+    /// Decrypt and check everything, as a restore would; needs the identity.
+    #[arg(long)]
+    pub deep: bool,
+    #[command(flatten)]
+    pub reading: Reading,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RepairCommand {
+    /// Rebuild the index from the archives that signed snapshots name; needs the identity.
+    Index(RepairIndexArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RepairIndexArgs {
+    #[command(flatten)]
+    pub reading: Reading,
+}

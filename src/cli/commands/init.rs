@@ -1,0 +1,99 @@
+//! `init`.
+
+use crate::cli::args::InitArgs;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::{Align, Paint, Table};
+use crate::cli::session::{Session, argument};
+use crate::ops::access::parse_url;
+use crate::ops::setup::{self, InitOptions, InitReport, Proof};
+
+pub fn run(session: &Session, args: &InitArgs) -> Result<Exit, Failure> {
+    let attempted = format!("set up {}", args.dir.display());
+    let options = InitOptions {
+        dir: args.dir.clone(),
+        name: args.name.as_deref().map(|name| argument("--name", name)).transpose()?,
+        repository: args.repository.as_deref().map(parse_url).transpose()?,
+        identity: args.identity.clone(),
+        recipients: args.recipients.clone(),
+    };
+    let report = setup::init(&session.installation, &options, &session.run).map_err(Failure::from);
+    let report = report.map_err(|f| f.attempted(attempted))?;
+    if session.out.json {
+        session.out.document(Exit::Done, &report)?;
+    } else {
+        session.out.note(&text(session, &report))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn text(session: &Session, report: &InitReport) -> String {
+    let out = &session.out;
+    let new = |is: bool, text: String| if is { format!("{text} (new)") } else { format!("{text} (was there)") };
+    let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
+    let from = if report.name_from_folder { " (from the folder's name; --name chooses another)" } else { "" };
+    table.plain(["application".into(), format!("{}{from}", report.policy)]);
+    table.plain(["folder".into(), report.root.display().to_string()]);
+    table.plain(["policy".into(), new(true, report.policy_file.display().to_string())]);
+    table.plain(["repository".into(), new(report.repository_new, report.repository.clone())]);
+    table.plain(["repository id", report.repository_id.as_str()]);
+    let host = if report.signer_new { "its key may sign snapshots now" } else { "its key could sign snapshots before" };
+    table.plain(["host".into(), format!("{} ({host})", report.host)]);
+    table.plain(["host key".into(), new(report.keys.host_key_new, report.keys.host_key.display().to_string())]);
+    match &report.keys.identity {
+        Some(path) => table.plain(["identity".into(), new(report.keys.identity_new, path.display().to_string())]),
+        None => table.plain(["identity", "elsewhere: this host is sealed"]),
+    }
+    for proof in &report.recipients {
+        table.row(vec![("recipient".into(), Paint::Plain), proof_cell(proof)]);
+    }
+    let mut text = out.table(&table);
+    text.push('\n');
+    text += &recovery_note(report);
+    if report.recipients.iter().any(|p| !p.proved) {
+        text += &format!(
+            "\n{} a recipient is not proved: no identity has opened what was encrypted to it. Until then nobody knows\nthat its holder can read the snapshots: lifeboat policy check --live --identity FILE{}\n",
+            out.paint(Paint::Yellow, "Note:"),
+            session.same_options(Some(report.policy.as_str())),
+        );
+    }
+    if !report.not_covered.is_empty() {
+        text += &format!(
+            "\n{} not covered until you enable it in the policy: {}.\n",
+            out.paint(Paint::Yellow, "Note:"),
+            report.not_covered.join(", ")
+        );
+    }
+    let policy = (report.policies > 1).then(|| report.policy.as_str());
+    let next = format!("lifeboat{} snapshot", session.same_options(policy));
+    text += &format!("\nNext: {}\n", out.paint(Paint::Bold, &next));
+    text
+}
+
+pub fn proof_cell(proof: &Proof) -> (String, Paint) {
+    match proof.proved {
+        true => (format!("{} (proved: the identity opens it)", proof.recipient), Paint::Plain),
+        false => (format!("{} (not proved)", proof.recipient), Paint::Yellow),
+    }
+}
+
+fn recovery_note(report: &InitReport) -> String {
+    let mut text = String::new();
+    match &report.keys.identity {
+        Some(path) => {
+            text += &format!(
+                "Keep the identity: copy {} away from this host, with the repository id.\n\
+                 Without it no snapshot can be restored; whoever has it can read every snapshot. Moving it away\n\
+                 altogether seals this host: it then takes, lists and verifies snapshots and cannot read them.\n",
+                path.display()
+            );
+        }
+        None => {
+            text +=
+                "Restoring needs the identity, which lies elsewhere: make sure that it does, with the repository id.\n";
+        }
+    }
+    if !report.repository.contains("://") {
+        text += "The repository is a folder on this machine: copy it to another one, or it is lost with this one.\n";
+    }
+    text
+}

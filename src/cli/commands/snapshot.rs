@@ -1,0 +1,194 @@
+//! `snapshot`.
+
+use crate::base::ids::{SourceName, Tag};
+use crate::base::units::{human_duration, human_size};
+use crate::cli::args::SnapshotArgs;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::{Align, Paint, Table};
+use crate::cli::session::{Session, argument};
+use crate::ops::check;
+use crate::ops::setup;
+use crate::ops::snapshot::{self, SnapshotOptions, SnapshotPlan, SnapshotReport};
+use crate::ops::{Outcome, SourceOutcome, Trigger};
+use crate::policy::Policy;
+use serde::Serialize;
+use std::time::Duration;
+
+pub fn run(session: &Session, args: &SnapshotArgs) -> Result<Exit, Failure> {
+    let policy = session.policy().map_err(|f| f.attempted("snapshot"))?;
+    let done = with_policy(session, args, &policy);
+    session.progress.finish();
+    done.map_err(|f| f.attempted(format!("snapshot {}", policy.app.name)))
+}
+
+fn with_policy(session: &Session, args: &SnapshotArgs, policy: &Policy) -> Result<Exit, Failure> {
+    let options = SnapshotOptions {
+        tags: args.tags.iter().map(|t| argument::<Tag>("--tag", t)).collect::<Result<_, _>>()?,
+        trigger: Trigger::Manual,
+        only: args.only.iter().map(|s| argument::<SourceName>("--only", s)).collect::<Result<_, _>>()?,
+        force: args.force,
+    };
+    let sources = check::sources(&session.installation, policy, &session.run.cancel);
+    let plan = snapshot::plan(policy, &sources, &options)?;
+    not_done(session, policy)?;
+    if args.dry_run {
+        return show_plan(session, &plan);
+    }
+    let report = snapshot::run(&session.installation, policy, &plan, &sources, &session.run)?;
+    session.progress.finish();
+    let exit = exit_of(&report);
+    if !session.out.json {
+        session.out.note(&text(session, &report))?;
+    }
+    alarms(session, &report);
+    if session.out.json {
+        session.out.document(exit, &report)?;
+    }
+    Ok(exit)
+}
+
+/// Says what the policy asks for and this snapshot does not do, and who may be unable to read it.
+fn not_done(session: &Session, policy: &Policy) -> Result<(), Failure> {
+    if !policy.hooks.before_snapshot.is_empty() || !policy.hooks.after_snapshot.is_empty() {
+        session.out.alarm("the policy's [hooks] are not run by this version");
+    }
+    if !policy.repository.copies.is_empty() {
+        session.out.alarm("the policy's copies are not made by this version: copy the repository's folder");
+    }
+    for recipient in setup::unproved(&session.installation.state_dir, &policy.repository.recipients)? {
+        session.out.alarm(&format!(
+            "recipient {recipient} is not proved: no identity has opened what was encrypted to it; \
+             `lifeboat policy check --live --identity FILE` tries"
+        ));
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct PlanDocument<'a> {
+    plan: &'a SnapshotPlan,
+}
+
+fn exit_of(report: &SnapshotReport) -> Exit {
+    match (&report.alarm, report.header.outcome) {
+        (Some(_), _) => Exit::Integrity,
+        (None, Outcome::Partial) => Exit::Partial,
+        (None, Outcome::Complete | Outcome::Suspect) => Exit::Done,
+    }
+}
+
+fn show_plan(session: &Session, plan: &SnapshotPlan) -> Result<Exit, Failure> {
+    if session.out.json {
+        session.out.document(Exit::Done, &PlanDocument { plan })?;
+        return Ok(Exit::Done);
+    }
+    let mut table = Table::new(&[("SOURCE", Align::Left), ("KIND", Align::Left), ("WHAT", Align::Left)]);
+    for source in &plan.sources {
+        let what = if source.optional { format!("{} (optional)", source.what) } else { source.what.clone() };
+        table.plain([source.name.as_str(), source.kind, &what]);
+    }
+    let recipients = match plan.recipients {
+        1 => "1 recipient".to_owned(),
+        n => format!("{n} recipients"),
+    };
+    let mut text = format!("snapshot of {} on {} to {}, for {recipients}\n\n", plan.policy, plan.host, plan.repository);
+    text += &session.out.table(&table);
+    if !plan.external.is_empty() {
+        text += &format!("\nnot ours to back up: {}\n", plan.external.join(", "));
+    }
+    session.out.text(&text)?;
+    Ok(Exit::Done)
+}
+
+fn text(session: &Session, report: &SnapshotReport) -> String {
+    let out = &session.out;
+    let mut table = Table::new(&[
+        ("SOURCE", Align::Left),
+        ("KIND", Align::Left),
+        ("OUTCOME", Align::Left),
+        ("STREAMS", Align::Right),
+        ("BYTES", Align::Right),
+        ("TIME", Align::Right),
+        ("WARNINGS", Align::Right),
+    ]);
+    let mut below = String::new();
+    for source in &report.sources {
+        let (outcome, paint) = outcome_cell(source.outcome);
+        let warnings = if source.warnings.is_empty() { String::new() } else { source.warnings.len().to_string() };
+        table.row(vec![
+            (source.name.to_string(), Paint::Plain),
+            (source.kind.clone(), Paint::Plain),
+            (outcome.into(), paint),
+            (source.streams.to_string(), Paint::Plain),
+            (human_size(source.bytes), Paint::Plain),
+            (human_duration(Duration::from_secs_f64(source.seconds.max(0.0))), Paint::Plain),
+            (warnings, Paint::Yellow),
+        ]);
+        if let Some(error) = &source.error {
+            below += &format!("{} source {:?}: {error}\n", out.paint(Paint::Red, "failed:"), source.name);
+            below += &source.hint.iter().map(|hint| format!("  hint: {hint}\n")).collect::<String>();
+        }
+        for warning in &source.warnings {
+            below += &format!("{} source {:?}: {warning}\n", out.paint(Paint::Yellow, "warning:"), source.name);
+        }
+    }
+    let header = &report.header;
+    let (outcome, paint) = header_cell(header.outcome);
+    let tags: String = header.tags.iter().map(|t| format!("  {t}")).collect();
+    let last = format!(
+        "snapshot {}  {}{tags}\n{} in all, {} new, {}\n",
+        out.paint(Paint::Bold, header.id.as_str()),
+        out.paint(paint, outcome),
+        human_size(header.bytes_total),
+        human_size(header.bytes_new),
+        human_duration(Duration::from_secs_f64(report.seconds.max(0.0))),
+    );
+    let gap = if below.is_empty() { "" } else { "\n" };
+    format!("{}{gap}{}\n{last}", out.table(&table), crate::cli::output::printable_lines(&below))
+}
+
+/// What must be seen even by somebody who asked for silence.
+fn alarms(session: &Session, report: &SnapshotReport) {
+    let out = &session.out;
+    match report.header.outcome {
+        Outcome::Suspect => out.alarm(&format!(
+            "SUSPECT: snapshot {} is much smaller than usual: {}",
+            report.header.id,
+            warned(report, SourceOutcome::Suspect)
+        )),
+        Outcome::Partial => out.alarm(&format!(
+            "PARTIAL: snapshot {} lacks {}",
+            report.header.id,
+            warned(report, SourceOutcome::Failed)
+        )),
+        Outcome::Complete => {}
+    }
+    if let Some(alarm) = &report.alarm {
+        out.alarm(&format!("ALARM: {alarm}"));
+    }
+}
+
+fn warned(report: &SnapshotReport, which: SourceOutcome) -> String {
+    let of = report.sources.iter().filter(|s| s.outcome == which);
+    let text = of.map(|s| {
+        let why = s.error.clone().or_else(|| s.warnings.last().cloned()).unwrap_or_default();
+        format!("source {:?} ({why})", s.name)
+    });
+    text.collect::<Vec<_>>().join(", ")
+}
+
+pub fn outcome_cell(outcome: SourceOutcome) -> (&'static str, Paint) {
+    match outcome {
+        SourceOutcome::Complete => ("complete", Paint::Green),
+        SourceOutcome::Suspect => ("suspect", Paint::Yellow),
+        SourceOutcome::Failed => ("failed", Paint::Red),
+    }
+}
+
+pub fn header_cell(outcome: Outcome) -> (&'static str, Paint) {
+    match outcome {
+        Outcome::Complete => ("complete", Paint::Green),
+        Outcome::Suspect => ("suspect", Paint::Yellow),
+        Outcome::Partial => ("partial", Paint::Red),
+    }
+}

@@ -1,0 +1,158 @@
+//! L5: the command line. Arguments in, one call into `ops`, an answer for people or for programs, an exit code.
+//!
+//! - [`args`]: what can be said
+//! - [`exit`]: exit codes, and the failures that lead to them
+//! - [`session`]: what every command works with
+//! - [`output`], [`progress`]: what is shown, and where
+//! - [`signals`]: Ctrl-C and SIGTERM
+//! - [`commands`]: one file per command
+
+pub mod args;
+mod commands;
+pub mod exit;
+mod output;
+mod progress;
+mod session;
+mod signals;
+
+use crate::base::cancel::Cancel;
+use args::{Cli, ColorWhen, Command, KeysCommand, PolicyCommand, RepairCommand};
+use clap::{ColorChoice, CommandFactory, FromArgMatches};
+use exit::{Exit, Failure};
+use output::{colour_wanted, report_failure, write_out};
+use session::Session;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use tracing_subscriber::EnvFilter;
+
+/// Runs the command of `arguments` (the program's name first) and returns the exit code.
+pub fn run(arguments: Vec<OsString>) -> u8 {
+    // What is created here is this account's alone, also by the tools that are run.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let cli = match parse(&arguments) {
+        Ok(cli) => cli,
+        Err(exit) => return exit.code(),
+    };
+    let cancel = Cancel::new();
+    let session = Session::new(cli.global, name(&cli.command), cancel.clone());
+    start_log(&session);
+    if let Err(e) = signals::listen(cancel.clone()) {
+        session.out.alarm(&format!("signals cannot be caught: {e}"));
+    }
+    let done = dispatch(&session, &cli.command);
+    session.progress.finish();
+    match done {
+        Ok(exit) => exit.code(),
+        Err(failure) => {
+            // Whatever broke while the run was being stopped broke because of that.
+            let failure = match cancel.signal() {
+                Some(signal) => Failure::signal(signal).attempted(failure.what_was_attempted(name(&cli.command))),
+                None => failure,
+            };
+            session.out.failure(&failure);
+            failure.kind.code()
+        }
+    }
+}
+
+/// Reads the arguments; help and version are printed here.
+fn parse(arguments: &[OsString]) -> Result<Cli, Exit> {
+    let says = |word: &str| arguments.iter().any(|a| a == word);
+    let colour = match arguments.iter().position(|a| a == "--color").and_then(|at| arguments.get(at + 1)) {
+        Some(when) if when == "always" => ColorChoice::Always,
+        Some(when) if when == "never" => ColorChoice::Never,
+        _ if says("--color=always") => ColorChoice::Always,
+        _ if says("--color=never") => ColorChoice::Never,
+        _ => ColorChoice::Auto,
+    };
+    let parsed = Cli::command().color(colour).try_get_matches_from(arguments);
+    let error = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => return Ok(cli),
+        Err(error) => error,
+    };
+    if !error.use_stderr() {
+        return Err(help(&error, colour));
+    }
+    if !says("--json") {
+        // A terminal that went away has no use for this either.
+        let _ = error.print();
+        return Err(Exit::Usage);
+    }
+    let text = error.to_string();
+    let problem = text.trim_start_matches("error: ").trim_end().to_owned();
+    let failure = Failure::usage(problem, "`lifeboat --help` lists the commands");
+    report_failure(&failure, Some(("lifeboat", &[])), colour_wanted(ColorWhen::Auto, io::stderr().is_terminal()));
+    Err(Exit::Usage)
+}
+
+/// Prints help or the version, without the blanks that clap leaves at the ends of lines.
+fn help(error: &clap::Error, colour: ColorChoice) -> Exit {
+    let when = match colour {
+        ColorChoice::Always => ColorWhen::Always,
+        ColorChoice::Never => ColorWhen::Never,
+        ColorChoice::Auto => ColorWhen::Auto,
+    };
+    let text = error.render();
+    let text = if colour_wanted(when, io::stdout().is_terminal()) { text.ansi().to_string() } else { text.to_string() };
+    let lines: String = text.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    match write_out(lines.as_bytes()) {
+        Ok(()) => Exit::Done,
+        Err(failure) => failure.kind,
+    }
+}
+
+/// The command's name in JSON documents and messages.
+fn name(command: &Command) -> &'static str {
+    match command {
+        Command::Init(_) => "init",
+        Command::Policy { command: PolicyCommand::Check { .. } } => "policy check",
+        Command::Policy { command: PolicyCommand::Show } => "policy show",
+        Command::Keys { command: KeysCommand::New } => "keys new",
+        Command::Keys { command: KeysCommand::Show { .. } } => "keys show",
+        Command::Snapshot(_) => "snapshot",
+        Command::List(_) => "list",
+        Command::Show(_) => "show",
+        Command::Ls(_) => "ls",
+        Command::Cat(_) => "cat",
+        Command::Find(_) => "find",
+        Command::Diff(_) => "diff",
+        Command::Restore(_) => "restore",
+        Command::Verify(_) => "verify",
+        Command::Repair { command: RepairCommand::Index(_) } => "repair index",
+        Command::Completions { .. } => "completions",
+        Command::Man { .. } => "man",
+    }
+}
+
+fn dispatch(session: &Session, command: &Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Init(args) => commands::init::run(session, args),
+        Command::Policy { command } => commands::policy::run(session, command),
+        Command::Keys { command } => commands::keys::run(session, command),
+        Command::Snapshot(args) => commands::snapshot::run(session, args),
+        Command::List(args) => commands::list::run(session, args),
+        Command::Show(args) => commands::show::run(session, args),
+        Command::Ls(args) => commands::ls::run(session, args),
+        Command::Cat(args) => commands::cat::run(session, args),
+        Command::Find(args) => commands::find::run(session, args),
+        Command::Diff(args) => commands::diff::run(session, args),
+        Command::Completions { shell } => commands::manual::completions(session, *shell),
+        Command::Man { command } => commands::manual::man(session, command.as_deref()),
+        _ => Err(Failure::usage("later", "later")),
+    }
+}
+
+/// Logs go to standard error: warnings, or what `-v` and `RUST_LOG` ask for.
+fn start_log(session: &Session) {
+    let default = match (session.global.quiet, session.global.verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "warn,lifeboat=debug",
+        (false, _) => "info,lifeboat=trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let writer = session.progress.log_writer();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(move || writer.clone());
+    // A second run in one process keeps the first one's log.
+    let _ = log.try_init();
+}

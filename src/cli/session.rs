@@ -1,0 +1,128 @@
+//! What every command works with: the installation, the run, standard output; and how a policy or a repository is
+//! found from the arguments.
+
+use crate::base::cancel::Cancel;
+use crate::base::ids::{ObjectId, Sequence};
+use crate::cli::args::{Global, Reading};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::Output;
+use crate::cli::progress::Progress;
+use crate::ops::Run;
+use crate::ops::access::{Access, AccessRequest, Installation, parse_time, parse_url};
+use crate::policy::{self, Policy};
+use chrono::{DateTime, Utc};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// One invocation.
+pub struct Session {
+    pub global: Global,
+    pub installation: Installation,
+    pub out: Output,
+    pub progress: Progress,
+    pub run: Run,
+}
+
+impl Session {
+    pub fn new(global: Global, command: &'static str, cancel: Cancel) -> Self {
+        let now = chrono::Utc::now();
+        let progress = Progress::new(&global);
+        let standard = Installation::standard();
+        let installation = Installation {
+            config_dir: global.config_dir.clone().unwrap_or(standard.config_dir),
+            state_dir: global.state_dir.clone().unwrap_or(standard.state_dir),
+        };
+        let out = Output::new(&global, command, now);
+        let run = Run { events: progress.events(), cancel, now };
+        Self { global, installation, out, progress, run }
+    }
+
+    /// The file of the policy that is meant.
+    pub fn policy_file(&self) -> Result<PathBuf, Failure> {
+        Ok(policy::find(&self.installation.config_dir, self.global.policy.as_deref())?)
+    }
+
+    /// The policy that is meant.
+    pub fn policy(&self) -> Result<Policy, Failure> {
+        Ok(policy::load(&self.policy_file()?)?)
+    }
+
+    /// What a reading command was given. A repository that is named needs no policy.
+    pub fn access_request(&self, reading: &Reading) -> Result<AccessRequest, Failure> {
+        let repository = reading.repository.as_deref().map(parse_url).transpose()?;
+        let policy = match (&repository, &self.global.policy) {
+            (Some(_), None) => None,
+            _ => Some(self.policy()?),
+        };
+        Ok(AccessRequest {
+            policy,
+            repository,
+            identity: reading.identity.clone(),
+            signer: reading.signer.as_deref().map(|text| argument("--signer", text)).transpose()?,
+            expect: reading.expect.as_deref().map(expected).transpose()?,
+            trust_on_first_use: reading.trust_on_first_use,
+            host: reading.host.as_deref().map(|text| argument("--host", text)).transpose()?,
+        })
+    }
+
+    /// The repository that is meant, open for reading.
+    pub fn open(&self, reading: &Reading) -> Result<Access, Failure> {
+        let access = Access::open(&self.installation, &self.access_request(reading)?)?;
+        access.alarms.iter().for_each(|alarm| self.out.alarm(&format!("ALARM: {alarm}")));
+        access.notices.iter().for_each(|notice| self.out.alarm(notice));
+        for problem in &access.chain.problems {
+            self.out.alarm(&format!("{}: {}; `lifeboat verify` says more", problem.key, problem.problem));
+        }
+        Ok(access)
+    }
+
+    /// A time as people write it.
+    pub fn time(&self, option: &str, text: &str) -> Result<DateTime<Utc>, Failure> {
+        parse_time(text, self.run.now).ok_or_else(|| {
+            let hint = "write 2026-11-19, \"2026-11-19 02:00\", or \"3 hours ago\"";
+            Failure::usage(format!("{option}: {text:?} is not a time"), hint)
+        })
+    }
+
+    /// The options that lead another command to the same installation and policy: empty where the defaults do.
+    pub fn same_options(&self, policy: Option<&str>) -> String {
+        let mut text = String::new();
+        let mut add = |option: &str, value: &str| text += &format!(" {option} {}", shell_word(value));
+        if let Some(name) = policy {
+            add("-p", name);
+        }
+        for (option, dir) in [("--config-dir", &self.global.config_dir), ("--state-dir", &self.global.state_dir)] {
+            if let Some(dir) = dir {
+                add(option, &dir.to_string_lossy());
+            }
+        }
+        text
+    }
+}
+
+/// An argument's value that has a type of its own.
+pub fn argument<T: FromStr>(option: &str, text: &str) -> Result<T, Failure>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    text.parse().map_err(|e: T::Err| Failure::new(Exit::Usage, e).attempted(option.to_owned()))
+}
+
+/// `SEQ:HASH`.
+fn expected(text: &str) -> Result<(Sequence, ObjectId), Failure> {
+    let parts = text.split_once(':').and_then(|(sequence, hash)| Some((sequence.parse().ok()?, hash)));
+    let (sequence, hash) = parts.ok_or_else(|| {
+        Failure::usage(format!("{text:?} is not SEQ:HASH"), "write a sequence, a colon and 64 hex digits")
+    })?;
+    Ok((Sequence(sequence), argument("--expect", hash)?))
+}
+
+/// The text as one word of a shell.
+pub fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+,=~".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}

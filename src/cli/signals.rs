@@ -1,0 +1,33 @@
+//! Ctrl-C and SIGTERM: the first one asks the run to stop, the second one ends the process at once.
+//!
+//! Invariant: within five seconds of the first one the process has ended. What takes longer is cut off; the order in
+//! which a repository is written allows that at any instant.
+
+use crate::base::cancel::Cancel;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+/// How long a run may take to stop, with a margin to the five seconds that are promised.
+const PATIENCE: Duration = Duration::from_millis(4500);
+
+/// Raises `cancel` on the first signal, from a thread of its own.
+pub fn listen(cancel: Cancel) -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            if cancel.signal().is_some() {
+                signal_hook::low_level::exit(128 + signal);
+            }
+            cancel.raise(signal);
+            thread::spawn(move || {
+                thread::sleep(PATIENCE);
+                eprintln!("error: the run did not stop in time and was cut off");
+                signal_hook::low_level::exit(128 + signal);
+            });
+        }
+    })?;
+    Ok(())
+}

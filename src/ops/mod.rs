@@ -1,0 +1,155 @@
+//! L3: what Lifeboat does: each operation a plan (pure data) and a run. Only this layer sees both sources and the
+//! repository.
+//!
+//! - [`access`]: opening a repository as an installed host, as a sealed one, or as a stranger with an identity
+//! - [`setup`]: `init`: keys, policy, repository
+//! - [`check`]: is everything that a policy names within reach
+//! - [`snapshot`]: capture every source of a policy
+//! - [`verify`]: is everything that is stored still what it was
+//! - [`repair`]: an index made anew
+//! - [`browse`]: list, show, ls, cat, find, diff
+//! - [`restore`]: a snapshot's streams into a folder
+
+pub mod access;
+pub mod browse;
+pub mod check;
+pub mod repair;
+pub mod restore;
+pub mod setup;
+pub mod snapshot;
+pub mod verify;
+
+use crate::base::cancel::{Cancel, Cancelled};
+use crate::base::events::Events;
+use crate::base::ids::SnapshotId;
+use crate::repository::RepositoryError;
+use crate::repository::chain::NameError;
+use crate::sources::SourceError;
+use chrono::{DateTime, Utc};
+use std::io::ErrorKind as IoErrorKind;
+use std::path::PathBuf;
+
+pub use crate::repository::format::{Outcome, SourceOutcome, Trigger};
+
+/// What every run gets from its caller.
+#[derive(Clone, Debug)]
+pub struct Run {
+    pub events: Events,
+    pub cancel: Cancel,
+    pub now: DateTime<Utc>,
+}
+
+/// Which tier a failure belongs to; the cli maps it to an exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    Failed,
+    Usage,
+    /// Something stored is damaged or forged.
+    Integrity,
+    /// Another run holds this policy.
+    Busy,
+    /// Stopped by a signal.
+    Cancelled,
+}
+
+/// Why an operation failed as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum OpsError {
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error("source {name:?}")]
+    Source {
+        name: String,
+        #[source]
+        source: SourceError,
+    },
+    /// A snapshot could not be read. `place` says which part of it: empty, or `: source "db": stream "shop.dump"`.
+    #[error("snapshot {snapshot}{place}")]
+    InSnapshot {
+        snapshot: SnapshotId,
+        place: String,
+        #[source]
+        source: Box<RepositoryError>,
+    },
+    #[error("another run is at work on policy {policy:?}")]
+    Busy { policy: String },
+    #[error("{what} needs the identity, and none is at hand")]
+    NoIdentity { what: &'static str },
+    #[error("{action} {}", path.display())]
+    File {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    /// What was asked for cannot be meant.
+    #[error("{problem}")]
+    Usage { problem: String, hint: Option<String> },
+    #[error("{problem}")]
+    Failed { problem: String, hint: Option<String> },
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+impl OpsError {
+    pub fn usage(problem: impl Into<String>, hint: impl Into<String>) -> Self {
+        OpsError::Usage { problem: problem.into(), hint: Some(hint.into()) }
+    }
+
+    pub fn failed(problem: impl Into<String>, hint: impl Into<String>) -> Self {
+        OpsError::Failed { problem: problem.into(), hint: Some(hint.into()) }
+    }
+
+    pub fn file(action: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        OpsError::File { action, path: path.into(), source }
+    }
+
+    /// The tier of the failure.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            OpsError::Repository(RepositoryError::Cancelled(_))
+            | OpsError::Source { source: SourceError::Cancelled(_), .. }
+            | OpsError::Cancelled(_) => ErrorKind::Cancelled,
+            OpsError::Repository(e) if e.is_integrity() => ErrorKind::Integrity,
+            OpsError::InSnapshot { source, .. } if source.is_integrity() => ErrorKind::Integrity,
+            OpsError::Name(NameError::Forked { .. }) => ErrorKind::Integrity,
+            OpsError::Repository(RepositoryError::ForeignRepository { .. }) => ErrorKind::Integrity,
+            OpsError::Name(_) | OpsError::Usage { .. } | OpsError::NoIdentity { .. } => ErrorKind::Usage,
+            OpsError::Repository(RepositoryError::Unpinned { .. }) => ErrorKind::Usage,
+            OpsError::Busy { .. } => ErrorKind::Busy,
+            _ => ErrorKind::Failed,
+        }
+    }
+
+    /// What a person can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            OpsError::Repository(e) => e.hint(),
+            OpsError::InSnapshot { source, .. } => source.hint(),
+            OpsError::Source { source: SourceError::Problem { hint, .. }, .. } => hint.clone(),
+            OpsError::Usage { hint, .. } | OpsError::Failed { hint, .. } => hint.clone(),
+            OpsError::Busy { .. } => Some("wait for it to end; `lifeboat list` shows its snapshot then".to_owned()),
+            OpsError::NoIdentity { .. } => Some(
+                "name it with --identity FILE or LIFEBOAT_IDENTITY; on a sealed host it lies elsewhere, on purpose"
+                    .to_owned(),
+            ),
+            OpsError::File { source, .. } => match source.kind() {
+                IoErrorKind::StorageFull | IoErrorKind::QuotaExceeded => {
+                    Some("free space there, or name a folder on another disk".to_owned())
+                }
+                IoErrorKind::ReadOnlyFilesystem => Some("it is mounted read-only: name another folder".to_owned()),
+                IoErrorKind::PermissionDenied => Some("run as an account that may do this".to_owned()),
+                _ => None,
+            },
+            OpsError::Name(NameError::NotFound { nearest, .. }) if !nearest.is_empty() => {
+                Some(format!("there are {}, …; `lifeboat list` shows all", nearest.join(", ")))
+            }
+            OpsError::Name(NameError::Ambiguous { .. }) => Some("write more of the id".to_owned()),
+            OpsError::Name(NameError::Empty) => Some("take the first one with `lifeboat snapshot`".to_owned()),
+            OpsError::Name(NameError::Forked { .. }) => Some("name the one that you mean by its id".to_owned()),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! `init` and `keys`: what must be there before the first snapshot.
+//!
+//! Write order of `init` (must): keys → repository → signer → proof of the recipients → policy. The policy is the
+//! commit point: until it is there, a run that was cut short is simply done again, and takes what it finds. Nothing
+//! is ever overwritten, and nothing but the two key files holds a secret.
+
+mod draft;
+mod init;
+mod keys;
+mod look;
+mod proof;
+
+pub use init::{InitOptions, InitReport, init};
+pub use keys::{KeysReport, new as keys_new, show as keys_show};
+pub use proof::{Proof, prove, unproved};

@@ -1,0 +1,581 @@
+//! `snapshot`: capture every source of a policy into one snapshot.
+//!
+//! Invariants: a failing source never stops the others; a stream of a failed source is not in the manifest; what is
+//! oddly small makes the snapshot `suspect`; the header is written last, and then read back.
+
+use crate::base::cancel::Cancel;
+use crate::base::events::{Event, Events};
+use crate::base::ids::{HostName, PolicyName, SnapshotId, SourceName, StreamName, Tag, random_bytes};
+use crate::base::stream::StreamKind;
+use crate::base::time::compact;
+use crate::ops::access::{Access, AccessRequest, Installation, host_name};
+use crate::ops::{OpsError, Run};
+use crate::pipeline::crypt::Recipients;
+use crate::policy::Policy;
+use crate::repository::chain::full_text;
+use crate::repository::format::{
+    Encoding, Header, Outcome, SourceEntry, SourceOutcome, StreamEntry, StreamNote, Trigger,
+};
+use crate::repository::keys::HostKey;
+use crate::repository::reader::{load_manifest, load_refs};
+use crate::repository::state::{self, State};
+use crate::repository::writer::{Committed, SnapshotDraft, SnapshotWriter, StreamWriter, WriterOptions};
+use crate::repository::{RepositoryError, chain::Chain};
+use crate::sources::{Capture, Captured, Memo, MemoKey, Piece, Sink, Source, SourceError, StreamSink};
+use serde::Serialize;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How many sources are captured at once. Two keep both cores busy while a server is waited for.
+const AT_ONCE: usize = 2;
+/// How many lengths of a stream are remembered.
+const LENGTHS: usize = 5;
+/// Streams below this are never called oddly small.
+const SHRINK_FLOOR: u64 = 64 << 10;
+/// A run that takes longer than this stops: what it has written might be pruned under it.
+const LONGEST_RUN: Duration = Duration::from_secs(6 * 86_400);
+
+/// What a snapshot shall be.
+#[derive(Debug, Clone)]
+pub struct SnapshotOptions {
+    pub tags: Vec<Tag>,
+    pub trigger: Trigger,
+    /// Only these sources; empty for all.
+    pub only: Vec<SourceName>,
+    /// Read everything, also files that look unchanged.
+    pub force: bool,
+}
+
+/// What a snapshot will do: pure data, printed by `--dry-run` and executed as it is.
+#[derive(Debug, Clone, Serialize)]
+pub struct SnapshotPlan {
+    pub policy: PolicyName,
+    pub host: HostName,
+    pub repository: String,
+    pub recipients: usize,
+    pub tags: Vec<Tag>,
+    pub sources: Vec<PlannedSource>,
+    /// What is not ours to back up.
+    pub external: Vec<String>,
+    #[serde(skip)]
+    pub trigger: Trigger,
+    #[serde(skip)]
+    pub force: bool,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct PlannedSource {
+    pub name: SourceName,
+    pub kind: &'static str,
+    pub what: String,
+    pub optional: bool,
+}
+
+/// What became of one source.
+#[derive(Debug, Clone, Serialize)]
+pub struct SourceReport {
+    pub name: SourceName,
+    pub kind: String,
+    pub outcome: SourceOutcome,
+    pub error: Option<String>,
+    pub hint: Option<String>,
+    pub warnings: Vec<String>,
+    pub streams: usize,
+    pub bytes: u64,
+    pub seconds: f64,
+}
+
+/// A snapshot that exists.
+#[derive(Debug, Serialize)]
+pub struct SnapshotReport {
+    pub header: Header,
+    pub sources: Vec<SourceReport>,
+    /// The repository has been rolled back behind this host's back.
+    pub alarm: Option<String>,
+    /// What a person should know of the host or the repository.
+    pub notices: Vec<String>,
+    pub seconds: f64,
+}
+
+/// Makes the plan. `sources` are all of the policy's.
+pub fn plan(policy: &Policy, sources: &[Box<dyn Source>], options: &SnapshotOptions) -> Result<SnapshotPlan, OpsError> {
+    if let Some(unknown) = options.only.iter().find(|name| sources.iter().all(|s| s.name() != *name)) {
+        let names: Vec<&str> = sources.iter().map(|s| s.name().as_str()).collect();
+        return Err(OpsError::usage(
+            format!("policy {:?} has no source {unknown:?}", policy.app.name.as_str()),
+            format!("its sources are {}", names.join(", ")),
+        ));
+    }
+    let wanted = |s: &&dyn Source| options.only.is_empty() || options.only.contains(s.name());
+    let optional = |name: &SourceName| policy.sources.iter().any(|s| s.name == *name && s.optional);
+    let planned = sources.iter().map(AsRef::as_ref).filter(wanted).map(|s| PlannedSource {
+        name: s.name().clone(),
+        kind: s.kind(),
+        what: s.describe(),
+        optional: optional(s.name()),
+    });
+    let plan = SnapshotPlan {
+        policy: policy.app.name.clone(),
+        host: host_name()?,
+        repository: policy.repository.url.to_string(),
+        recipients: policy.repository.recipients.len(),
+        tags: options.tags.clone(),
+        sources: planned.collect(),
+        external: policy.external.iter().map(ToString::to_string).collect(),
+        trigger: options.trigger,
+        force: options.force,
+    };
+    Ok(plan)
+}
+
+/// Takes the snapshot.
+pub fn run(
+    installation: &Installation,
+    policy: &Policy,
+    plan: &SnapshotPlan,
+    sources: &[Box<dyn Source>],
+    run: &Run,
+) -> Result<SnapshotReport, OpsError> {
+    let begun = Instant::now();
+    let state = Arc::new(State::open(&installation.state_dir)?);
+    let lock = state.lock_policy(&plan.policy)?.ok_or_else(|| OpsError::Busy { policy: plan.policy.to_string() })?;
+    for name in crate::sources::sweep(policy, run.now, &run.cancel) {
+        run.events.step(format!("removed helper container {name}, which a killed run left behind"));
+    }
+    let host_key = HostKey::load(&installation.host_key())?;
+    let request = AccessRequest { policy: Some(policy.clone()), ..AccessRequest::default() };
+    let access = Access::open(installation, &request)?;
+    if access.identities.is_none() {
+        tracing::debug!("no identity at hand: this host is sealed");
+    }
+    let wanted: Vec<&dyn Source> =
+        plan.sources.iter().filter_map(|p| sources.iter().find(|s| *s.name() == p.name)).map(AsRef::as_ref).collect();
+    let attempt = || take(&access, policy, plan, &wanted, &host_key, &state, run);
+    let (committed, reports, alarm) = match attempt() {
+        // Something pruned what this run counted on; what is known now is read anew, once.
+        Err(OpsError::Repository(RepositoryError::ReferencedGone { id })) => {
+            run.events.step(format!("archive {id} vanished meanwhile: taking the snapshot again"));
+            attempt()?
+        }
+        other => other?,
+    };
+    prove(&access, &committed)?;
+    drop(lock);
+    let notices = new_lineage(&access, &committed.header).into_iter().collect();
+    Ok(SnapshotReport {
+        header: committed.header,
+        sources: reports,
+        alarm,
+        notices,
+        seconds: begun.elapsed().as_secs_f64(),
+    })
+}
+
+/// The snapshot before this one was made with another state folder: the host was rebuilt or cloned.
+fn new_lineage(access: &Access, header: &Header) -> Option<String> {
+    let before = access.chain.line(&header.host, &header.policy).last()?;
+    (before.header.lineage != header.lineage).then(|| {
+        format!(
+            "snapshot {} was taken with another state folder: this host was rebuilt, or there are two of it",
+            before.header.id
+        )
+    })
+}
+
+/// Reads the header back through the whole chain of trust, and what hangs from it.
+fn prove(access: &Access, committed: &Committed) -> Result<(), OpsError> {
+    let chain = Chain::load(&access.repository)?;
+    let header = &committed.header;
+    let found = chain.line(&header.host, &header.policy).iter().find(|s| s.header_id == committed.header_id);
+    let snapshot = found.ok_or_else(|| {
+        OpsError::failed(
+            format!("snapshot {} was written and cannot be read back", header.id),
+            "run `lifeboat verify`; the storage may be losing data",
+        )
+    })?;
+    load_refs(&access.repository, header.refs)?;
+    if let Some(identities) = &access.identities {
+        load_manifest(&access.repository, snapshot, identities)?;
+    }
+    Ok(())
+}
+
+type Taken = (Committed, Vec<SourceReport>, Option<String>);
+
+fn take(
+    access: &Access,
+    policy: &Policy,
+    plan: &SnapshotPlan,
+    sources: &[&dyn Source],
+    host_key: &HostKey,
+    state: &Arc<State>,
+    run: &Run,
+) -> Result<Taken, OpsError> {
+    let recipients = Recipients::parse(&policy.repository.recipients).map_err(RepositoryError::from)?;
+    let memo_key = MemoKey { dedup: host_key.chunk_id_key().dedup_id(), recipients: recipients.set_id() };
+    let options = WriterOptions {
+        host: plan.host.clone(),
+        policy: plan.policy.clone(),
+        recipients,
+        compression: policy.repository.compression,
+        cancel: run.cancel.clone(),
+    };
+    let writer = SnapshotWriter::begin(access.repository.clone(), &access.chain, host_key, state.clone(), options)?;
+    let alarm = writer.alarm().map(str::to_owned);
+    let memo = state.memo(&plan.policy)?;
+    let random: [u8; 4] = random_bytes().map_err(|e| OpsError::file("make an id in", state.dir(), e))?;
+    let id = format!("{}-{}", compact(run.now), hex::encode(random));
+    let id: SnapshotId = id.parse().map_err(|e| OpsError::failed(format!("{e}"), "check the clock"))?;
+    let fact_key = host_key.fact_key();
+    let scene = Scene { writer: &writer, memo: &memo, memo_key, fact_key: fact_key.expose(), id: &id, plan, run };
+
+    let deadline = Deadline::start(&run.cancel);
+    let captured = capture_all(&scene, sources);
+    drop(deadline);
+    if let Some(failure) = writer.take_failure() {
+        return Err(failure.into());
+    }
+    run.cancel.check()?;
+
+    let mut reports = Vec::new();
+    let mut entries = Vec::new();
+    let mut notes = Vec::new();
+    for (planned, done) in plan.sources.iter().zip(captured) {
+        let (report, entry) = settle(&writer, &plan.policy, planned, done, &mut notes);
+        reports.push(report);
+        entries.push(entry);
+    }
+    if entries.iter().all(|e| e.outcome == SourceOutcome::Failed) {
+        return Err(nothing_captured(&reports));
+    }
+    let outcome = judge(plan, &reports);
+    let git_commit =
+        entries.iter().find(|e| e.kind == "git").and_then(|e| e.facts.get("commit")?.as_str().map(str::to_owned));
+    let draft = SnapshotDraft {
+        id: id.clone(),
+        time: run.now,
+        tags: plan.tags.clone(),
+        trigger: plan.trigger,
+        git_commit,
+        outcome,
+        sources: entries,
+        stream_notes: notes,
+    };
+    let committed = writer.commit(draft, host_key)?;
+    memo.commit()?;
+    Ok((committed, reports, alarm))
+}
+
+/// Not one source gave anything: that is a failed run, not a snapshot.
+fn nothing_captured(reports: &[SourceReport]) -> OpsError {
+    let first = reports.iter().find_map(|r| Some((r, r.error.as_ref()?)));
+    match first {
+        Some((report, error)) => OpsError::Failed {
+            problem: format!("no source could be captured; source {:?}: {error}", report.name.as_str()),
+            hint: report.hint.clone(),
+        },
+        None => OpsError::usage("the policy has no source", "add a [[source]] to it"),
+    }
+}
+
+/// `complete`, unless a source that counts failed or something is oddly small.
+fn judge(plan: &SnapshotPlan, reports: &[SourceReport]) -> Outcome {
+    let counts = |r: &&SourceReport| plan.sources.iter().any(|p| p.name == r.name && !p.optional);
+    if reports.iter().filter(counts).any(|r| r.outcome == SourceOutcome::Failed) {
+        Outcome::Partial
+    } else if reports.iter().any(|r| r.outcome == SourceOutcome::Suspect) {
+        Outcome::Suspect
+    } else {
+        Outcome::Complete
+    }
+}
+
+/// What all captures of a run share.
+struct Scene<'a> {
+    writer: &'a SnapshotWriter,
+    memo: &'a state::Memo,
+    memo_key: MemoKey,
+    fact_key: &'a [u8; 32],
+    id: &'a SnapshotId,
+    plan: &'a SnapshotPlan,
+    run: &'a Run,
+}
+
+struct Done {
+    result: Result<Captured, SourceError>,
+    streams: Vec<StreamEntry>,
+    seconds: f64,
+}
+
+/// Captures the sources, a few at a time; the answers come in the order of the sources.
+fn capture_all(scene: &Scene<'_>, sources: &[&dyn Source]) -> Vec<Done> {
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<Option<Done>>> = Mutex::new(sources.iter().map(|_| None).collect());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE.min(sources.len()) {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::SeqCst);
+                    let Some(source) = sources.get(at) else { return };
+                    let one = capture_one(scene, *source);
+                    done.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(one);
+                }
+            });
+        }
+    });
+    let cancelled =
+        || Done { result: Err(SourceError::problem("it was not reached")), streams: Vec::new(), seconds: 0.0 };
+    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.into_iter().map(|d| d.unwrap_or_else(cancelled)).collect()
+}
+
+fn capture_one(scene: &Scene<'_>, source: &dyn Source) -> Done {
+    let begun = Instant::now();
+    let events = &scene.run.events;
+    let name = source.name();
+    let expected_bytes = scene.writer.expected_bytes(name.as_str());
+    events.send(Event::SourceBegin { source: name.clone(), expected_bytes });
+    let sink = RepositorySink { scene, source: name, streams: Mutex::default() };
+    let capture = Capture {
+        sink: &sink,
+        memo: &MemoOfSource(scene.memo),
+        events,
+        cancel: &scene.run.cancel,
+        now: scene.run.now,
+        snapshot: scene.id,
+        force: scene.plan.force,
+        memo_key: scene.memo_key,
+        fact_key: scene.fact_key,
+    };
+    let result = match scene.run.cancel.check() {
+        Ok(()) => source.capture(&capture),
+        Err(e) => Err(e.into()),
+    };
+    events.send(Event::SourceEnd { source: name.clone(), error: result.as_ref().err().map(|e| full_text(e)) });
+    let mut streams = sink.streams.into_inner().unwrap_or_else(PoisonError::into_inner);
+    streams.sort_by(|a, b| a.name.cmp(&b.name));
+    Done { result, streams, seconds: begun.elapsed().as_secs_f64() }
+}
+
+/// Turns what a capture gave into the manifest's entry and the report.
+fn settle(
+    writer: &SnapshotWriter,
+    policy: &PolicyName,
+    planned: &PlannedSource,
+    done: Done,
+    notes: &mut Vec<StreamNote>,
+) -> (SourceReport, SourceEntry) {
+    let mut entry = SourceEntry {
+        name: planned.name.clone(),
+        kind: planned.kind.to_owned(),
+        outcome: SourceOutcome::Complete,
+        error: None,
+        warnings: Vec::new(),
+        streams: Vec::new(),
+        facts: serde_json::Value::Null,
+    };
+    let mut hint = None;
+    match done.result {
+        Ok(captured) => {
+            entry.facts = captured.facts;
+            entry.warnings = captured.warnings;
+            for stream in &done.streams {
+                let (note, shrunk) = remember(writer, policy, &planned.name, stream);
+                notes.push(note);
+                if let Some(text) = shrunk {
+                    entry.outcome = SourceOutcome::Suspect;
+                    entry.warnings.push(text);
+                }
+            }
+            entry.streams = done.streams;
+        }
+        Err(error) => {
+            entry.outcome = SourceOutcome::Failed;
+            if let SourceError::Problem { hint: Some(text), .. } = &error {
+                hint = Some(text.clone());
+            }
+            entry.error = Some(full_text(&error));
+        }
+    }
+    let report = SourceReport {
+        name: entry.name.clone(),
+        kind: entry.kind.clone(),
+        outcome: entry.outcome,
+        error: entry.error.clone(),
+        hint,
+        warnings: entry.warnings.clone(),
+        streams: entry.streams.len(),
+        bytes: entry.streams.iter().map(|s| s.length).sum(),
+        seconds: done.seconds,
+    };
+    (report, entry)
+}
+
+/// What is remembered of a stream, and a warning when it is under half the median of its last lengths.
+fn remember(
+    writer: &SnapshotWriter,
+    policy: &PolicyName,
+    source: &SourceName,
+    stream: &StreamEntry,
+) -> (StreamNote, Option<String>) {
+    let known = writer.note(source.as_str(), stream.name.as_str());
+    let mut lengths = known.map(|n| n.lengths.clone()).unwrap_or_default();
+    let mut sorted = lengths.clone();
+    sorted.sort_unstable();
+    let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0);
+    let shrunk = (median >= SHRINK_FLOOR && stream.length < median / 2).then(|| {
+        format!(
+            "stream {} has {}, under half of the {} that it usually has",
+            stream.name,
+            crate::base::units::human_size(stream.length),
+            crate::base::units::human_size(median)
+        )
+    });
+    // What is suspect does not become the measure.
+    if shrunk.is_none() {
+        lengths.push(stream.length);
+        let excess = lengths.len().saturating_sub(LENGTHS);
+        lengths.drain(..excess);
+    }
+    let (source, name) = (source.clone(), stream.name.clone());
+    (StreamNote { policy: policy.clone(), source, stream: name, average: stream.chunk_average, lengths }, shrunk)
+}
+
+/// A source's streams, on their way into the repository.
+struct RepositorySink<'a> {
+    scene: &'a Scene<'a>,
+    source: &'a SourceName,
+    streams: Mutex<Vec<StreamEntry>>,
+}
+
+impl Sink for RepositorySink<'_> {
+    fn stream(
+        &self,
+        name: StreamName,
+        kind: StreamKind,
+        expected_bytes: Option<u64>,
+    ) -> io::Result<Box<dyn StreamSink + '_>> {
+        let taken = self.streams.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|s| s.name == name);
+        if taken {
+            return Err(io::Error::other(format!("stream {name} has been written already")));
+        }
+        let writer =
+            self.scene.writer.stream(self.source.as_str(), name.as_str(), expected_bytes, kind.is_read_whole());
+        Ok(Box::new(RepositoryStream { sink: self, name, kind, writer, told: 0 }))
+    }
+}
+
+struct RepositoryStream<'a> {
+    sink: &'a RepositorySink<'a>,
+    name: StreamName,
+    kind: StreamKind,
+    writer: StreamWriter<'a>,
+    told: u64,
+}
+
+/// Events are sent once for so many bytes: a progress bar needs no more.
+const TELL_EVERY: u64 = 1 << 20;
+
+impl RepositoryStream<'_> {
+    fn tell(&mut self, bytes: u64, reused: bool) {
+        let source = self.sink.source.clone();
+        events(self.sink).send(Event::Bytes { source, bytes, reused });
+    }
+
+    fn tell_rest(&mut self, at_least: u64) {
+        let rest = self.writer.position() - self.told;
+        if rest >= at_least && rest > 0 {
+            self.told += rest;
+            self.tell(rest, false);
+        }
+    }
+}
+
+fn events<'a>(sink: &RepositorySink<'a>) -> &'a Events {
+    &sink.scene.run.events
+}
+
+impl Write for RepositoryStream<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.writer.write(bytes)?;
+        self.tell_rest(TELL_EVERY);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+impl StreamSink for RepositoryStream<'_> {
+    fn end_piece(&mut self) -> io::Result<Piece> {
+        Ok(Piece { chunks: self.writer.end_piece()? })
+    }
+
+    fn reuse_piece(&mut self, piece: &Piece) -> io::Result<bool> {
+        let taken = self.writer.reuse_piece(&piece.chunks)?;
+        if taken {
+            self.told += piece.length();
+            self.tell(piece.length(), true);
+        }
+        Ok(taken)
+    }
+
+    fn position(&self) -> u64 {
+        self.writer.position()
+    }
+
+    fn finish(mut self: Box<Self>) -> io::Result<()> {
+        self.tell_rest(1);
+        let RepositoryStream { sink, name, kind, writer, .. } = *self;
+        let parts = writer.finish()?;
+        let entry = StreamEntry {
+            name,
+            kind,
+            encoding: Encoding::Plain,
+            length: parts.length,
+            sha256: parts.sha256,
+            chunk_average: parts.average.bytes(),
+            ids: parts.ids,
+        };
+        sink.streams.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+        Ok(())
+    }
+}
+
+/// The memo as sources see it.
+struct MemoOfSource<'a>(&'a state::Memo);
+
+impl Memo for MemoOfSource<'_> {
+    fn get(&self, key: &str) -> Option<Vec<u8>> {
+        self.0.get(key)
+    }
+
+    fn put(&self, key: &str, value: &[u8]) {
+        self.0.put(key, value);
+    }
+}
+
+/// Raises the run's cancellation when it has taken too long; ends quietly when dropped before.
+struct Deadline(Option<std::sync::mpsc::Sender<()>>);
+
+impl Deadline {
+    fn start(cancel: &Cancel) -> Self {
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let cancel = cancel.clone();
+        std::thread::spawn(move || {
+            if stopped.recv_timeout(LONGEST_RUN) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                cancel.raise(rustix::process::Signal::TERM.as_raw());
+            }
+        });
+        Self(Some(stop))
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        self.0 = None;
+    }
+}

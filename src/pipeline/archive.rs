@@ -1,0 +1,349 @@
+//! Archives: frames sealed into one age file, and single frames opened by a ranged read.
+//!
+//! age's payload is pieces of 64 KiB, each sealed for itself, so piece k starts at H + 65,552·k, where H is the
+//! length of header and nonce. The index keeps those H bytes: one ranged read of whole pieces opens one frame.
+
+use crate::base::ids::ObjectId;
+use crate::pipeline::crypt::{Identities, MAX_HEADER, Recipients, SealedObject, object_id};
+use crate::pipeline::segment::{ChunkPlace, FrameEncoder, Segment, TAR_END};
+use crate::pipeline::{PipelineError, limits};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+const PIECE: u64 = 64 << 10;
+const SEALED_PIECE: u64 = PIECE + 16;
+
+/// A frame in the archive's plaintext (which is what age seals), and its chunks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FramePlace {
+    pub offset: u32,
+    pub length: u32,
+    pub chunks: Vec<ChunkPlace>,
+}
+
+/// A finished archive: its bytes, and what the index will say of it.
+#[derive(Debug)]
+pub struct SealedArchive {
+    object: SealedObject,
+    header: Vec<u8>,
+    frames: Vec<FramePlace>,
+}
+
+impl SealedArchive {
+    pub fn id(&self) -> ObjectId {
+        self.object.id()
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        self.object.bytes()
+    }
+
+    /// age header and nonce.
+    pub fn header(&self) -> &[u8] {
+        &self.header
+    }
+
+    pub fn frames(&self) -> &[FramePlace] {
+        &self.frames
+    }
+}
+
+/// Writes one archive. [`ArchiveWriter::finish`] must be called, else there is no archive.
+pub struct ArchiveWriter {
+    writer: age::stream::StreamWriter<SharedBuffer>,
+    buffer: SharedBuffer,
+    header: Vec<u8>,
+    frames: Vec<FramePlace>,
+    chunks: usize,
+    position: u32,
+}
+
+impl ArchiveWriter {
+    /// Begins an archive for the recipients.
+    pub fn new(recipients: &Recipients) -> Result<Self, PipelineError> {
+        let buffer = SharedBuffer::default();
+        let writer = recipients.encrypt(buffer.clone())?;
+        let header = buffer.copy();
+        Ok(Self { writer, buffer, header, frames: Vec::new(), chunks: 0, position: 0 })
+    }
+
+    /// Compresses, checks and seals a segment.
+    pub fn add(&mut self, segment: &Segment, encoder: &mut FrameEncoder) -> Result<(), PipelineError> {
+        let frame = encoder.encode(segment.plain())?;
+        self.write(&frame)?;
+        let length = frame.len() as u32;
+        self.frames.push(FramePlace { offset: self.position, length, chunks: segment.chunks().to_vec() });
+        self.position += length;
+        self.chunks += segment.chunks().len();
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), PipelineError> {
+        self.writer.write_all(bytes).map_err(|e| PipelineError::Seal { action: "encrypt", source: e.into() })
+    }
+
+    /// Whether the archive has reached its target length, or as many chunks as one index object shall have of it: what
+    /// compresses a thousandfold would not fit into any otherwise.
+    pub fn is_full(&self) -> bool {
+        self.position as usize >= limits::ARCHIVE_TARGET || self.chunks >= limits::ARCHIVE_CHUNKS
+    }
+
+    /// Ends the tar and the age file.
+    pub fn finish(mut self, encoder: &mut FrameEncoder) -> Result<SealedArchive, PipelineError> {
+        let end = encoder.encode(&TAR_END)?;
+        self.write(&end)?;
+        self.writer.finish().map_err(|e| PipelineError::Seal { action: "encrypt", source: e.into() })?;
+        let bytes = self.buffer.take();
+        Ok(SealedArchive {
+            object: SealedObject { id: object_id(&bytes), bytes },
+            header: self.header,
+            frames: self.frames,
+        })
+    }
+}
+
+/// A growing buffer that is looked at while age still writes into it.
+#[derive(Clone, Default)]
+struct SharedBuffer(Arc<Mutex<Vec<u8>>>);
+
+impl SharedBuffer {
+    fn copy(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Write for SharedBuffer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Fetches `length` stored bytes of the archive from `offset`.
+pub type Fetch<'a> = dyn Fn(u64, u64) -> io::Result<Vec<u8>> + 'a;
+
+/// An archive whose file key has been unwrapped once; frames are read from it by ranges.
+pub struct ArchiveReader {
+    reader: age::stream::StreamReader<Window>,
+    window: Arc<Mutex<WindowBytes>>,
+    header_length: u64,
+    length: u64,
+}
+
+impl ArchiveReader {
+    /// `header` is age header and nonce as the index has them, `length` the stored length of the whole archive.
+    pub fn open(header: &[u8], length: u64, identities: &Identities) -> Result<Self, PipelineError> {
+        if header.len() > MAX_HEADER || length > limits::ARCHIVE || length <= header.len() as u64 {
+            return Err(PipelineError::damaged("archive has an impossible length"));
+        }
+        let window = Arc::new(Mutex::new(WindowBytes { start: header.len() as u64, bytes: Vec::new() }));
+        let source = Window { header: header.to_vec(), length, position: 0, window: window.clone() };
+        let reader = identities.decrypt(source, header)?;
+        Ok(Self { reader, window, header_length: header.len() as u64, length })
+    }
+
+    /// The frame at `offset` of the plaintext, `length` bytes, still compressed.
+    pub fn frame(&mut self, offset: u32, length: u32, fetch: &Fetch<'_>) -> Result<Vec<u8>, PipelineError> {
+        if u64::from(offset) + u64::from(length) > limits::ARCHIVE || length > limits::FRAME_STORED {
+            return Err(PipelineError::damaged("frame lies outside its archive"));
+        }
+        let first = u64::from(offset) / PIECE;
+        let last = (u64::from(offset) + u64::from(length)).div_ceil(PIECE);
+        let start = self.header_length + first * SEALED_PIECE;
+        let end = (self.header_length + last * SEALED_PIECE).min(self.length);
+        if start >= end {
+            return Err(PipelineError::damaged("frame lies outside its archive"));
+        }
+        let bytes = fetch(start, end - start).map_err(PipelineError::Fetch)?;
+        if bytes.len() as u64 != end - start {
+            return Err(PipelineError::damaged("a ranged read gave another length"));
+        }
+        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = WindowBytes { start, bytes };
+        let mut frame = vec![0; length as usize];
+        let damaged =
+            |e: io::Error| PipelineError::DamagedBy { problem: "age payload does not open", source: e.into() };
+        if u64::from(offset).is_multiple_of(PIECE) {
+            // A seek to the very start of a piece makes age look at the archive's last piece, which was not fetched;
+            // one byte further it does not, and the step back stays within the piece.
+            self.reader.seek(SeekFrom::Start(u64::from(offset) + 1)).map_err(damaged)?;
+        }
+        self.reader.seek(SeekFrom::Start(u64::from(offset))).map_err(damaged)?;
+        self.reader.read_exact(&mut frame).map_err(damaged)?;
+        // Many archives are kept open; what was fetched of each would add up.
+        self.window.lock().unwrap_or_else(PoisonError::into_inner).bytes = Vec::new();
+        Ok(frame)
+    }
+}
+
+struct WindowBytes {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+/// The archive as age sees it: the header, and of the payload what was fetched last.
+struct Window {
+    header: Vec<u8>,
+    length: u64,
+    position: u64,
+    window: Arc<Mutex<WindowBytes>>,
+}
+
+impl Read for Window {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.position >= self.length {
+            return Ok(0);
+        }
+        let n = if self.position < self.header.len() as u64 {
+            let rest = &self.header[self.position as usize..];
+            let n = rest.len().min(out.len());
+            out[..n].copy_from_slice(&rest[..n]);
+            n
+        } else {
+            let window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+            let at = self.position.checked_sub(window.start).and_then(|at| usize::try_from(at).ok());
+            let rest = at.and_then(|at| window.bytes.get(at..)).unwrap_or_default();
+            if rest.is_empty() {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "read outside the fetched pieces"));
+            }
+            let n = rest.len().min(out.len());
+            out[..n].copy_from_slice(&rest[..n]);
+            n
+        };
+        self.position += n as u64;
+        Ok(n)
+    }
+}
+
+impl Seek for Window {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::Current(by) => self.position.checked_add_signed(by),
+            SeekFrom::End(by) => self.length.checked_add_signed(by),
+        };
+        self.position = position.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "seek before the start"))?;
+        Ok(self.position)
+    }
+}
+
+/// The length of age header and nonce at the front of an archive's bytes: what the index keeps, found again when an
+/// index is rebuilt.
+pub fn header_length(bytes: &[u8]) -> Option<usize> {
+    let head = &bytes[..bytes.len().min(MAX_HEADER)];
+    let mac = head.windows(5).position(|w| w == b"\n--- ")?;
+    let end = head[mac + 5..].iter().position(|b| *b == b'\n')?;
+    let length = mac + 5 + end + 1 + 16;
+    (length <= bytes.len()).then_some(length)
+}
+
+/// Walks a whole archive: opens it, and hands every frame's place and plain bytes to `visit`. Of a damaged archive the
+/// frames before the damage are visited too, each of them authentic.
+pub fn walk(
+    bytes: &[u8],
+    identities: &Identities,
+    mut visit: impl FnMut(u32, u32, &[u8]) -> Result<(), PipelineError>,
+) -> Result<(), PipelineError> {
+    let mut plain = Vec::new();
+    let damaged = |e: io::Error| PipelineError::DamagedBy { problem: "age payload does not open", source: e.into() };
+    let opened = identities.decrypt(bytes, bytes)?.take(limits::ARCHIVE).read_to_end(&mut plain).map_err(damaged);
+    let mut decoder = crate::pipeline::segment::FrameDecoder::new()?;
+    let mut at = 0;
+    while at < plain.len() {
+        let length = match zstd::zstd_safe::find_frame_compressed_size(&plain[at..]) {
+            Ok(length) => length,
+            Err(_) if opened.is_err() => break,
+            Err(_) => return Err(PipelineError::damaged("bytes between zstd frames")),
+        };
+        let skippable =
+            plain[at..].first_chunk::<4>().is_some_and(|m| u32::from_le_bytes(*m) & 0xFFFF_FFF0 == 0x184D_2A50);
+        if !skippable {
+            let frame = decoder.decode(&plain[at..at + length], limits::FRAME)?;
+            visit(at as u32, length as u32, &frame)?;
+        }
+        at += length;
+    }
+    opened.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::chunk::ChunkIdKey;
+    use crate::pipeline::crypt::Identity;
+    use crate::pipeline::segment::FrameDecoder;
+
+    fn noise(seed: u8, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        blake3::Hasher::new_keyed(&[seed; 32]).finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    fn archive(segments: usize) -> (SealedArchive, Identities, Vec<Vec<u8>>) {
+        let identity = age::x25519::Identity::generate();
+        let recipients = Recipients::parse(&[identity.to_public().to_string()]).unwrap();
+        let key = ChunkIdKey::from_bytes([9; 32]);
+        let mut encoder = FrameEncoder::new(3).unwrap();
+        let mut writer = ArchiveWriter::new(&recipients).unwrap();
+        let mut chunks = Vec::new();
+        for s in 0..segments {
+            let mut segment = Segment::default();
+            for c in 0..3 {
+                let chunk = noise((s * 3 + c) as u8, 1000 + 40_000 * c + s);
+                segment.push(key.id(&chunk), &chunk);
+                chunks.push(chunk);
+            }
+            writer.add(&segment, &mut encoder).unwrap();
+        }
+        (writer.finish(&mut encoder).unwrap(), Identities::new(vec![Identity::X25519(identity)]), chunks)
+    }
+
+    #[test]
+    fn every_frame_opens_by_a_ranged_read_in_any_order() {
+        let (archive, identities, chunks) = archive(7);
+        let bytes = archive.bytes().to_vec();
+        assert_eq!(header_length(&bytes), Some(archive.header().len()));
+        let mut reader = ArchiveReader::open(archive.header(), bytes.len() as u64, &identities).unwrap();
+        let fetched = std::cell::Cell::new(0);
+        let fetch = |offset: u64, length: u64| {
+            fetched.set(fetched.get() + length);
+            Ok(bytes[offset as usize..][..length as usize].to_vec())
+        };
+        let mut decoder = FrameDecoder::new().unwrap();
+        for f in [6, 0, 3, 3, 1, 5, 2, 4] {
+            let place = &archive.frames()[f];
+            let frame = reader.frame(place.offset, place.length, &fetch).unwrap();
+            let plain = decoder.decode(&frame, limits::FRAME).unwrap();
+            for (c, chunk) in place.chunks.iter().enumerate() {
+                assert_eq!(&plain[chunk.offset as usize..][..chunk.length as usize], &chunks[f * 3 + c][..]);
+            }
+        }
+        assert!(fetched.get() < 8 * (archive.frames()[0].length as u64 + 2 * SEALED_PIECE));
+        let mut walked = 0;
+        walk(&bytes, &identities, |offset, length, _| {
+            walked += usize::from(archive.frames().iter().any(|f| f.offset == offset && f.length == length));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(walked, 7);
+    }
+
+    #[test]
+    fn a_changed_piece_is_noticed() {
+        let (archive, identities, _) = archive(2);
+        let mut bytes = archive.bytes().to_vec();
+        let last = bytes.len() - 300;
+        bytes[last] ^= 1;
+        let mut reader = ArchiveReader::open(archive.header(), bytes.len() as u64, &identities).unwrap();
+        let place = &archive.frames()[1];
+        let error = reader.frame(place.offset, place.length, &|o, l| Ok(bytes[o as usize..][..l as usize].to_vec()));
+        assert!(matches!(error, Err(PipelineError::DamagedBy { .. })));
+    }
+}

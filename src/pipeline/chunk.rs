@@ -1,0 +1,220 @@
+//! Content-defined cutting (FastCDC 2020 with a keyed gear table) and keyed chunk ids.
+//!
+//! The gear table comes from the dedup key by BLAKE3's extendable output: without the key an observer of sizes
+//! cannot tell where a known file would be cut. Ids are keyed BLAKE3, so that equal content is seen to be equal by
+//! holders of the key alone.
+
+use crate::base::ids::{ChunkId, DedupKeyId};
+use crate::base::secret::Secret;
+use crate::pipeline::limits;
+use fastcdc::v2020::{Normalization, cut_gear, select_masks};
+
+const CHUNK_ID_CONTEXT: &str = "lifeboat 2026-11 format 1 chunk id key";
+const CHUNKER_CONTEXT: &str = "lifeboat 2026-11 format 1 chunker table";
+const DEDUP_ID_CONTEXT: &str = "lifeboat 2026-11 format 1 dedup key id";
+
+/// The key that chunk ids are made with. It stands in every manifest, so that readers can check what they read.
+#[derive(Clone, Debug)]
+pub struct ChunkIdKey(Secret<[u8; 32]>);
+
+impl ChunkIdKey {
+    /// Derives the key from a host's dedup secret.
+    pub fn derive(dedup_secret: &[u8; 32]) -> Self {
+        Self(Secret::new(blake3::derive_key(CHUNK_ID_CONTEXT, dedup_secret)))
+    }
+
+    /// A key as a manifest holds it.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(Secret::new(bytes))
+    }
+
+    /// The key itself, for the manifest.
+    pub fn expose(&self) -> &[u8; 32] {
+        self.0.expose()
+    }
+
+    /// The id of a chunk's plain bytes.
+    pub fn id(&self, plain: &[u8]) -> ChunkId {
+        ChunkId(*blake3::keyed_hash(self.0.expose(), plain).as_bytes())
+    }
+
+    /// The public fingerprint under which an index object names the key.
+    pub fn dedup_id(&self) -> DedupKeyId {
+        DedupKeyId(blake3::derive_key(DEDUP_ID_CONTEXT, self.0.expose()))
+    }
+}
+
+/// A power of two, from 4 KiB to 1 MiB: the chunk size that cutting aims at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChunkAverage(u32);
+
+impl ChunkAverage {
+    pub const MIN: ChunkAverage = ChunkAverage(4 << 10);
+    pub const MAX: ChunkAverage = ChunkAverage(1 << 20);
+
+    /// `None` unless it is a power of two within the limits.
+    pub fn new(bytes: u32) -> Option<Self> {
+        (bytes.is_power_of_two() && (Self::MIN.0..=Self::MAX.0).contains(&bytes)).then_some(Self(bytes))
+    }
+
+    /// The average for a stream of about `length` bytes: 16 KiB up to 4 GiB, then such that the stream has about
+    /// 262,144 chunks, so that index and ids tree stay small for any size.
+    pub fn for_length(length: u64) -> Self {
+        let ideal = (length >> 18).next_power_of_two().clamp(16 << 10, u64::from(Self::MAX.0));
+        Self(ideal as u32)
+    }
+
+    /// The average in bytes.
+    pub fn bytes(self) -> u32 {
+        self.0
+    }
+}
+
+/// The keyed gear table: 256 words of it, and the same shifted left by one, as the cutter wants them.
+#[derive(Clone)]
+pub struct GearTable {
+    gear: Box<[u64; 256]>,
+    gear_ls: Box<[u64; 256]>,
+}
+
+impl GearTable {
+    /// Derives the table from a host's dedup secret.
+    pub fn derive(dedup_secret: &[u8; 32]) -> Self {
+        let mut bytes = [0u8; 2048];
+        let mut hasher = blake3::Hasher::new_derive_key(CHUNKER_CONTEXT);
+        hasher.update(dedup_secret);
+        hasher.finalize_xof().fill(&mut bytes);
+        let mut gear = Box::new([0u64; 256]);
+        for (word, bytes) in gear.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        let mut gear_ls = gear.clone();
+        gear_ls.iter_mut().for_each(|word| *word <<= 1);
+        Self { gear, gear_ls }
+    }
+}
+
+/// Cuts one stream.
+#[derive(Clone)]
+pub struct Chunker {
+    table: GearTable,
+    average: ChunkAverage,
+    min: usize,
+    max: usize,
+    mask_s: u64,
+    mask_l: u64,
+}
+
+impl Chunker {
+    /// Chunks of a quarter of the average at least (but the last), and eight times it at most.
+    pub fn new(table: GearTable, average: ChunkAverage) -> Self {
+        let avg = average.0 as usize;
+        let (mask_s, mask_l) = select_masks(avg, Normalization::Level2);
+        Self { table, average, min: avg / 4, max: (avg * 8).min(limits::CHUNK), mask_s, mask_l }
+    }
+
+    /// The size that the chunker aims at.
+    pub fn average(&self) -> ChunkAverage {
+        self.average
+    }
+
+    /// The longest chunk; with at least this much at hand, [`Chunker::cut`] never needs to see more.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
+    /// The length of the first chunk of `bytes`, which hold [`Chunker::max`] bytes or reach to the end of the piece.
+    pub fn cut(&self, bytes: &[u8]) -> usize {
+        if bytes.len() <= self.min {
+            return bytes.len();
+        }
+        let avg = self.average.0 as usize;
+        let (_, length) = cut_gear(
+            bytes,
+            self.min,
+            avg,
+            self.max,
+            self.mask_s,
+            self.mask_l,
+            self.mask_s << 1,
+            self.mask_l << 1,
+            &self.table.gear[..],
+            &self.table.gear_ls[..],
+        );
+        length
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn noise(seed: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&seed.to_le_bytes());
+        hasher.finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    fn cut_all(chunker: &Chunker, mut bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut chunks = Vec::new();
+        while !bytes.is_empty() {
+            let n = chunker.cut(&bytes[..bytes.len().min(chunker.max())]);
+            chunks.push(bytes[..n].to_vec());
+            bytes = &bytes[n..];
+        }
+        chunks
+    }
+
+    fn chunker(secret: u8) -> Chunker {
+        Chunker::new(GearTable::derive(&[secret; 32]), ChunkAverage::MIN)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn chunks_make_up_the_input_and_keep_their_limits(seed: u64, length in 0usize..300_000) {
+            let bytes = noise(seed, length);
+            let chunker = chunker(1);
+            let chunks = cut_all(&chunker, &bytes);
+            prop_assert_eq!(chunks.concat(), bytes);
+            for (i, chunk) in chunks.iter().enumerate() {
+                prop_assert!(chunk.len() <= chunker.max);
+                prop_assert!(chunk.len() >= chunker.min || i + 1 == chunks.len());
+            }
+        }
+
+        #[test]
+        fn an_insertion_moves_few_boundaries(seed: u64, at in 0usize..400_000, inserted in 1usize..100) {
+            let bytes = noise(seed, 400_000);
+            let mut changed = bytes.clone();
+            changed.splice(at..at, noise(!seed, inserted));
+            let chunker = chunker(1);
+            let before: std::collections::HashSet<_> = cut_all(&chunker, &bytes).into_iter().collect();
+            let new = cut_all(&chunker, &changed).into_iter().filter(|c| !before.contains(c)).count();
+            prop_assert!(new <= 12, "{} of {} chunks are new", new, before.len());
+        }
+    }
+
+    #[test]
+    fn the_key_decides_boundaries_and_ids() {
+        let bytes = noise(7, 200_000);
+        let lengths = |secret| cut_all(&chunker(secret), &bytes).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(lengths(1), lengths(1));
+        assert_ne!(lengths(1), lengths(2));
+        let (a, b) = (ChunkIdKey::derive(&[1; 32]), ChunkIdKey::derive(&[2; 32]));
+        assert_ne!(a.id(b"x"), b.id(b"x"));
+        assert_ne!(a.dedup_id(), b.dedup_id());
+    }
+
+    #[test]
+    fn averages_grow_with_the_stream() {
+        assert_eq!(ChunkAverage::for_length(0).bytes(), 16 << 10);
+        assert_eq!(ChunkAverage::for_length(4 << 30).bytes(), 16 << 10);
+        assert_eq!(ChunkAverage::for_length(20 << 30).bytes(), 128 << 10);
+        assert_eq!(ChunkAverage::for_length(u64::MAX).bytes(), 1 << 20);
+        assert!(ChunkAverage::new(5000).is_none() && ChunkAverage::new(2 << 20).is_none());
+    }
+}

@@ -1,0 +1,215 @@
+//! Segments: chunks as tar entries, compressed together as one zstd frame.
+//!
+//! An entry's name is the chunk id in hex, its content the chunk; mode 0600, owner 0, mtime 0. So an archive, opened
+//! with `age` and `zstd`, is a tar of chunks. A frame holds whole entries. Every frame is decoded and compared before
+//! it is sealed: an encoder's error never reaches storage.
+
+use crate::base::ids::ChunkId;
+use crate::pipeline::{PipelineError, limits};
+use zstd::zstd_safe::{self, CParameter, DParameter};
+
+const BLOCK: usize = 512;
+/// Plain bytes after which a segment is full.
+pub const SEGMENT_TARGET: usize = 1 << 20;
+
+/// Where a chunk lies in its frame's plain bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkPlace {
+    pub id: ChunkId,
+    pub offset: u32,
+    pub length: u32,
+}
+
+/// Chunks gathered for one frame.
+#[derive(Debug, Default)]
+pub struct Segment {
+    plain: Vec<u8>,
+    chunks: Vec<ChunkPlace>,
+}
+
+impl Segment {
+    /// Adds a chunk. The caller asks [`Segment::has_room`] first.
+    pub fn push(&mut self, id: ChunkId, content: &[u8]) {
+        self.plain.extend_from_slice(&entry_header(&id, content.len()));
+        let offset = self.plain.len() as u32;
+        self.plain.extend_from_slice(content);
+        self.plain.resize(self.plain.len().next_multiple_of(BLOCK), 0);
+        self.chunks.push(ChunkPlace { id, offset, length: content.len() as u32 });
+    }
+
+    /// Whether a chunk of this length still fits into a frame.
+    pub fn has_room(&self, length: usize) -> bool {
+        self.plain.is_empty() || self.plain.len() + length + 2 * BLOCK <= SEGMENT_TARGET
+    }
+
+    /// Adds all chunks of `other`, which must be small enough together.
+    pub fn append(&mut self, other: &Segment) {
+        let base = self.plain.len() as u32;
+        self.plain.extend_from_slice(&other.plain);
+        self.chunks.extend(other.chunks.iter().map(|c| ChunkPlace { offset: c.offset + base, ..*c }));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// Plain bytes, headers included.
+    pub fn len(&self) -> usize {
+        self.plain.len()
+    }
+
+    pub fn chunks(&self) -> &[ChunkPlace] {
+        &self.chunks
+    }
+
+    pub(crate) fn plain(&self) -> &[u8] {
+        &self.plain
+    }
+}
+
+/// The two zero blocks that end a tar.
+pub(crate) const TAR_END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
+
+fn entry_header(id: &ChunkId, length: usize) -> [u8; BLOCK] {
+    let mut header = tar::Header::new_ustar();
+    // The name has 64 bytes and the size at most 8 MiB: both fit, so neither call can fail.
+    header.as_old_mut().name[..64].copy_from_slice(id.to_hex().as_bytes());
+    header.set_size(length as u64);
+    header.set_mode(0o600);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_cksum();
+    *header.as_bytes()
+}
+
+fn zstd_error(code: usize) -> Box<dyn std::error::Error + Send + Sync> {
+    zstd_safe::get_error_name(code).into()
+}
+
+/// Compresses and checks frames; one per thread, so that its working memory is used again.
+pub struct FrameEncoder {
+    context: zstd_safe::CCtx<'static>,
+    decoder: FrameDecoder,
+}
+
+impl FrameEncoder {
+    /// `level` is zstd's, 1 to 19.
+    pub fn new(level: i32) -> Result<Self, PipelineError> {
+        let mut context = zstd_safe::CCtx::create();
+        for parameter in
+            [CParameter::CompressionLevel(level), CParameter::ChecksumFlag(true), CParameter::ContentSizeFlag(true)]
+        {
+            context
+                .set_parameter(parameter)
+                .map_err(|code| PipelineError::Seal { action: "set up zstd", source: zstd_error(code) })?;
+        }
+        Ok(Self { context, decoder: FrameDecoder::new()? })
+    }
+
+    /// One frame with content size and checksum, proved to decode to `plain`.
+    pub fn encode(&mut self, plain: &[u8]) -> Result<Vec<u8>, PipelineError> {
+        let mut frame = Vec::with_capacity(zstd_safe::compress_bound(plain.len()));
+        self.context
+            .compress2(&mut frame, plain)
+            .map_err(|code| PipelineError::Seal { action: "compress", source: zstd_error(code) })?;
+        if self.decoder.decode(&frame, limits::FRAME)? != plain {
+            return Err(PipelineError::Seal {
+                action: "compress",
+                source: "the compressed bytes decode to something else; nothing of it is stored".into(),
+            });
+        }
+        Ok(frame)
+    }
+}
+
+/// Decodes single frames within limits; one per thread.
+pub struct FrameDecoder {
+    context: zstd_safe::DCtx<'static>,
+}
+
+impl FrameDecoder {
+    pub fn new() -> Result<Self, PipelineError> {
+        let mut context = zstd_safe::DCtx::create();
+        context
+            .set_parameter(DParameter::WindowLogMax(limits::WINDOW_LOG))
+            .map_err(|code| PipelineError::Seal { action: "set up zstd", source: zstd_error(code) })?;
+        Ok(Self { context })
+    }
+
+    /// The plain bytes of exactly one frame, which says its size, and at most `limit` bytes.
+    pub fn decode(&mut self, frame: &[u8], limit: usize) -> Result<Vec<u8>, PipelineError> {
+        let size = match zstd_safe::get_frame_content_size(frame) {
+            Ok(Some(size)) if size <= limit as u64 => size as usize,
+            Ok(Some(size)) => {
+                return Err(PipelineError::damaged(format!(
+                    "zstd frame claims {size} bytes, at most {limit} are allowed"
+                )));
+            }
+            _ => return Err(PipelineError::damaged("zstd frame without a content size")),
+        };
+        let mut plain = Vec::with_capacity(size);
+        let bad = |code| PipelineError::DamagedBy { problem: "zstd frame does not decode", source: zstd_error(code) };
+        let length = zstd_safe::find_frame_compressed_size(frame).map_err(bad)?;
+        if length != frame.len() {
+            return Err(PipelineError::damaged("bytes behind the zstd frame"));
+        }
+        self.context.decompress(&mut plain, frame).map_err(bad)?;
+        if plain.len() != size {
+            return Err(PipelineError::damaged("zstd frame is shorter than it claims"));
+        }
+        Ok(plain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::chunk::ChunkIdKey;
+    use proptest::prelude::*;
+    use std::io::Read;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn a_segment_is_a_tar_of_its_chunks(chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..3000), 1..20)) {
+            let key = ChunkIdKey::from_bytes([3; 32]);
+            let mut segment = Segment::default();
+            for chunk in &chunks {
+                segment.push(key.id(chunk), chunk);
+            }
+            let frame = FrameEncoder::new(3).unwrap().encode(segment.plain()).unwrap();
+            let plain = FrameDecoder::new().unwrap().decode(&frame, limits::FRAME).unwrap();
+            for (place, chunk) in segment.chunks().iter().zip(&chunks) {
+                prop_assert_eq!(&plain[place.offset as usize..][..place.length as usize], &chunk[..]);
+            }
+            let mut tar = tar::Archive::new(&plain[..]);
+            let read: Vec<(String, Vec<u8>)> = tar.entries().unwrap().map(|entry| {
+                let mut entry = entry.unwrap();
+                let name = entry.path().unwrap().to_str().unwrap().to_owned();
+                let mut content = Vec::new();
+                entry.read_to_end(&mut content).unwrap();
+                (name, content)
+            }).collect();
+            let naive: Vec<_> = chunks.iter().map(|c| (key.id(c).to_hex(), c.clone())).collect();
+            prop_assert_eq!(read, naive);
+        }
+    }
+
+    #[test]
+    fn bombs_and_tails_are_refused() {
+        let mut encoder = FrameEncoder::new(3).unwrap();
+        let frame = encoder.encode(&vec![0; 1 << 20]).unwrap();
+        let mut decoder = FrameDecoder::new().unwrap();
+        assert!(decoder.decode(&frame, (1 << 20) - 1).is_err(), "more than the limit");
+        assert!(decoder.decode(&[&frame[..], b"x"].concat(), 1 << 20).is_err(), "bytes behind");
+        assert!(decoder.decode(&frame[..frame.len() - 1], 1 << 20).is_err(), "cut short");
+        for at in 0..frame.len() {
+            let mut flipped = frame.clone();
+            flipped[at] ^= 1;
+            let same = decoder.decode(&flipped, 1 << 20).is_ok_and(|plain| plain == vec![0; 1 << 20]);
+            assert!(!same || at == 4, "a flipped bit at {at} goes unnoticed");
+        }
+    }
+}

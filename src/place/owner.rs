@@ -1,0 +1,57 @@
+//! Marks on what this process starts elsewhere, so that a later run can tell an orphan from somebody's work.
+//!
+//! A mark is `<boot id>/<pid namespace>/<pid>/<start time>`. Only a mark of the same boot and pid namespace can be
+//! judged; anything else counts as alive, and its deadline must end it.
+
+use std::sync::OnceLock;
+
+/// The mark of this process.
+pub(super) fn mark() -> &'static str {
+    static MARK: OnceLock<String> = OnceLock::new();
+    MARK.get_or_init(|| {
+        let pid = std::process::id();
+        let start = start_time(pid).unwrap_or_default();
+        format!("{}/{pid}/{start}", world())
+    })
+}
+
+/// Whether the process that made `mark` surely lives no more.
+pub(super) fn is_gone(mark: &str) -> bool {
+    let Some((rest, start)) = mark.rsplit_once('/') else { return false };
+    let Some((there, pid)) = rest.rsplit_once('/') else { return false };
+    match pid.parse() {
+        Ok(pid) if there == world() && !start.is_empty() => start_time(pid).as_deref() != Some(start),
+        _ => false,
+    }
+}
+
+/// This boot and pid namespace: where a pid means the same process.
+fn world() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    format!("{}/{}", boot.trim(), namespace.to_string_lossy())
+}
+
+/// When a process began, in clock ticks since boot.
+fn start_time(pid: u32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses and may hold anything; the start time is the 22nd.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(19).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_the_dead_from_the_living_and_the_unknown() {
+        assert!(!is_gone(mark()));
+        let (rest, _) = mark().rsplit_once('/').unwrap();
+        assert!(is_gone(&format!("{rest}/1")), "a recycled pid is another process");
+        assert!(is_gone(&format!("{}/4194304/12345", world())), "no such pid");
+        for foreign in ["", "x", "other-boot/pid:[1]/1/1", &format!("{rest}/")] {
+            assert!(!is_gone(foreign), "{foreign}");
+        }
+    }
+}

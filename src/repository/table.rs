@@ -1,0 +1,183 @@
+//! The table of known chunks: entries in an unlinked temporary file, a few bytes per chunk in memory.
+//!
+//! Memory holds the first eight bytes of an id and a position; a hit is confirmed in full from the file. Chunk ids are
+//! keyed hashes, so nobody without the key can aim at collisions; those that happen go to a map of whole ids.
+
+use crate::base::ids::{ChunkId, ObjectId};
+use crate::repository::format::{IndexArchive, IndexChunk};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+const ENTRY: usize = 56;
+const FLUSH: usize = 1 << 20;
+
+/// Where a chunk lies. `archive` and `index` are positions in the table's own lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location {
+    pub archive: u32,
+    pub index: u32,
+    pub frame_offset: u32,
+    pub frame_length: u32,
+    pub offset: u32,
+    pub length: u32,
+}
+
+/// See the module.
+pub struct ChunkTable {
+    file: File,
+    flushed: u64,
+    tail: Vec<u8>,
+    by_prefix: HashMap<u64, u32>,
+    colliding: HashMap<ChunkId, u32>,
+    count: u32,
+    pub archives: Vec<IndexArchive>,
+    archive_positions: HashMap<ObjectId, u32>,
+}
+
+fn prefix(id: &ChunkId) -> u64 {
+    id.0.first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b))
+}
+
+impl ChunkTable {
+    /// An empty table whose file lies in `dir` (already unlinked: it vanishes with the process).
+    pub fn new(dir: &Path) -> io::Result<Self> {
+        Ok(Self {
+            file: tempfile::tempfile_in(dir)?,
+            flushed: 0,
+            tail: Vec::new(),
+            by_prefix: HashMap::new(),
+            colliding: HashMap::new(),
+            count: 0,
+            archives: Vec::new(),
+            archive_positions: HashMap::new(),
+        })
+    }
+
+    /// The position of an archive, added when it is new.
+    pub fn archive(&mut self, archive: &IndexArchive) -> u32 {
+        if let Some(at) = self.archive_positions.get(&archive.id) {
+            return *at;
+        }
+        let at = self.archives.len() as u32;
+        self.archives.push(archive.clone());
+        self.archive_positions.insert(archive.id, at);
+        at
+    }
+
+    /// Adds a chunk of an archive; the first place known for a chunk stays.
+    pub fn insert(&mut self, chunk: &IndexChunk, archive: u32, index: u32) -> io::Result<()> {
+        let IndexChunk(id, _, frame_offset, frame_length, offset, length) = *chunk;
+        if self.get(&id)?.is_some() {
+            return Ok(());
+        }
+        let at = self.count;
+        self.tail.extend_from_slice(&id.0);
+        for word in [archive, index, frame_offset, frame_length, offset, length] {
+            self.tail.extend_from_slice(&word.to_le_bytes());
+        }
+        self.count = at.checked_add(1).ok_or_else(|| io::Error::other("more chunks than the table can hold"))?;
+        if self.tail.len() >= FLUSH {
+            self.file.write_all_at(&self.tail, self.flushed)?;
+            self.flushed += self.tail.len() as u64;
+            self.tail.clear();
+        }
+        match self.by_prefix.entry(prefix(&id)) {
+            std::collections::hash_map::Entry::Vacant(slot) => {
+                slot.insert(at);
+            }
+            std::collections::hash_map::Entry::Occupied(_) => {
+                self.colliding.insert(id, at);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a chunk lies, if it is known.
+    pub fn get(&self, id: &ChunkId) -> io::Result<Option<Location>> {
+        let Some(at) = self.by_prefix.get(&prefix(id)) else { return Ok(None) };
+        let (found, location) = self.entry(*at)?;
+        if found == *id {
+            return Ok(Some(location));
+        }
+        match self.colliding.get(id) {
+            Some(at) => Ok(Some(self.entry(*at)?.1)),
+            None => Ok(None),
+        }
+    }
+
+    /// The entry at a position, in the order of insertion.
+    pub fn entry(&self, at: u32) -> io::Result<(ChunkId, Location)> {
+        let position = u64::from(at) * ENTRY as u64;
+        let mut bytes = [0u8; ENTRY];
+        if position >= self.flushed {
+            let from = (position - self.flushed) as usize;
+            bytes.copy_from_slice(&self.tail[from..from + ENTRY]);
+        } else {
+            self.file.read_exact_at(&mut bytes, position)?;
+        }
+        let mut id = [0u8; 32];
+        id.copy_from_slice(&bytes[..32]);
+        let word = |n: usize| {
+            let mut word = [0u8; 4];
+            word.copy_from_slice(&bytes[32 + 4 * n..36 + 4 * n]);
+            u32::from_le_bytes(word)
+        };
+        let location = Location {
+            archive: word(0),
+            index: word(1),
+            frame_offset: word(2),
+            frame_length: word(3),
+            offset: word(4),
+            length: word(5),
+        };
+        Ok((ChunkId(id), location))
+    }
+
+    /// How many chunks are known.
+    pub fn len(&self) -> u32 {
+        self.count
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::RecipientSetId;
+
+    #[test]
+    fn finds_every_entry_flushed_or_not_and_survives_colliding_prefixes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut table = ChunkTable::new(dir.path()).unwrap();
+        let archive = table.archive(&IndexArchive {
+            id: ObjectId([1; 32]),
+            length: 9,
+            header: vec![],
+            recipients: RecipientSetId([0; 32]),
+        });
+        let id = |n: u32| {
+            let mut id = *blake3::hash(&n.to_le_bytes()).as_bytes();
+            if n.is_multiple_of(100) {
+                id[..8].fill(7);
+            }
+            ChunkId(id)
+        };
+        let count = 40_000u32;
+        for n in 0..count {
+            table.insert(&IndexChunk(id(n), 0, n, 2, 3, 4), archive, 0).unwrap();
+            table.insert(&IndexChunk(id(n), 0, 999, 9, 9, 9), archive, 0).unwrap();
+        }
+        assert_eq!(table.len(), count);
+        for n in 0..count {
+            assert_eq!(table.get(&id(n)).unwrap().unwrap().frame_offset, n);
+        }
+        assert_eq!(table.get(&id(count + 1)).unwrap(), None);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the file has no name");
+    }
+}

@@ -1,0 +1,398 @@
+//! Who may sign what: the root key, its pin, and the chain of signers. Creating and opening a repository.
+//!
+//! Nothing unsigned is believed: `repository.json` is signed by the root key, whose fingerprint a reader pins; the
+//! numbered signers are signed by the root key, each naming the hash of the one before; everything else is signed by
+//! one of them.
+
+use crate::base::ids::{HostName, ObjectId, PolicyName, RepositoryId, Sequence};
+use crate::pipeline::crypt::object_id;
+use crate::pipeline::limits;
+use crate::pipeline::sign::{self, Namespace, PublicKey, SigningKey};
+use crate::repository::format::{
+    self, FORMAT, Header, LastGood, Record, RepositoryObject, Role, SignerAction, SignerObject,
+};
+use crate::repository::{RepositoryError, layout};
+use crate::storage::{Put, Storage, StorageError, StorageKey};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Which repository a reader expects.
+#[derive(Debug, Clone)]
+pub enum Pin {
+    /// This one.
+    Exactly(RepositoryId),
+    /// One of those whose root key the identity at hand could be; any other needs a pin of its own.
+    Derived(Vec<RepositoryId>),
+    /// Whatever is there: said by the user.
+    TrustOnFirstUse,
+}
+
+/// A key that the root key vouches for.
+#[derive(Debug, Clone)]
+struct Signer {
+    key: PublicKey,
+    role: Role,
+    hosts: Vec<HostName>,
+    /// Set once revoked: what is still believed.
+    last_good: Option<Vec<LastGood>>,
+}
+
+impl Signer {
+    /// Whether it may have signed the header at this place.
+    fn is_believed(&self, place: &layout::HeaderKey, bytes: &[u8]) -> bool {
+        let still = |good: &LastGood| {
+            good.host == place.host
+                && good.policy == place.policy
+                && (place.sequence < good.sequence
+                    || (place.sequence == good.sequence && object_id(bytes) == good.header))
+        };
+        self.role == Role::Snapshot
+            && self.hosts.contains(&place.host)
+            && self.last_good.as_ref().is_none_or(|good| good.iter().any(still))
+    }
+}
+
+/// A repository whose root has been checked against a pin, and whose signers have been verified.
+pub struct Repository {
+    storage: Arc<dyn Storage>,
+    id: RepositoryId,
+    root: PublicKey,
+    created: DateTime<Utc>,
+    signers: Vec<Signer>,
+    /// The highest signer number, and the hash of that object.
+    last_signer: (u32, Option<ObjectId>),
+}
+
+impl Repository {
+    /// Creates a repository: `repository.json`, signed by the root key. There must be none yet.
+    pub fn create(storage: Arc<dyn Storage>, root: &SigningKey, now: DateTime<Utc>) -> Result<Self, RepositoryError> {
+        let location = storage.describe();
+        let foreign = storage.list("")?;
+        if foreign.iter().any(|object| object.key == layout::repository()) {
+            return Err(RepositoryError::RepositoryExists { location });
+        }
+        if let Some(object) = foreign.first() {
+            return Err(RepositoryError::Key {
+                problem: format!("{location} is not empty: it holds {}", object.key),
+                hint: Some("name an empty folder, or one that does not exist yet".to_owned()),
+            });
+        }
+        let public = root.public();
+        let id = public.fingerprint()?;
+        let object = RepositoryObject {
+            kind: "repository".to_owned(),
+            format: FORMAT,
+            requires: Vec::new(),
+            repository: id.clone(),
+            root_public_key: public.to_text()?,
+            created: now,
+        };
+        let bytes = root.sign(Namespace::Repository, &to_json(&object)?)?;
+        if storage.put_new(&layout::repository(), &bytes)? != Put::Created {
+            return Err(RepositoryError::RepositoryExists { location });
+        }
+        Ok(Self { storage, id, root: public, created: now, signers: Vec::new(), last_signer: (0, None) })
+    }
+
+    /// Opens a repository and checks it against the pin.
+    pub fn open(storage: Arc<dyn Storage>, pin: &Pin) -> Result<Self, RepositoryError> {
+        let location = storage.describe();
+        let key = layout::repository();
+        let bytes = match storage.get(&key, limits::SIGNED) {
+            Err(StorageError::NotFound { .. }) => {
+                // Signed objects without their repository.json are damage, an empty folder is none.
+                return Err(
+                    if storage.list(layout::SNAPSHOTS)?.is_empty() && storage.list(layout::SIGNERS)?.is_empty() {
+                        RepositoryError::NoRepository { location }
+                    } else {
+                        RepositoryError::Missing { key }
+                    },
+                );
+            }
+            other => other.map_err(|e| as_damage(e, &key))?,
+        };
+        let damaged = |source| RepositoryError::DamagedBy { key: key.clone(), source };
+        let line = sign::peek_line(&bytes).map_err(damaged)?;
+        let claimed: RepositoryObject = parse(line, &key).map_err(|e| newer_or(line, &key, e))?;
+        let root = PublicKey::parse(&claimed.root_public_key).map_err(damaged)?;
+        let found = root.fingerprint()?;
+        check_pin(pin, &found, &location)?;
+        // Only now is the key one that may be believed; the signature says whether the rest is its word.
+        let (line, _) = sign::open(&bytes, Namespace::Repository, std::slice::from_ref(&root)).map_err(damaged)?;
+        format::check_envelope(line.as_bytes(), &key)?;
+        if claimed.repository != found || claimed.kind != "repository" {
+            return Err(RepositoryError::Damaged { key, problem: "it contradicts its own root key".to_owned() });
+        }
+        let mut repository =
+            Self { storage, id: found, root, created: claimed.created, signers: Vec::new(), last_signer: (0, None) };
+        repository.load_signers()?;
+        Ok(repository)
+    }
+
+    fn load_signers(&mut self) -> Result<(), RepositoryError> {
+        let mut numbers: Vec<u32> =
+            self.storage.list(layout::SIGNERS)?.iter().filter_map(|object| layout::parse_signer(&object.key)).collect();
+        numbers.sort_unstable();
+        for (at, number) in numbers.iter().enumerate() {
+            let expected = at as u32 + 1;
+            if *number != expected {
+                return Err(RepositoryError::Missing { key: layout::signer(expected) });
+            }
+            self.load_signer(*number)?;
+        }
+        Ok(())
+    }
+
+    fn load_signer(&mut self, number: u32) -> Result<(), RepositoryError> {
+        let key = layout::signer(number);
+        let bytes = self.get(&key, limits::SIGNED)?;
+        let damaged = |problem: &str| RepositoryError::Damaged { key: key.clone(), problem: problem.to_owned() };
+        let (line, _) = sign::open(&bytes, Namespace::Signer, std::slice::from_ref(&self.root))
+            .map_err(|source| RepositoryError::DamagedBy { key: key.clone(), source })?;
+        format::check_envelope(line.as_bytes(), &key)?;
+        let object: SignerObject = parse(line, &key)?;
+        if object.kind != "signer" || object.number != number || object.repository != self.id {
+            return Err(damaged("it is the signer of another place"));
+        }
+        if object.previous != self.last_signer.1 {
+            return Err(damaged("it does not follow the signer before it"));
+        }
+        let public = PublicKey::parse(&object.public_key)
+            .map_err(|source| RepositoryError::DamagedBy { key: key.clone(), source })?;
+        match object.action {
+            SignerAction::Add { role, hosts } => {
+                self.signers.push(Signer { key: public, role, hosts, last_good: None })
+            }
+            SignerAction::Revoke { last_good } => {
+                for signer in self.signers.iter_mut().filter(|signer| signer.key == public) {
+                    signer.last_good = Some(last_good.clone());
+                }
+            }
+        }
+        self.last_signer = (number, Some(object_id(&bytes)));
+        Ok(())
+    }
+
+    /// Vouches for a key, or revokes one, as the next signer.
+    pub fn add_signer(
+        &mut self,
+        root: &SigningKey,
+        key: &PublicKey,
+        action: SignerAction,
+        now: DateTime<Utc>,
+    ) -> Result<(), RepositoryError> {
+        let number = self.last_signer.0 + 1;
+        let object = SignerObject {
+            kind: "signer".to_owned(),
+            format: FORMAT,
+            requires: Vec::new(),
+            repository: self.id.clone(),
+            number,
+            previous: self.last_signer.1,
+            time: now,
+            public_key: key.to_text()?,
+            action,
+        };
+        let bytes = root.sign(Namespace::Signer, &to_json(&object)?)?;
+        self.storage.put_new(&layout::signer(number), &bytes)?;
+        self.load_signer(number)
+    }
+
+    /// Whether `key` may sign snapshots of `host` now.
+    pub fn signs_for(&self, key: &PublicKey, host: &HostName) -> bool {
+        self.signers
+            .iter()
+            .any(|s| s.role == Role::Snapshot && s.key == *key && s.hosts.contains(host) && s.last_good.is_none())
+    }
+
+    /// Verifies a header: signature, role, host, revocation, its key in the storage, and that no signers are hidden.
+    pub fn verify_header(&self, key: &StorageKey, bytes: &[u8]) -> Result<Header, RepositoryError> {
+        let damaged = |problem: &str| RepositoryError::Damaged { key: key.clone(), problem: problem.to_owned() };
+        let place = layout::parse_header(key).ok_or_else(|| damaged("its name is not that of a snapshot"))?;
+        let (line, who) = self.open_signed(key, bytes, Namespace::Snapshot)?;
+        // Before anything that its signer says: a revoked key shall not even be able to ask for a newer version.
+        if !who.iter().any(|signer| signer.is_believed(&place, bytes)) {
+            return Err(damaged("its signer may not sign snapshots of this host"));
+        }
+        let envelope = format::check_envelope(line.as_bytes(), key)?;
+        if envelope.kind != "snapshot" {
+            return Err(damaged("it is not the header of a snapshot"));
+        }
+        let header: Header = parse(line, key)?;
+        if header.repository != self.id {
+            return Err(damaged("it belongs to another repository"));
+        }
+        if header.host != place.host
+            || header.policy != place.policy
+            || header.sequence != place.sequence
+            || header.id != place.id
+        {
+            return Err(damaged("it has been moved: its name and its content disagree"));
+        }
+        if header.signers > self.last_signer.0 {
+            // What is hidden may be a revocation: then forged headers would be believed. So nothing is.
+            return Err(RepositoryError::SignersMissing { key: layout::signer(self.last_signer.0 + 1) });
+        }
+        Ok(header)
+    }
+
+    /// Verifies a record; prune records need a signer with that role.
+    pub fn verify_record(&self, key: &StorageKey, bytes: &[u8]) -> Result<Record, RepositoryError> {
+        let damaged = |problem: &str| RepositoryError::Damaged { key: key.clone(), problem: problem.to_owned() };
+        let (line, who) = self.open_signed(key, bytes, Namespace::Record)?;
+        format::check_envelope(line.as_bytes(), key)?;
+        let record: Record = parse(line, key)?;
+        if record.kind != "record" || record.repository != self.id {
+            return Err(damaged("it belongs to another repository"));
+        }
+        if layout::dated(layout::RECORDS, record.time, object_id(bytes)) != key.as_str() {
+            return Err(damaged("it has been moved: its name and its content disagree"));
+        }
+        let believed = who.iter().any(|s| {
+            s.last_good.is_none()
+                && match record.note {
+                    format::Note::Prune { .. } => s.role == Role::Prune,
+                    _ => s.role != Role::Drill && s.hosts.contains(&record.host),
+                }
+        });
+        if believed { Ok(record) } else { Err(damaged("its signer may not sign this record")) }
+    }
+
+    fn open_signed<'a>(
+        &self,
+        key: &StorageKey,
+        bytes: &'a [u8],
+        namespace: Namespace,
+    ) -> Result<(&'a str, Vec<&Signer>), RepositoryError> {
+        let keys: Vec<PublicKey> = self.signers.iter().map(|s| s.key.clone()).collect();
+        let (line, who) = sign::open(bytes, namespace, &keys)
+            .map_err(|source| RepositoryError::DamagedBy { key: key.clone(), source })?;
+        Ok((line, self.signers.iter().filter(|s| s.key == keys[who]).collect()))
+    }
+
+    /// Every object that a validly signed trash object condemns.
+    pub fn condemned(&self) -> Result<HashSet<ObjectId>, RepositoryError> {
+        let mut condemned = HashSet::new();
+        for object in self.storage.list(layout::TRASH)? {
+            let read = self.get(&object.key, limits::REFS);
+            match read.and_then(|bytes| self.verify_trash(&object.key, &bytes)) {
+                Ok(trash) => condemned.extend(trash.objects),
+                // Forged or damaged trash condemns nothing, since no prune acts on it either; verify names it.
+                Err(e) if e.is_integrity() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(condemned)
+    }
+
+    /// Verifies a trash object, which needs a signer with the role `prune`.
+    pub fn verify_trash(&self, key: &StorageKey, bytes: &[u8]) -> Result<TrashObject, RepositoryError> {
+        let damaged = |problem: &str| RepositoryError::Damaged { key: key.clone(), problem: problem.to_owned() };
+        let (line, who) = self.open_signed(key, bytes, Namespace::Trash)?;
+        if !who.iter().any(|s| s.role == Role::Prune && s.last_good.is_none()) {
+            return Err(damaged("its signer may not condemn objects"));
+        }
+        format::check_envelope(line.as_bytes(), key)?;
+        let trash: TrashObject = parse(line, key)?;
+        if trash.kind != "trash" || trash.repository != self.id {
+            return Err(damaged("it belongs to another repository"));
+        }
+        if layout::dated(layout::TRASH, trash.time, object_id(bytes)) != key.as_str() {
+            return Err(damaged("it has been moved: its name and its content disagree"));
+        }
+        Ok(trash)
+    }
+
+    /// An object's bytes; a missing one is [`RepositoryError::Missing`], and one that is too long is damage.
+    pub fn get(&self, key: &StorageKey, limit: u64) -> Result<Vec<u8>, RepositoryError> {
+        self.storage.get(key, limit).map_err(|e| as_damage(e, key))
+    }
+
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    pub fn id(&self) -> &RepositoryId {
+        &self.id
+    }
+
+    pub fn created(&self) -> DateTime<Utc> {
+        self.created
+    }
+
+    /// The highest signer number.
+    pub fn signer_count(&self) -> u32 {
+        self.last_signer.0
+    }
+
+    /// The keys that may sign snapshots, with their hosts, for people.
+    pub fn snapshot_signers(&self) -> impl Iterator<Item = (&PublicKey, &[HostName], bool)> {
+        self.signers.iter().filter(|s| s.role == Role::Snapshot).map(|s| (&s.key, &s.hosts[..], s.last_good.is_some()))
+    }
+}
+
+/// `trash/<time>-<8 hex>.json`: objects that a prune has condemned but not yet deleted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TrashObject {
+    pub kind: String,
+    pub format: u64,
+    pub requires: Vec<String>,
+    pub repository: RepositoryId,
+    pub time: DateTime<Utc>,
+    pub objects: Vec<ObjectId>,
+}
+
+/// A header's place in the order: what a chain remembers of the newest one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainHead {
+    pub host: HostName,
+    pub policy: PolicyName,
+    pub sequence: Sequence,
+    pub header: ObjectId,
+}
+
+fn check_pin(pin: &Pin, found: &RepositoryId, location: &str) -> Result<(), RepositoryError> {
+    match pin {
+        Pin::Exactly(expected) if expected != found => Err(RepositoryError::ForeignRepository {
+            location: location.to_owned(),
+            found: found.to_string(),
+            expected: expected.to_string(),
+        }),
+        Pin::Derived(ids) if !ids.contains(found) => {
+            Err(RepositoryError::Unpinned { location: location.to_owned(), found: found.to_string() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is gone, too long or unreadable is damage of that object; everything else is the storage's own failure.
+pub(super) fn as_damage(error: StorageError, key: &StorageKey) -> RepositoryError {
+    match error {
+        StorageError::NotFound { key } => RepositoryError::Missing { key },
+        StorageError::TooLarge { length, limit, .. } => RepositoryError::Damaged {
+            key: key.clone(),
+            problem: format!("it has {length} bytes where at most {limit} are possible"),
+        },
+        // A bad sector: the object is as lost as one whose bytes have changed, and all others are not.
+        StorageError::Io { source, .. } if source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+            RepositoryError::Damaged { key: key.clone(), problem: format!("the disk cannot read it: {source}") }
+        }
+        other => RepositoryError::Storage(other),
+    }
+}
+
+pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<String, RepositoryError> {
+    serde_json::to_string(value).map_err(|e| RepositoryError::Key { problem: format!("encode JSON: {e}"), hint: None })
+}
+
+/// What did not parse may be of a newer format: then that is the better thing to say. Nothing is believed of it.
+fn newer_or(line: &str, key: &StorageKey, error: RepositoryError) -> RepositoryError {
+    format::check_envelope(line.as_bytes(), key).err().filter(|e| !e.is_integrity()).unwrap_or(error)
+}
+
+fn parse<'a, T: Deserialize<'a>>(line: &'a str, key: &StorageKey) -> Result<T, RepositoryError> {
+    serde_json::from_str(line)
+        .map_err(|e| RepositoryError::Damaged { key: key.clone(), problem: format!("it does not parse: {e}") })
+}

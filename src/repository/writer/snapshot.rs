@@ -1,0 +1,408 @@
+//! A snapshot being written, and its commit.
+
+use super::known::load_known;
+use super::stream::StreamWriter;
+use super::workers::{Shared, Written};
+use super::{lock, stored};
+use crate::base::cancel::Cancel;
+use crate::base::ids::{HostName, ObjectId, PolicyName, Sequence, SnapshotId, Tag};
+use crate::pipeline::chunk::{ChunkAverage, GearTable};
+use crate::pipeline::crypt::{self, Identities, Identity, Recipients, object_id};
+use crate::pipeline::limits;
+use crate::pipeline::segment::Segment;
+use crate::pipeline::sign::Namespace;
+use crate::repository::chain::{Chain, rolled_back};
+use crate::repository::format::{
+    FORMAT, Header, IndexChunk, Manifest, Notes, Outcome, SourceEntry, StreamNote, Trigger,
+};
+use crate::repository::index::IndexDraft;
+use crate::repository::keys::HostKey;
+use crate::repository::refs::Refs;
+use crate::repository::state::State;
+use crate::repository::trust::{ChainHead, to_json};
+use crate::repository::{Repository, RepositoryError, layout};
+use chrono::{DateTime, Utc};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// More covering index objects than this are merged.
+const MERGE_INDEX_OVER: usize = 64;
+
+/// The version as headers and manifests write it.
+pub const TOOL: &str = concat!("lifeboat ", env!("CARGO_PKG_VERSION"));
+
+/// What a writer needs to know.
+pub struct WriterOptions {
+    pub host: HostName,
+    pub policy: PolicyName,
+    pub recipients: Recipients,
+    /// zstd level.
+    pub compression: i32,
+    pub cancel: Cancel,
+}
+
+/// A snapshot being written. [`SnapshotWriter::commit`] makes it exist; leaving that out leaves unreferenced objects
+/// that a later run of this host takes up again.
+pub struct SnapshotWriter {
+    pub(super) shared: Arc<Shared>,
+    pub(super) segments: Option<SyncSender<Segment>>,
+    workers: Vec<JoinHandle<()>>,
+    gear: GearTable,
+    notes: HashMap<(String, String), StreamNote>,
+    /// Positions in the table's archives, and in the index objects, that finished streams use.
+    pub(super) used: Mutex<Used>,
+    head: Option<(Sequence, Option<ObjectId>)>,
+    alarm: Option<String>,
+}
+
+#[derive(Default)]
+pub(super) struct Used {
+    pub archives: HashSet<u32>,
+    pub index: HashSet<u32>,
+    pub bytes: u64,
+}
+
+/// What the caller knows of a snapshot at its end.
+pub struct SnapshotDraft {
+    pub id: SnapshotId,
+    pub time: DateTime<Utc>,
+    pub tags: Vec<Tag>,
+    pub trigger: Trigger,
+    pub git_commit: Option<String>,
+    pub outcome: Outcome,
+    pub sources: Vec<SourceEntry>,
+    pub stream_notes: Vec<StreamNote>,
+}
+
+/// A snapshot that exists.
+#[derive(Debug, Clone)]
+pub struct Committed {
+    pub header: Header,
+    pub header_id: ObjectId,
+}
+
+impl SnapshotWriter {
+    /// Reads what is known of the repository and starts the workers.
+    pub fn begin(
+        repository: Arc<Repository>,
+        chain: &Chain,
+        host_key: &HostKey,
+        state: Arc<State>,
+        options: WriterOptions,
+    ) -> Result<Self, RepositoryError> {
+        if !repository.signs_for(&host_key.signing.public(), &options.host) {
+            return Err(RepositoryError::NotASigner {
+                problem: format!("host {} has no signer with this key", options.host),
+            });
+        }
+        let host_identity = host_key.host_identity()?;
+        let index_recipients = options.recipients.with(&host_identity.to_public());
+        let identities = Identities::new(vec![Identity::X25519(host_identity)]);
+        let key = host_key.chunk_id_key();
+        let known = load_known(&repository, chain, &state, &options, &identities, &key)?;
+        let streams = state.streams(repository.id(), &options.policy)?;
+        let mut notes: HashMap<_, _> =
+            known.notes.into_iter().filter(|n| n.policy == options.policy).map(|n| (note_key(&n), n)).collect();
+        notes.extend(streams.into_iter().map(|n| (note_key(&n), n)));
+
+        let remembered = state.head(repository.id(), &options.host, &options.policy)?;
+        let found = chain.head(&options.host, &options.policy);
+        let alarm = rolled_back(remembered, found);
+        let head = match (remembered, found) {
+            (Some((seen, hash)), Some((there, _))) if seen > there => Some((seen, Some(hash))),
+            (Some((seen, hash)), None) => Some((seen, Some(hash))),
+            (_, found) => found,
+        };
+
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 4);
+        let (segments, receiver) = sync_channel(threads);
+        let receiver = Arc::new(Mutex::new(receiver));
+        let shared = Arc::new(Shared {
+            repository,
+            options,
+            index_recipients,
+            key,
+            table: Mutex::new(known.table),
+            pending: Mutex::default(),
+            tail: Mutex::default(),
+            written: Mutex::new(Written {
+                draft: IndexDraft::default(),
+                draft_bytes: 0,
+                draft_since: Instant::now(),
+                archives: BTreeMap::new(),
+                index: BTreeMap::new(),
+            }),
+            failed: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            new_bytes: AtomicU64::new(0),
+            index_objects: Mutex::new(known.index_objects),
+            state,
+        });
+        let spawn = |_| {
+            let (shared, receiver) = (shared.clone(), receiver.clone());
+            std::thread::spawn(move || shared.work(&receiver))
+        };
+        let workers = (0..threads).map(spawn).collect();
+        Ok(Self {
+            shared,
+            segments: Some(segments),
+            workers,
+            gear: host_key.gear_table(),
+            notes,
+            used: Mutex::default(),
+            head,
+            alarm,
+        })
+    }
+
+    /// Set when this host has seen a newer snapshot than the repository holds: the repository has been rolled back.
+    pub fn alarm(&self) -> Option<&str> {
+        self.alarm.as_deref()
+    }
+
+    /// The sequence that the snapshot will carry.
+    pub fn sequence(&self) -> Sequence {
+        Sequence(self.head.map_or(1, |(sequence, _)| sequence.0.saturating_add(1)))
+    }
+
+    /// What is remembered of a stream: its chunk average and recent lengths.
+    pub fn note(&self, source: &str, stream: &str) -> Option<&StreamNote> {
+        self.notes.get(&(source.to_owned(), stream.to_owned()))
+    }
+
+    /// What a source's streams had the last time, for progress.
+    pub fn expected_bytes(&self, source: &str) -> Option<u64> {
+        let last = |n: &StreamNote| (n.source.as_str() == source).then(|| n.lengths.last().copied()).flatten();
+        let sum: u64 = self.notes.values().filter_map(last).sum();
+        (sum > 0).then_some(sum)
+    }
+
+    /// Begins a stream. An average once chosen stays until the fitting one is four times another.
+    pub fn stream(&self, source: &str, stream: &str, expected: Option<u64>, sha256: bool) -> StreamWriter<'_> {
+        let note = self.note(source, stream);
+        let length = expected.or(note.and_then(|n| n.lengths.last().copied())).unwrap_or(0);
+        let ideal = ChunkAverage::for_length(length);
+        let average = match note.and_then(|n| ChunkAverage::new(n.average)) {
+            Some(old) if old.bytes() / ideal.bytes() < 4 && ideal.bytes() / old.bytes() < 4 => old,
+            _ => ideal,
+        };
+        StreamWriter::new(self, average, self.gear.clone(), sha256)
+    }
+
+    /// Ends the snapshot: everything is stored, then the header.
+    pub fn commit(mut self, draft: SnapshotDraft, host_key: &HostKey) -> Result<Committed, RepositoryError> {
+        self.drain()?;
+        let shared = &self.shared;
+        shared.options.cancel.check()?;
+        shared.flush_index(draft.stream_notes.clone())?;
+        self.merge_index()?;
+        let refs = self.check_refs()?;
+        let sequence = self.sequence();
+        if sequence > Sequence::MAX {
+            let last = Sequence(sequence.0 - 1);
+            return Err(RepositoryError::Damaged {
+                key: layout::header_prefix(&shared.options.host, &shared.options.policy, last),
+                problem: format!("no sequence is left behind {last}: somebody with this host's key took the last one"),
+            });
+        }
+        let repository = &shared.repository;
+
+        let refs_bytes = refs.to_bytes();
+        let refs_id = object_id(&refs_bytes);
+        repository.storage().put_new(&layout::refs(refs_id), &refs_bytes)?;
+
+        let manifest = Manifest {
+            kind: "manifest".to_owned(),
+            format: FORMAT,
+            requires: Vec::new(),
+            repository: repository.id().clone(),
+            snapshot: draft.id.clone(),
+            host: shared.options.host.clone(),
+            policy: shared.options.policy.clone(),
+            sequence,
+            time: draft.time,
+            chunk_id_key: hex::encode(shared.key.expose()),
+            recipients: shared.options.recipients.texts().to_vec(),
+            tool: TOOL.to_owned(),
+            sources: draft.sources,
+        };
+        let manifest = to_json(&manifest)?;
+        let sealed = crypt::seal(manifest.as_bytes(), 3, &shared.options.recipients)?;
+        if manifest.len() > limits::MANIFEST_PLAIN || sealed.bytes().len() as u64 > limits::MANIFEST_STORED {
+            return Err(RepositoryError::Key {
+                problem: "the snapshot's facts are too large for a manifest".to_owned(),
+                hint: Some(
+                    "leave out a source with very many tables or files, or set its fingerprint to \"none\"".to_owned(),
+                ),
+            });
+        }
+        repository.storage().put_new(&layout::manifest(sealed.id()), sealed.bytes())?;
+
+        let header = Header {
+            kind: "snapshot".to_owned(),
+            format: FORMAT,
+            requires: Vec::new(),
+            repository: repository.id().clone(),
+            id: draft.id,
+            time: draft.time,
+            host: shared.options.host.clone(),
+            policy: shared.options.policy.clone(),
+            sequence,
+            previous: self.head.and_then(|(_, hash)| hash),
+            signers: repository.signer_count(),
+            tags: draft.tags,
+            trigger: draft.trigger,
+            git_commit: draft.git_commit,
+            manifest: sealed.id(),
+            manifest_bytes: sealed.bytes().len() as u64,
+            refs: refs_id,
+            bytes_total: lock(&self.used).bytes,
+            bytes_new: shared.new_bytes.load(Ordering::SeqCst) + sealed.bytes().len() as u64 + refs_bytes.len() as u64,
+            outcome: draft.outcome,
+            lineage: shared.state.lineage()?,
+            tool: TOOL.to_owned(),
+        };
+        let key = layout::header(&header.host, &header.policy, sequence, &header.id);
+        let bytes = host_key.signing.sign(Namespace::Snapshot, &to_json(&header)?)?;
+        shared.options.cancel.check()?;
+        // The commit point: before this line there is no snapshot, behind it there is.
+        repository.storage().put_new(&key, &bytes)?;
+
+        let header_id = object_id(&bytes);
+        let head = ChainHead { host: header.host.clone(), policy: header.policy.clone(), sequence, header: header_id };
+        shared.state.set_head(repository.id(), &head)?;
+        shared.state.set_streams(repository.id(), &draft.stream_notes)?;
+        let finished: Vec<ObjectId> = refs.index.keys().copied().collect();
+        shared.state.remove_unfinished_index(repository.id(), &finished)?;
+        Ok(Committed { header, header_id })
+    }
+
+    /// Hands the last segments over, waits for the workers, and says what failed.
+    fn drain(&mut self) -> Result<(), RepositoryError> {
+        let tail = std::mem::take(&mut *lock(&self.shared.tail));
+        if let Some(sender) = self.segments.take()
+            && !tail.is_empty()
+        {
+            // A closed channel means that every worker has failed; the failure is reported below.
+            let _ = sender.send(tail);
+        }
+        let mut result = Ok(());
+        for worker in self.workers.drain(..) {
+            if worker.join().is_err() {
+                result = Err(RepositoryError::Worker);
+            }
+        }
+        if let Some(failure) = lock(&self.shared.failure).take() {
+            return Err(failure);
+        }
+        result?;
+        // Every chunk of a finished stream is stored by now, or the run has failed.
+        if lock(&self.shared.pending).is_empty() { Ok(()) } else { Err(RepositoryError::Worker) }
+    }
+
+    /// The failure of a worker, if there is one: the cause behind a stream's i/o error.
+    pub fn take_failure(&self) -> Option<RepositoryError> {
+        lock(&self.shared.failure).take()
+    }
+
+    /// Merges small index objects once too many cover the snapshot, or one that covers it is gone.
+    fn merge_index(&self) -> Result<(), RepositoryError> {
+        let shared = &self.shared;
+        let objects = lock(&shared.index_objects).clone();
+        let covering: Vec<u32> = {
+            let mut used = lock(&self.used).index.iter().copied().collect::<Vec<_>>();
+            used.sort_unstable();
+            used
+        };
+        // An index object that is known from the cache alone would be missed by every other reader: write it anew.
+        let there = stored(&shared.repository, layout::INDEX)?;
+        let lost = |at: &u32| {
+            objects.get(*at as usize).is_none_or(|(id, length): &(ObjectId, u64)| there.get(id) != Some(length))
+        };
+        let many = covering.len() + lock(&shared.written).index.len() > MERGE_INDEX_OVER;
+        if !many && !covering.iter().any(lost) {
+            return Ok(());
+        }
+        let table = lock(&shared.table);
+        let wanted: HashSet<u32> = covering.iter().copied().collect();
+        let used_archives = lock(&self.used).archives.clone();
+        let mut positions: HashMap<u32, u32> = HashMap::new();
+        let mut merged = Vec::new();
+        let mut draft = IndexDraft::default();
+        for at in 0..table.len() {
+            let entry = table.entry(at).map_err(|source| self.table_error(source))?;
+            let (id, location) = entry;
+            if !wanted.contains(&location.index) || !used_archives.contains(&location.archive) {
+                continue;
+            }
+            if draft.chunks.len() == limits::INDEX_ENTRIES {
+                merged.push(std::mem::take(&mut draft));
+                positions.clear();
+            }
+            let archive = *positions.entry(location.archive).or_insert_with(|| {
+                draft.archives.push(table.archives[location.archive as usize].clone());
+                draft.archives.len() as u32 - 1
+            });
+            let (frame_offset, frame_length) = (location.frame_offset, location.frame_length);
+            draft.chunks.push(IndexChunk(id, archive, frame_offset, frame_length, location.offset, location.length));
+        }
+        drop(table);
+        merged.push(draft);
+        let mut written = lock(&shared.written);
+        for draft in merged {
+            shared.put_index(draft, Notes::default(), &mut written)?;
+        }
+        tracing::debug!(before = covering.len(), of = objects.len(), "merged index objects");
+        lock(&self.used).index.clear();
+        Ok(())
+    }
+
+    fn table_error(&self, source: io::Error) -> RepositoryError {
+        RepositoryError::File { action: "read the chunk table in", path: self.shared.state.dir().to_owned(), source }
+    }
+
+    /// All that the snapshot needs; each of it is there with its length and not condemned, seen just now.
+    fn check_refs(&self) -> Result<Refs, RepositoryError> {
+        let shared = &self.shared;
+        let mut refs = Refs::default();
+        {
+            let (used, written, table) = (lock(&self.used), lock(&shared.written), lock(&shared.table));
+            let objects = lock(&shared.index_objects);
+            refs.archives.clone_from(&written.archives);
+            refs.archives.extend(used.archives.iter().map(|at| {
+                let archive = &table.archives[*at as usize];
+                (archive.id, archive.length)
+            }));
+            refs.index.clone_from(&written.index);
+            refs.index.extend(used.index.iter().map(|at| objects[*at as usize]));
+        }
+        let stored = stored(&shared.repository, layout::ARCHIVES)?;
+        let condemned = shared.repository.condemned()?;
+        for (id, length) in &refs.archives {
+            if stored.get(id) != Some(length) || condemned.contains(id) {
+                return Err(RepositoryError::ReferencedGone { id: *id });
+            }
+        }
+        Ok(refs)
+    }
+}
+
+impl Drop for SnapshotWriter {
+    fn drop(&mut self) {
+        // Without a commit the workers stop at the next segment.
+        self.shared.failed.store(true, Ordering::SeqCst);
+        self.segments = None;
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+    }
+}
+
+fn note_key(note: &StreamNote) -> (String, String) {
+    (note.source.to_string(), note.stream.to_string())
+}

@@ -1,0 +1,215 @@
+//! One stream being cut: known chunks are dropped, new ones go into segments.
+
+use super::lock;
+use super::snapshot::{SnapshotWriter, Used};
+use crate::base::ids::ChunkId;
+use crate::pipeline::chunk::{ChunkAverage, Chunker, GearTable};
+use crate::pipeline::segment::{SEGMENT_TARGET, Segment};
+use crate::repository::format::IdsTree;
+use crate::repository::tree;
+use sha2::{Digest, Sha256};
+use std::io::{self, Write};
+use std::sync::atomic::Ordering;
+
+/// What a finished stream is: everything of its manifest entry but its name and kind.
+#[derive(Debug, Clone)]
+pub struct StreamParts {
+    pub length: u64,
+    pub sha256: Option<String>,
+    pub average: ChunkAverage,
+    pub ids: IdsTree,
+}
+
+/// One stream being written. [`StreamWriter::finish`] must be called, else the stream is not part of the snapshot.
+pub struct StreamWriter<'a> {
+    writer: &'a SnapshotWriter,
+    chunker: Chunker,
+    buffer: Vec<u8>,
+    segment: Segment,
+    entries: Vec<tree::Entry>,
+    /// Where the entries of the current piece begin.
+    piece_start: usize,
+    position: u64,
+    sha256: Option<Sha256>,
+    used: Used,
+}
+
+/// The run has failed elsewhere: the failure itself is kept by the writer.
+fn run_failed() -> io::Error {
+    io::Error::other("the repository did not take what was written")
+}
+
+impl<'a> StreamWriter<'a> {
+    pub(super) fn new(writer: &'a SnapshotWriter, average: ChunkAverage, gear: GearTable, sha256: bool) -> Self {
+        Self {
+            writer,
+            chunker: Chunker::new(gear, average),
+            buffer: Vec::new(),
+            segment: Segment::default(),
+            entries: Vec::new(),
+            piece_start: 0,
+            position: 0,
+            sha256: sha256.then(Sha256::new),
+            used: Used::default(),
+        }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        let shared = &self.writer.shared;
+        shared.options.cancel.check_io()?;
+        if shared.failed.load(Ordering::SeqCst) { Err(run_failed()) } else { Ok(()) }
+    }
+
+    /// Cuts what can be cut; all of it when a piece ends.
+    fn cut(&mut self, to_end: bool) -> io::Result<()> {
+        let buffer = std::mem::take(&mut self.buffer);
+        let mut rest = &buffer[..];
+        while rest.len() >= self.chunker.max() || (to_end && !rest.is_empty()) {
+            let (chunk, behind) = rest.split_at(self.chunker.cut(rest));
+            let id = self.writer.shared.key.id(chunk);
+            self.entries.push((id, chunk.len() as u64));
+            self.keep(id, chunk)?;
+            rest = behind;
+        }
+        let left = rest.len();
+        let from = buffer.len() - left;
+        self.buffer = buffer;
+        self.buffer.copy_within(from.., 0);
+        self.buffer.truncate(left);
+        Ok(())
+    }
+
+    /// Drops a chunk that is known, and puts a new one into a segment.
+    fn keep(&mut self, id: ChunkId, chunk: &[u8]) -> io::Result<()> {
+        if self.is_known(&id)? || !lock(&self.writer.shared.pending).insert(id) {
+            return Ok(());
+        }
+        // Between the two looks the chunk may have been stored: then it is known, and pending no more.
+        if self.is_known(&id)? {
+            lock(&self.writer.shared.pending).remove(&id);
+            return Ok(());
+        }
+        if !self.segment.has_room(chunk.len()) {
+            self.send()?;
+        }
+        self.segment.push(id, chunk);
+        Ok(())
+    }
+
+    fn is_known(&mut self, id: &ChunkId) -> io::Result<bool> {
+        let Some(location) = lock(&self.writer.shared.table).get(id)? else { return Ok(false) };
+        self.used.archives.insert(location.archive);
+        if location.index != u32::MAX {
+            self.used.index.insert(location.index);
+        }
+        Ok(true)
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        let segment = std::mem::take(&mut self.segment);
+        if segment.is_empty() {
+            return Ok(());
+        }
+        let sender = self.writer.segments.as_ref().ok_or_else(run_failed)?;
+        sender.send(segment).map_err(|_| run_failed())?;
+        self.check()
+    }
+
+    /// Ends a piece: the next byte begins a new chunk. Returns the piece's chunks.
+    pub fn end_piece(&mut self) -> io::Result<Vec<(ChunkId, u32)>> {
+        self.check()?;
+        self.cut(true)?;
+        let piece = self.entries[self.piece_start..].iter().map(|(id, n)| (*id, *n as u32)).collect();
+        self.piece_start = self.entries.len();
+        Ok(piece)
+    }
+
+    /// Takes over a piece without its bytes, if the repository holds all of its chunks.
+    pub fn reuse_piece(&mut self, chunks: &[(ChunkId, u32)]) -> io::Result<bool> {
+        debug_assert!(self.buffer.is_empty(), "only between pieces");
+        self.check()?;
+        for (id, length) in chunks {
+            let found = lock(&self.writer.shared.table).get(id)?;
+            if found.is_none_or(|location| location.length != *length) {
+                return Ok(false);
+            }
+        }
+        for (id, length) in chunks {
+            self.is_known(id)?;
+            self.entries.push((*id, u64::from(*length)));
+            self.position += u64::from(*length);
+        }
+        self.piece_start = self.entries.len();
+        Ok(true)
+    }
+
+    /// Plain bytes so far.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Ends the stream.
+    pub fn finish(mut self) -> io::Result<StreamParts> {
+        self.check()?;
+        self.cut(true)?;
+        let entries = std::mem::take(&mut self.entries);
+        let ids = tree::build(entries, |list| {
+            let id = self.writer.shared.key.id(list);
+            self.keep(id, list)?;
+            Ok::<_, io::Error>(id)
+        })?;
+        self.hand_over_tail()?;
+        let mut used = lock(&self.writer.used);
+        used.archives.extend(&self.used.archives);
+        used.index.extend(&self.used.index);
+        used.bytes += self.position;
+        Ok(StreamParts {
+            length: self.position,
+            sha256: self.sha256.take().map(|hash| hex::encode(hash.finalize())),
+            average: self.chunker.average(),
+            ids,
+        })
+    }
+
+    /// A small last segment joins those of other streams; a large one goes its way.
+    fn hand_over_tail(&mut self) -> io::Result<()> {
+        if self.segment.len() > SEGMENT_TARGET / 2 {
+            return self.send();
+        }
+        let segment = std::mem::take(&mut self.segment);
+        let full = {
+            let mut tail = lock(&self.writer.shared.tail);
+            tail.append(&segment);
+            (tail.len() > SEGMENT_TARGET / 2).then(|| std::mem::take(&mut *tail))
+        };
+        self.segment = full.unwrap_or_default();
+        self.send()
+    }
+}
+
+impl Drop for StreamWriter<'_> {
+    fn drop(&mut self) {
+        // Another stream may count on a chunk that this one was the first to see: an abandoned stream's chunks are
+        // stored all the same. Where that fails, the run has failed, and the commit says so.
+        let _ = self.hand_over_tail();
+    }
+}
+
+impl Write for StreamWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.check()?;
+        if let Some(hash) = &mut self.sha256 {
+            hash.update(bytes);
+        }
+        self.buffer.extend_from_slice(bytes);
+        self.position += bytes.len() as u64;
+        if self.buffer.len() >= 2 * self.chunker.max() {
+            self.cut(false)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,165 @@
+//! The workers: segments in through a bounded channel, archives and index objects out.
+
+use super::lock;
+use super::snapshot::WriterOptions;
+use crate::base::ids::{ChunkId, ObjectId};
+use crate::pipeline::archive::{ArchiveWriter, SealedArchive};
+use crate::pipeline::chunk::ChunkIdKey;
+use crate::pipeline::crypt::Recipients;
+use crate::pipeline::limits;
+use crate::pipeline::segment::{FrameEncoder, Segment};
+use crate::repository::format::{IndexArchive, IndexChunk, Notes, StreamNote};
+use crate::repository::index::IndexDraft;
+use crate::repository::state::State;
+use crate::repository::table::ChunkTable;
+use crate::repository::{Repository, RepositoryError, layout};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// An index object is written at least this often, so that a killed first upload resumes.
+const INDEX_EVERY_BYTES: u64 = 1 << 30;
+const INDEX_EVERY: Duration = Duration::from_secs(600);
+
+/// What the stream threads and the workers share.
+pub(super) struct Shared {
+    pub repository: Arc<Repository>,
+    pub options: WriterOptions,
+    pub index_recipients: Recipients,
+    pub key: ChunkIdKey,
+    pub table: Mutex<ChunkTable>,
+    /// Chunks in segments or archives that are not stored yet.
+    pub pending: Mutex<HashSet<ChunkId>>,
+    /// Small ends of streams, gathered into common segments.
+    pub tail: Mutex<Segment>,
+    pub written: Mutex<Written>,
+    pub failed: AtomicBool,
+    pub failure: Mutex<Option<RepositoryError>>,
+    pub new_bytes: AtomicU64,
+    /// Index objects that the table's entries came from; new ones are added behind.
+    pub index_objects: Mutex<Vec<(ObjectId, u64)>>,
+    pub state: Arc<State>,
+}
+
+/// What this run has stored.
+pub(super) struct Written {
+    pub draft: IndexDraft,
+    pub draft_bytes: u64,
+    pub draft_since: Instant,
+    pub archives: BTreeMap<ObjectId, u64>,
+    pub index: BTreeMap<ObjectId, u64>,
+}
+
+impl Shared {
+    /// A worker: segments in, archives out.
+    pub(super) fn work(&self, segments: &Mutex<Receiver<Segment>>) {
+        if let Err(error) = self.fill_archives(segments) {
+            self.fail(error);
+            // Taking what is left keeps the stream threads from blocking on a full channel.
+            while lock(segments).recv().is_ok() {}
+        }
+    }
+
+    fn fail(&self, error: RepositoryError) {
+        self.failed.store(true, Ordering::SeqCst);
+        lock(&self.failure).get_or_insert(error);
+    }
+
+    fn fill_archives(&self, segments: &Mutex<Receiver<Segment>>) -> Result<(), RepositoryError> {
+        let mut encoder = FrameEncoder::new(self.options.compression)?;
+        let mut open: Option<ArchiveWriter> = None;
+        loop {
+            let segment = lock(segments).recv();
+            let Ok(segment) = segment else { break };
+            if self.failed.load(Ordering::SeqCst) {
+                continue;
+            }
+            self.options.cancel.check()?;
+            let mut archive = match open.take() {
+                Some(archive) => archive,
+                None => ArchiveWriter::new(&self.options.recipients)?,
+            };
+            archive.add(&segment, &mut encoder)?;
+            if archive.is_full() {
+                self.store(archive.finish(&mut encoder)?)?;
+            } else {
+                open = Some(archive);
+            }
+        }
+        match open {
+            Some(archive) if !self.failed.load(Ordering::SeqCst) => self.store(archive.finish(&mut encoder)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Stores an archive; only then are its chunks known.
+    fn store(&self, sealed: SealedArchive) -> Result<(), RepositoryError> {
+        let length = sealed.bytes().len() as u64;
+        self.repository.storage().put_new(&layout::archive(sealed.id()), sealed.bytes())?;
+        self.new_bytes.fetch_add(length, Ordering::SeqCst);
+        let archive = IndexArchive {
+            id: sealed.id(),
+            length,
+            header: sealed.header().to_vec(),
+            recipients: self.options.recipients.set_id(),
+        };
+        let mut written = lock(&self.written);
+        written.archives.insert(archive.id, length);
+        let chunks = sealed.frames().iter().map(|f| f.chunks.len()).sum::<usize>();
+        if written.draft.chunks.len() + chunks > limits::INDEX_ENTRIES {
+            self.flush_draft(&mut written, Notes::default())?;
+        }
+        let position = written.draft.archives.len() as u32;
+        written.draft.archives.push(archive.clone());
+        {
+            let (mut table, mut pending) = (lock(&self.table), lock(&self.pending));
+            let at = table.archive(&archive);
+            for frame in sealed.frames() {
+                for chunk in &frame.chunks {
+                    let entry = IndexChunk(chunk.id, position, frame.offset, frame.length, chunk.offset, chunk.length);
+                    // u32::MAX: of this run; its index objects are all in the refs anyway.
+                    table.insert(&entry, at, u32::MAX).map_err(|source| RepositoryError::File {
+                        action: "write the chunk table in",
+                        path: self.state.dir().to_owned(),
+                        source,
+                    })?;
+                    pending.remove(&chunk.id);
+                    written.draft.chunks.push(entry);
+                }
+            }
+        }
+        written.draft_bytes += length;
+        if written.draft_bytes >= INDEX_EVERY_BYTES || written.draft_since.elapsed() >= INDEX_EVERY {
+            self.flush_draft(&mut written, Notes::default())?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn flush_index(&self, streams: Vec<StreamNote>) -> Result<(), RepositoryError> {
+        self.flush_draft(&mut lock(&self.written), Notes { streams })
+    }
+
+    fn flush_draft(&self, written: &mut Written, notes: Notes) -> Result<(), RepositoryError> {
+        let draft = std::mem::take(&mut written.draft);
+        written.draft_bytes = 0;
+        written.draft_since = Instant::now();
+        if draft.is_empty() { Ok(()) } else { self.put_index(draft, notes, written) }
+    }
+
+    pub(super) fn put_index(
+        &self,
+        draft: IndexDraft,
+        notes: Notes,
+        written: &mut Written,
+    ) -> Result<(), RepositoryError> {
+        let sealed = draft.seal(self.key.dedup_id(), notes, &self.index_recipients)?;
+        let length = sealed.bytes().len() as u64;
+        self.repository.storage().put_new(&layout::index(sealed.id()), sealed.bytes())?;
+        self.new_bytes.fetch_add(length, Ordering::SeqCst);
+        self.state.add_unfinished_index(self.repository.id(), sealed.id(), length)?;
+        written.index.insert(sealed.id(), length);
+        Ok(())
+    }
+}

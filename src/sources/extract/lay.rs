@@ -1,0 +1,445 @@
+//! Entry by entry: files, links and, when allowed, special files.
+
+use super::ExtractError;
+use super::archive::{Archive, Member, TarError};
+use super::dirs::{Dirs, Id, NoDir, open_new, stat_below};
+use super::metadata::{self, Wanted};
+use super::report::{Report, Severity};
+use crate::base::cancel::Cancel;
+use crate::sources::files::entry::{Entry, Kind};
+use crate::sources::files::frame::Segment;
+use rustix::fd::AsFd;
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, makedev};
+use rustix::io::Errno;
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+const BUFFER: usize = 256 * 1024;
+/// Larger files get their room as they are written: a size is only what the archive says.
+const MAX_FALLOCATE: u64 = 1 << 30;
+
+/// How an archive is laid out.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Restore setuid and setgid bits, device nodes, FIFOs, capabilities and other attributes of the system.
+    pub privileged: bool,
+    /// Restore owners. What is not permitted is reported.
+    pub owners: bool,
+    /// Replace files that are there, and give folders that are there the archive's metadata.
+    pub overwrite: bool,
+}
+
+/// Lays archives out in one folder.
+pub struct Extractor {
+    dirs: Dirs,
+    options: Options,
+    cancel: Cancel,
+    /// Files that this run has made.
+    made: HashSet<Id>,
+    report: Report,
+    buffer: Vec<u8>,
+}
+
+/// Why an entry is not laid out although the extraction goes on.
+enum Not {
+    Refused(String),
+    Missing(String),
+    Failed(ExtractError),
+}
+
+impl From<NoDir> for Not {
+    fn from(e: NoDir) -> Self {
+        match e {
+            NoDir::Refused(what) => Not::Refused(what.into()),
+            NoDir::Missing(what) => Not::Missing(what),
+            NoDir::Failed(e) => Not::Failed(e),
+        }
+    }
+}
+
+impl From<ExtractError> for Not {
+    fn from(e: ExtractError) -> Self {
+        Not::Failed(e)
+    }
+}
+
+impl Extractor {
+    /// `destination` must be a folder that exists.
+    pub fn new(destination: &Path, options: Options, cancel: &Cancel) -> Result<Self, ExtractError> {
+        Ok(Extractor {
+            dirs: Dirs::open(destination)?,
+            options,
+            cancel: cancel.clone(),
+            made: HashSet::new(),
+            report: Report::default(),
+            buffer: vec![0; BUFFER],
+        })
+    }
+
+    /// Lays out a whole archive.
+    pub fn extract(&mut self, archive: impl Read) -> Result<(), ExtractError> {
+        self.run(Archive::new(archive), &|_| true, &|_| {})
+    }
+
+    /// Lays out those entries of a whole archive that `wanted` takes, by their paths.
+    pub fn extract_only(&mut self, archive: impl Read, wanted: &dyn Fn(&[u8]) -> bool) -> Result<(), ExtractError> {
+        self.run(Archive::new(archive), wanted, &|_| {})
+    }
+
+    /// Lays out entries that were cut out of an archive by their offsets and lengths. `rename` gives a single entry
+    /// another path: that of a hard link whose target was cut out for it.
+    pub fn extract_part(&mut self, entries: impl Read, rename: Option<&[u8]>) -> Result<(), ExtractError> {
+        self.run(Archive::part(entries), &|_| true, &|entry| {
+            if let Some(path) = rename {
+                entry.path = path.to_vec();
+            }
+        })
+    }
+
+    /// Lays out a hard link that was cut out of an archive, as a further name of `target`, which this run has laid out.
+    pub fn extract_link(&mut self, entry: impl Read, target: &[u8]) -> Result<(), ExtractError> {
+        self.run(Archive::part(entry), &|_| true, &|entry| {
+            if let Kind::Hardlink(_) = entry.kind {
+                entry.kind = Kind::Hardlink(target.to_vec());
+            }
+        })
+    }
+
+    /// Ends the extraction: the last folders get their metadata, and all is durable. Leaving it out leaves folders
+    /// without theirs.
+    pub fn finish(mut self) -> Result<Report, ExtractError> {
+        self.dirs.leave(0, &self.options, &mut self.report)?;
+        rustix::fs::syncfs(self.dirs.root()).map_err(|e| self.file_error("make durable", b"", e))?;
+        Ok(self.report)
+    }
+
+    fn run<R: Read>(
+        &mut self,
+        mut archive: Archive<R>,
+        wanted: &dyn Fn(&[u8]) -> bool,
+        change: &dyn Fn(&mut Entry),
+    ) -> Result<(), ExtractError> {
+        while let Some(mut member) = archive.next_member()? {
+            self.cancel.check()?;
+            if !wanted(&member.entry.path) {
+                continue;
+            }
+            change(&mut member.entry);
+            for lost in std::mem::take(&mut member.lost) {
+                self.report.add(Severity::Metadata, &member.entry.path, format!("{lost} not understood"));
+            }
+            match self.member(&mut archive, &member) {
+                Ok(()) => {
+                    self.report.entries += 1;
+                    self.report.bytes += member.entry.size;
+                }
+                Err(Not::Refused(what)) => self.report.add(Severity::Refused, &member.entry.path, what),
+                Err(Not::Missing(what)) => self.report.add(Severity::Missing, &member.entry.path, what),
+                Err(Not::Failed(e)) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn member<R: Read>(&mut self, archive: &mut Archive<R>, member: &Member) -> Result<(), Not> {
+        let entry = &member.entry;
+        let way = components(&entry.path).map_err(|what| Not::Refused(what.into()))?;
+        let Some((name, parents)) = way.split_last() else {
+            return Err(Not::Missing("the destination keeps its own metadata".into()));
+        };
+        self.dirs.enter(parents, &self.options, &mut self.report)?;
+        match &entry.kind {
+            Kind::Dir => Ok(self.dirs.make(name, entry.clone(), &self.options, &mut self.report)?),
+            Kind::File => self.file(archive, member, name),
+            Kind::Symlink(target) => {
+                if target.is_empty() || target.contains(&0) {
+                    return Err(Not::Refused("a symlink with an impossible target".into()));
+                }
+                self.place(entry, name, member.again, |dir, name| {
+                    rustix::fs::symlinkat(OsStr::from_bytes(target), dir, name)
+                })
+            }
+            Kind::Hardlink(target) => self.hardlink(entry, name, target),
+            special => {
+                if !self.options.privileged {
+                    return Err(Not::Refused(format!("a {} is not restored without --privileged", special.noun())));
+                }
+                let (file_type, device) = match special {
+                    Kind::CharDevice(major, minor) => (FileType::CharacterDevice, makedev(*major, *minor)),
+                    Kind::BlockDevice(major, minor) => (FileType::BlockDevice, makedev(*major, *minor)),
+                    _ => (FileType::Fifo, 0),
+                };
+                self.place(entry, name, member.again, |dir, name| {
+                    rustix::fs::mknodat(dir, name, file_type, Mode::RUSR | Mode::WUSR, device)
+                })
+            }
+        }
+    }
+
+    fn file<R: Read>(&mut self, archive: &mut Archive<R>, member: &Member, name: &[u8]) -> Result<(), Not> {
+        let entry = &member.entry;
+        let temporary = self.make_way(entry, name, member.again)?;
+        let target = temporary.as_deref().unwrap_or(name);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = open_new(self.dirs.current(), OsStr::from_bytes(target), flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|e| self.not_created(entry, e))?;
+        let mut file = File::from(file);
+        let result = self.fill(archive, member, &mut file).map_err(Not::Failed).and_then(|()| {
+            metadata::apply_to_file(file.as_fd(), entry, Wanted::of(&self.options), &mut self.report);
+            if let Err(e) = metadata::set_time(&file, entry.mtime) {
+                self.report.add(Severity::Metadata, &entry.path, format!("time not restored: {e}"));
+            }
+            let stat = rustix::fs::fstat(&file).map_err(|e| self.file_error("read", &entry.path, e))?;
+            self.made.insert((stat.st_dev, stat.st_ino));
+            self.put_in_place(entry, temporary.as_deref(), name)
+        });
+        if result.is_err() {
+            // Half a file must not look like one. It is ours: it was created a moment ago under this very name.
+            let _ = rustix::fs::unlinkat(self.dirs.current(), OsStr::from_bytes(target), AtFlags::empty());
+        }
+        result
+    }
+
+    /// The content; what the archive says of its length has been checked against its data, or is checked by reading.
+    fn fill<R: Read>(
+        &mut self,
+        archive: &mut Archive<R>,
+        member: &Member,
+        file: &mut File,
+    ) -> Result<(), ExtractError> {
+        let path = &member.entry.path;
+        let failed = |e: io::Error| ExtractError::File { action: "write", path: self.dirs.display(path), source: e };
+        let whole = [Segment { offset: 0, length: member.entry.size }];
+        let segments = match &member.map {
+            Some(map) => {
+                rustix::fs::ftruncate(&*file, member.entry.size).map_err(|e| failed(e.into()))?;
+                map.segments.as_slice()
+            }
+            None => {
+                // Room in one run is a courtesy that not every file system does; only a full one says so.
+                if (BUFFER as u64..=MAX_FALLOCATE).contains(&member.entry.size)
+                    && let Err(e @ Errno::NOSPC) =
+                        rustix::fs::fallocate(&*file, FallocateFlags::empty(), 0, member.entry.size)
+                {
+                    return Err(failed(e.into()));
+                }
+                whole.as_slice()
+            }
+        };
+        for segment in segments {
+            if member.map.is_some() {
+                rustix::fs::seek(&*file, rustix::fs::SeekFrom::Start(segment.offset)).map_err(|e| failed(e.into()))?;
+            }
+            let mut left = segment.length;
+            while left > 0 {
+                self.cancel.check()?;
+                let want = (BUFFER as u64).min(left) as usize;
+                let n = archive.read(&mut self.buffer[..want]).map_err(read_error)?;
+                if n == 0 {
+                    return Err(TarError::Truncated { what: "the content of an entry", offset: member.offset }.into());
+                }
+                file.write_all(&self.buffer[..n]).map_err(failed)?;
+                left -= n as u64;
+            }
+        }
+        Ok(())
+    }
+
+    fn hardlink(&mut self, entry: &Entry, name: &[u8], target: &[u8]) -> Result<(), Not> {
+        let way = components(target).map_err(|what| Not::Refused(format!("its target: {what}")))?;
+        let Some((last, parents)) = way.split_last() else {
+            return Err(Not::Refused("a hard link to the destination itself".into()));
+        };
+        let dir = self.dirs.open_way(parents).map_err(|e| match e {
+            Errno::LOOP | Errno::NOTDIR | Errno::XDEV => Not::Refused("a hard link through a symlink or file".into()),
+            _ => Not::Missing("a hard link to something that was not restored".into()),
+        })?;
+        let stat = stat_below(dir.as_fd(), last).ok().flatten();
+        let id = stat.map(|s| (s.st_dev, s.st_ino));
+        match (stat, id) {
+            (None, _) => return Err(Not::Missing("a hard link to something that was not restored".into())),
+            (Some(_), Some(id)) if self.made.contains(&id) => {}
+            _ => return Err(Not::Refused("a hard link to something that is not of this archive".into())),
+        }
+        let temporary = self.make_way(entry, name, false)?;
+        let new = temporary.as_deref().unwrap_or(name);
+        let (last, os_new) = (OsStr::from_bytes(last), OsStr::from_bytes(new));
+        rustix::fs::linkat(&dir, last, self.dirs.current(), os_new, AtFlags::empty()).map_err(|e| match e {
+            Errno::MLINK | Errno::XDEV | Errno::PERM => {
+                Not::Missing(format!("hard link not restored: {}", io::Error::from(e)))
+            }
+            e => self.not_created(entry, e),
+        })?;
+        let linked = stat_below(self.dirs.current(), new).ok().flatten().map(|s| (s.st_dev, s.st_ino));
+        let result = if linked == id {
+            self.put_in_place(entry, temporary.as_deref(), name)
+        } else {
+            Err(Not::Refused("its target was replaced while it was being linked".into()))
+        };
+        if result.is_err() || temporary.is_some() {
+            // A rename of one name of a file over another name of it does nothing and leaves both.
+            let gone = if result.is_err() { Some(new) } else { temporary.as_deref() };
+            if let Some(gone) = gone {
+                let _ = rustix::fs::unlinkat(self.dirs.current(), OsStr::from_bytes(gone), AtFlags::empty());
+            }
+        }
+        result
+    }
+
+    /// A symlink or special file: created under a single name, and given its metadata there.
+    fn place(
+        &mut self,
+        entry: &Entry,
+        name: &[u8],
+        again: bool,
+        create: impl FnOnce(rustix::fd::BorrowedFd<'_>, &OsStr) -> Result<(), Errno>,
+    ) -> Result<(), Not> {
+        let temporary = self.make_way(entry, name, again)?;
+        let new = OsStr::from_bytes(temporary.as_deref().unwrap_or(name));
+        create(self.dirs.current(), new).map_err(|e| self.not_created(entry, e))?;
+        if !matches!(entry.kind, Kind::Symlink(_)) {
+            let mode = Mode::from_raw_mode(entry.mode & 0o777);
+            if let Err(e) = rustix::fs::chmodat(self.dirs.current(), new, mode, AtFlags::empty()) {
+                let what = format!("mode not restored: {}", io::Error::from(e));
+                self.report.add(Severity::Metadata, &entry.path, what);
+            }
+        }
+        metadata::apply_by_name(self.dirs.current(), new, entry, Wanted::of(&self.options), &mut self.report);
+        if let Ok(Some(stat)) = stat_below(self.dirs.current(), new.as_bytes()) {
+            self.made.insert((stat.st_dev, stat.st_ino));
+        }
+        self.put_in_place(entry, temporary.as_deref(), name)
+    }
+
+    /// Sees to it that a name can be created: `None` when it is free, else the temporary name that will be renamed
+    /// over what is there.
+    fn make_way(&mut self, entry: &Entry, name: &[u8], again: bool) -> Result<Option<Vec<u8>>, Not> {
+        let dir = self.dirs.current();
+        let stat = stat_below(dir, name).map_err(|e| self.not_created(entry, e))?;
+        let Some(stat) = stat else { return Ok(None) };
+        if FileType::from_raw_mode(stat.st_mode).is_dir() {
+            return Err(Not::Refused("a folder stands in its place".into()));
+        }
+        let ours = self.made.contains(&(stat.st_dev, stat.st_ino));
+        if ours && again {
+            rustix::fs::unlinkat(dir, OsStr::from_bytes(name), AtFlags::empty())
+                .map_err(|e| self.file_error("replace", &entry.path, e))?;
+            return Ok(None);
+        }
+        if ours {
+            return Err(Not::Refused("the archive has this name twice".into()));
+        }
+        if !self.options.overwrite {
+            return Err(Not::Missing("something stands in its place, and replacing was not asked for".into()));
+        }
+        let random: [u8; 8] = crate::base::ids::random_bytes().map_err(|e| {
+            Not::Failed(ExtractError::File {
+                action: "name a temporary file for",
+                path: self.dirs.display(name),
+                source: e,
+            })
+        })?;
+        Ok(Some(format!(".lifeboat-{}.tmp", hex::encode(random)).into_bytes()))
+    }
+
+    fn put_in_place(&self, entry: &Entry, temporary: Option<&[u8]>, name: &[u8]) -> Result<(), Not> {
+        let Some(temporary) = temporary else { return Ok(()) };
+        let dir = self.dirs.current();
+        rustix::fs::renameat(dir, OsStr::from_bytes(temporary), dir, OsStr::from_bytes(name))
+            .map_err(|e| Not::Failed(self.file_error("replace", &entry.path, e)))
+    }
+
+    fn not_created(&self, entry: &Entry, e: Errno) -> Not {
+        match e {
+            Errno::EXIST | Errno::LOOP => Not::Refused("something has taken its place meanwhile".into()),
+            Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ => {
+                Not::Missing(format!("this file system does not take the name: {}", io::Error::from(e)))
+            }
+            Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP => {
+                Not::Missing(format!("{} not created: {}", entry.kind.noun(), io::Error::from(e)))
+            }
+            e => Not::Failed(self.file_error("create", &entry.path, e)),
+        }
+    }
+
+    fn file_error(&self, action: &'static str, path: &[u8], e: Errno) -> ExtractError {
+        ExtractError::File { action, path: self.dirs.display(path), source: e.into() }
+    }
+}
+
+/// Writes the content of a member to `out`, holes as zeros: `cat`.
+pub fn write_content<R: Read>(
+    archive: &mut Archive<R>,
+    member: &Member,
+    out: &mut dyn Write,
+) -> Result<(), ExtractError> {
+    let failed = |source| ExtractError::File { action: "write out", path: "".into(), source };
+    let whole = [Segment { offset: 0, length: member.entry.size }];
+    let segments = member.map.as_ref().map_or(whole.as_slice(), |m| &m.segments);
+    let mut buffer = vec![0; BUFFER];
+    let mut at = 0;
+    let end = [Segment { offset: member.entry.size, length: 0 }];
+    for segment in segments.iter().chain(&end) {
+        io::copy(&mut io::repeat(0).take(segment.offset.saturating_sub(at)), out).map_err(failed)?;
+        let mut left = segment.length;
+        while left > 0 {
+            let want = (BUFFER as u64).min(left) as usize;
+            let n = archive.read(&mut buffer[..want]).map_err(read_error)?;
+            if n == 0 {
+                return Err(TarError::Truncated { what: "the content of an entry", offset: member.offset }.into());
+            }
+            out.write_all(&buffer[..n]).map_err(failed)?;
+            left -= n as u64;
+        }
+        at = segment.offset + segment.length;
+    }
+    Ok(())
+}
+
+/// An error of the reader below, or what the archive itself found.
+fn read_error(e: io::Error) -> ExtractError {
+    match e.downcast::<TarError>() {
+        Ok(e) => e.into(),
+        Err(e) => TarError::Io(e).into(),
+    }
+}
+
+/// The names of a relative path. `.` is passed over; everything that could lead out is refused.
+fn components(path: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
+    if path.is_empty() {
+        return Err("an empty path");
+    }
+    if path.starts_with(b"/") {
+        return Err("an absolute path");
+    }
+    if path.contains(&0) {
+        return Err("a path with a NUL byte");
+    }
+    let names: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|name| *name != b".").collect();
+    if names.iter().any(|name| *name == b"..") {
+        return Err("a path with ..");
+    }
+    if names.iter().any(|name| name.is_empty()) {
+        return Err("a path with an empty name");
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_lead_out_are_refused() {
+        assert_eq!(components(b"./a/./b").unwrap(), [b"a", b"b"]);
+        assert_eq!(components(b".").unwrap().len(), 0);
+        assert_eq!(components(b"a..b/...").unwrap().len(), 2);
+        for bad in [&b""[..], b"/", b"/a", b"..", b"a/../b", b"a//b", b"a/..", b"a\0b"] {
+            assert!(components(bad).is_err());
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What is remembered of a group of entries that were read: a fingerprint of their metadata, and the chunks that
+//! their bytes became. A value that cannot be decoded is as good as none.
+
+use super::frame::{Segment, SparseMap};
+use super::walk::Found;
+use crate::base::ids::ChunkId;
+use crate::sources::Piece;
+
+/// Part of every fingerprint: another way of framing entries makes other bytes.
+const LAYOUT: &[u8] = b"lifeboat files 1";
+
+/// What was remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remembered {
+    pub fingerprint: [u8; 32],
+    /// Keyed hash of the piece's bytes.
+    pub digest: [u8; 32],
+    /// Bytes that each entry of the group takes in the tar. For a large file one: the whole entry.
+    pub lengths: Vec<u64>,
+    /// Of a large sparse file.
+    pub map: Option<SparseMap>,
+    pub piece: Piece,
+}
+
+/// The fingerprint of a group: all metadata that stands in the tar, and what tells that content has changed.
+/// The device number is not part of it: many file systems get another one with every mount.
+pub fn fingerprint(group: &[Found]) -> [u8; 32] {
+    let mut bytes = Vec::with_capacity(group.len() * 192);
+    bytes.extend_from_slice(LAYOUT);
+    for Found { entry, identity } in group {
+        field(&mut bytes, &entry.path);
+        let (tag, target): (u8, &[u8]) = match &entry.kind {
+            super::entry::Kind::File => (0, b""),
+            super::entry::Kind::Dir => (1, b""),
+            super::entry::Kind::Symlink(target) => (2, target),
+            super::entry::Kind::Hardlink(target) => (3, target),
+            _ => (4, b""),
+        };
+        bytes.push(tag);
+        field(&mut bytes, target);
+        for number in [entry.size, identity.ino, entry.mtime.seconds as u64, identity.ctime.seconds as u64] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        for number in [entry.mode, entry.uid, entry.gid, entry.mtime.nanos, identity.ctime.nanos] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        field(&mut bytes, entry.user.as_deref().unwrap_or_default().as_bytes());
+        field(&mut bytes, entry.group.as_deref().unwrap_or_default().as_bytes());
+        bytes.extend_from_slice(&(entry.xattrs.len() as u32).to_le_bytes());
+        for (name, value) in &entry.xattrs {
+            field(&mut bytes, name);
+            field(&mut bytes, value);
+        }
+    }
+    *blake3::hash(&bytes).as_bytes()
+}
+
+fn field(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+impl Remembered {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(96 + self.lengths.len() * 3 + self.piece.chunks.len() * 36);
+        out.extend_from_slice(&self.fingerprint);
+        out.extend_from_slice(&self.digest);
+        number(&mut out, self.lengths.len() as u64);
+        for length in &self.lengths {
+            number(&mut out, *length);
+        }
+        number(&mut out, self.map.as_ref().map_or(0, |m| m.segments.len() as u64 + 1));
+        for segment in self.map.iter().flat_map(|m| &m.segments) {
+            number(&mut out, segment.offset);
+            number(&mut out, segment.length);
+        }
+        number(&mut out, self.piece.chunks.len() as u64);
+        for (id, length) in &self.piece.chunks {
+            out.extend_from_slice(&id.0);
+            number(&mut out, u64::from(*length));
+        }
+        out
+    }
+
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut rest = bytes;
+        let fingerprint = hash(&mut rest)?;
+        let digest = hash(&mut rest)?;
+        let mut lengths = Vec::new();
+        for _ in 0..read_number(&mut rest)? {
+            lengths.push(read_number(&mut rest)?);
+        }
+        let map = match read_number(&mut rest)? {
+            0 => None,
+            n => {
+                let mut segments = Vec::new();
+                for _ in 1..n {
+                    segments.push(Segment { offset: read_number(&mut rest)?, length: read_number(&mut rest)? });
+                }
+                Some(SparseMap { segments })
+            }
+        };
+        let mut piece = Piece::default();
+        for _ in 0..read_number(&mut rest)? {
+            piece.chunks.push((ChunkId(hash(&mut rest)?), u32::try_from(read_number(&mut rest)?).ok()?));
+        }
+        rest.is_empty().then_some(Remembered { fingerprint, digest, lengths, map, piece })
+    }
+}
+
+fn hash(rest: &mut &[u8]) -> Option<[u8; 32]> {
+    let (hash, after) = rest.split_first_chunk::<32>()?;
+    *rest = after;
+    Some(*hash)
+}
+
+/// Seven bits a byte, the lowest first.
+fn number(out: &mut Vec<u8>, mut n: u64) {
+    while n >= 0x80 {
+        out.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+}
+
+fn read_number(rest: &mut &[u8]) -> Option<u64> {
+    let mut n = 0u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, after) = rest.split_first()?;
+        *rest = after;
+        n |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(n);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comes_back_as_it_was_and_refuses_damage() {
+        let r = Remembered {
+            fingerprint: [1; 32],
+            digest: [2; 32],
+            lengths: vec![512, 0, u64::MAX],
+            map: Some(SparseMap { segments: vec![Segment { offset: 9 << 30, length: 0 }] }),
+            piece: Piece { chunks: vec![(ChunkId([7; 32]), 16_384), (ChunkId([8; 32]), 1)] },
+        };
+        let bytes = r.encode();
+        assert_eq!(Remembered::decode(&bytes), Some(r.clone()));
+        assert_eq!(Remembered::decode(&Remembered { map: None, ..r.clone() }.encode()).unwrap().map, None);
+        for n in 0..bytes.len() {
+            assert_eq!(Remembered::decode(&bytes[..n]), None);
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Trees of files as a deterministic tar and its listing, and the sources that know what their files mean.
+
+pub(super) mod acl;
+pub mod certificates;
+mod content;
+mod docker;
+pub mod entry;
+pub mod env;
+pub(super) mod frame;
+mod keys;
+mod large;
+mod memo;
+mod nginx;
+mod nginx_conf;
+mod notes;
+mod owners;
+mod paths;
+mod plan;
+mod small;
+mod stream;
+mod tree;
+mod view;
+mod volume;
+mod walk;
+mod xattr;
+
+pub use certificates::CertificatesSource;
+pub use env::EnvSource;
+pub use nginx::NginxSource;
+pub use paths::FilesSource;
+pub use stream::{LISTING, TAR};
+pub use volume::VolumeSource;

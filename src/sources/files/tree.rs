@@ -1,0 +1,120 @@
+//! One capture of one or more plans into the two streams: what the sources below have in common.
+
+use super::docker::{DockerView, Trees, capture_through_docker};
+use super::notes::Notes;
+use super::owners::Owners;
+use super::plan::Plan;
+use super::stream::{Observer, Totals, TreeStream};
+use super::view::{Host, View};
+use super::walk::{Links, Walk};
+use crate::base::cancel::Cancel;
+use crate::base::ids::SourceName;
+use crate::policy::model::{App, Via};
+use crate::sources::{Capture, SourceError};
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+/// How plans are walked.
+pub struct Tree<'a> {
+    pub source: &'a SourceName,
+    pub owners: &'a Owners,
+    pub one_file_system: bool,
+    /// Paths on disk that are left out with all that is below.
+    pub never: &'a HashSet<PathBuf>,
+}
+
+impl Tree<'_> {
+    /// Walks a plan into streams that are open.
+    pub fn walk(
+        &self,
+        cx: &Capture<'_>,
+        plan: &Plan,
+        links: &mut Links,
+        stream: &mut TreeStream<'_>,
+        notes: &mut Notes,
+        observer: Observer<'_>,
+    ) -> Result<(), SourceError> {
+        // The walk notes what it sees, and so does the stream that it feeds.
+        let mut walk_notes = Notes::default();
+        let walk = Walk {
+            plan,
+            owners: self.owners,
+            links,
+            notes: &mut walk_notes,
+            cancel: cx.cancel,
+            one_file_system: self.one_file_system,
+            never: self.never,
+        };
+        let walked = walk.run(&mut |found| stream.push(plan, found, notes, observer));
+        notes.absorb(walk_notes);
+        walked?;
+        stream.flush(plan, notes, observer)
+    }
+
+    /// Captures one plan from begin to end.
+    pub fn capture(
+        &self,
+        cx: &Capture<'_>,
+        plan: &Plan,
+        remember: bool,
+        notes: &mut Notes,
+        observer: Observer<'_>,
+    ) -> Result<Totals, SourceError> {
+        let mut stream = TreeStream::begin(cx, self.source, remember)?;
+        self.walk(cx, plan, &mut Links::default(), &mut stream, notes, observer)?;
+        stream.finish()
+    }
+}
+
+/// Names the paths of a plan, after a look at them.
+pub type Prepare<'p> = &'p dyn Fn(&dyn View, &mut Plan, &mut Notes) -> Result<(), SourceError>;
+
+/// A small tree whose files mean something to its source: nothing is remembered, so that what is said of a file is
+/// said of the bytes that were captured.
+pub struct KnownTree<'a> {
+    pub source: &'a SourceName,
+    pub app: &'a App,
+    pub via: Via,
+}
+
+impl KnownTree<'_> {
+    /// Captures what `prepare` names. `observer` sees every file below a MiB.
+    pub fn capture(
+        &self,
+        cx: &Capture<'_>,
+        prepare: Prepare<'_>,
+        notes: &mut Notes,
+        observer: Observer<'_>,
+    ) -> Result<(Totals, Vec<PathBuf>), SourceError> {
+        let mut plan = Plan::host(&[]);
+        match self.via {
+            Via::Direct => {
+                prepare(&Host, &mut plan, notes)?;
+                let owners = Owners::host();
+                let never = HashSet::new();
+                let tree = Tree { source: self.source, owners: &owners, one_file_system: false, never: &never };
+                let totals = tree.capture(cx, &plan, false, notes, observer)?;
+                Ok((totals, plan.named))
+            }
+            Via::Docker => {
+                let trees = Trees::new(self.app, cx.cancel);
+                prepare(&DockerView::new(&trees, cx.cancel), &mut plan, notes)?;
+                let paths: Vec<String> = plan.taken().iter().filter_map(|p| p.to_str().map(str::to_owned)).collect();
+                capture_through_docker(cx, self.source, &trees, &paths, &[], notes, observer)
+            }
+        }
+    }
+
+    /// Whether what `prepare` names can be found now.
+    pub fn probe(&self, cancel: &Cancel, prepare: Prepare<'_>) -> Result<(), SourceError> {
+        cancel.check()?;
+        let (mut plan, mut notes) = (Plan::host(&[]), Notes::default());
+        match self.via {
+            Via::Direct => prepare(&Host, &mut plan, &mut notes),
+            Via::Docker => {
+                let trees = Trees::new(self.app, cancel);
+                prepare(&DockerView::new(&trees, cancel), &mut plan, &mut notes)
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Running git in somebody's tree without trusting the tree more than its owner does.
+
+use super::explain;
+use crate::base::cancel::Cancel;
+use crate::place::account::{self, Account};
+use crate::place::{Command, Exit, HostPlace, Place, PlaceError, Running};
+use crate::sources::SourceError;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The most output that a command may give that is read as a whole.
+const OUTPUT_BYTES: usize = 16 << 20;
+
+/// What any repository's own settings must not turn on. Git knows no switch for all of them, so each is named.
+const SETTINGS: &[&str] = &[
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "core.untrackedCache=false",
+    "core.quotePath=false",
+    "core.pager=cat",
+    "core.sshCommand=false",
+    "core.alternateRefsCommand=true",
+    "credential.helper=",
+    "protocol.allow=never",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "color.ui=false",
+    "log.showSignature=false",
+    "diff.autoRefreshIndex=false",
+    "diff.orderFile=/dev/null",
+    "diff.noprefix=false",
+    "diff.mnemonicPrefix=false",
+    "diff.relative=false",
+    "diff.renames=false",
+    "diff.interHunkContext=0",
+    "diff.context=3",
+    "diff.submodule=short",
+    "submodule.recurse=false",
+    "status.relativePaths=false",
+    "status.showStash=false",
+];
+
+/// Why a folder counts as no repository.
+#[derive(Debug)]
+pub(super) struct NotARepository(pub String);
+
+/// Git in one work tree.
+#[derive(Debug, Clone)]
+pub(super) struct Git {
+    dir: PathBuf,
+    /// The account that it runs as, when that is not ours.
+    user: Option<String>,
+    cancel: Cancel,
+    deadline: Instant,
+}
+
+impl Git {
+    /// The repository that `root` belongs to.
+    pub(super) fn open(
+        root: &Path,
+        cancel: &Cancel,
+        deadline: Instant,
+    ) -> Result<Result<Git, NotARepository>, SourceError> {
+        let Some(marker) = root.ancestors().map(|dir| dir.join(".git")).find(|git| git.symlink_metadata().is_ok())
+        else {
+            return Ok(Err(NotARepository("there is no .git".into())));
+        };
+        let file = |path: &Path, source| SourceError::File { action: "look at", path: path.to_owned(), source };
+        let owner = Account::owner_of(&marker).map_err(|e| file(&marker, e))?;
+        let user = (account::is_root() && owner.uid != 0).then(|| owner.spec());
+        let mut git = Git { dir: root.to_owned(), user, cancel: cancel.clone(), deadline };
+        let top = match git.text(&["rev-parse", "--show-toplevel"]) {
+            Ok(top) => PathBuf::from(top),
+            Err(PlaceError::Failed { stderr, .. })
+                if stderr.contains("not a git repository") || stderr.contains("must be run in a work tree") =>
+            {
+                return Ok(Err(NotARepository(stderr.lines().next().unwrap_or_default().to_owned())));
+            }
+            Err(e) => return Err(explain(e)),
+        };
+        let real = root.canonicalize().map_err(|e| file(root, e))?;
+        if top.canonicalize().map_err(|e| file(&top, e))? != real {
+            // A repository further up may be somebody's home that has nothing to do with this application.
+            let mut tracked = 0;
+            git.each(&["ls-files", "-z", "--", "."], |_| {
+                tracked += 1;
+                Ok(tracked < 1)
+            })?;
+            if tracked == 0 {
+                return Ok(Err(NotARepository(format!("the one in {} tracks nothing here", top.display()))));
+            }
+        }
+        git.dir = top;
+        Ok(Ok(git))
+    }
+
+    /// The repository of a submodule, when it is checked out.
+    pub(super) fn submodule(&self, path: &str) -> Result<Option<Git>, SourceError> {
+        let dir = self.dir.join(path);
+        if dir.join(".git").symlink_metadata().is_err() {
+            return Ok(None);
+        }
+        let git = Git { dir, ..self.clone() };
+        match git.text(&["rev-parse", "--show-toplevel"]) {
+            Ok(top)
+                if Path::new(&top) == git.dir || Path::new(&top).canonicalize().ok() == git.dir.canonicalize().ok() =>
+            {
+                Ok(Some(git))
+            }
+            Ok(_) => Ok(None),
+            Err(e) => Err(explain(e)),
+        }
+    }
+
+    pub(super) fn toplevel(&self) -> String {
+        self.dir.to_string_lossy().into_owned()
+    }
+
+    /// The account that git runs as, when it is not ours.
+    pub(super) fn account(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
+    pub(super) fn version(&self) -> Result<String, SourceError> {
+        let text = self.text(&["version"]).map_err(explain)?;
+        Ok(text.trim_start_matches("git version ").to_owned())
+    }
+
+    pub(super) fn object_format(&self) -> Result<String, SourceError> {
+        // Git before 2.29 knows neither the option nor another format.
+        match self.text(&["rev-parse", "--show-object-format"]) {
+            Ok(text) if matches!(text.as_str(), "sha1" | "sha256") => Ok(text),
+            Ok(_) | Err(PlaceError::Failed { .. }) => Ok("sha1".into()),
+            Err(e) => Err(explain(e)),
+        }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let settings = SETTINGS.iter().flat_map(|setting| ["-c", setting]);
+        let left = self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        Command::new(["git", "--no-pager"].into_iter().chain(settings).chain(arguments.iter().copied()))
+            .dir(&self.dir)
+            .user(self.user.clone())
+            .cancel(&self.cancel)
+            .timeout(left)
+            .env("GIT_OPTIONAL_LOCKS", "0".to_owned())
+            .env("GIT_TERMINAL_PROMPT", "0".to_owned())
+            .env("GIT_NO_LAZY_FETCH", "1".to_owned())
+            .env("GIT_NO_REPLACE_OBJECTS", "1".to_owned())
+            .env("GIT_ASKPASS", "true".to_owned())
+            .env("LC_ALL", "C".to_owned())
+    }
+
+    /// Starts git; `stdin` gives it a pipe.
+    pub(super) fn start(&self, arguments: &[&str], stdin: bool) -> Result<Box<dyn Running>, PlaceError> {
+        let command = self.command(arguments);
+        HostPlace::new().start(if stdin { command.stdin() } else { command })
+    }
+
+    /// Output of a command that must succeed.
+    pub(super) fn bytes(&self, arguments: &[&str]) -> Result<Vec<u8>, PlaceError> {
+        HostPlace::new().output(self.command(arguments), OUTPUT_BYTES)
+    }
+
+    /// The same as text without its last newline.
+    pub(super) fn text(&self, arguments: &[&str]) -> Result<String, PlaceError> {
+        let bytes = self.bytes(arguments)?;
+        let text = String::from_utf8_lossy(&bytes);
+        Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
+    }
+
+    /// The same, where status 1 says "there is none".
+    pub(super) fn maybe(&self, arguments: &[&str]) -> Result<Option<String>, SourceError> {
+        match self.text(arguments) {
+            Ok(text) => Ok(Some(text)),
+            Err(PlaceError::Failed { code: 1, .. }) => Ok(None),
+            Err(e) => Err(explain(e)),
+        }
+    }
+
+    /// Hands each NUL-ended record of the output to `take`, in bounded memory, until it says `false`.
+    pub(super) fn each(
+        &self,
+        arguments: &[&str],
+        mut take: impl FnMut(&[u8]) -> Result<bool, SourceError>,
+    ) -> Result<(), SourceError> {
+        let mut running = self.start(arguments, false).map_err(explain)?;
+        if let Some(stdout) = running.stdout() {
+            let mut reader = BufReader::new(stdout);
+            let mut record = Vec::new();
+            loop {
+                record.clear();
+                let n = reader.read_until(0, &mut record).map_err(|e| self.read_error(e))?;
+                if n == 0 {
+                    break;
+                }
+                if record.last() == Some(&0) {
+                    record.pop();
+                }
+                if !take(&record)? {
+                    // Dropping it ends the command, whose status no longer matters.
+                    return Ok(());
+                }
+            }
+        }
+        self.succeeded(running.wait())
+    }
+
+    pub(super) fn read_error(&self, error: std::io::Error) -> SourceError {
+        SourceError::Place(PlaceError::from_io("read output of git", "this host", error))
+    }
+
+    /// An error unless the status is 0.
+    pub(super) fn succeeded(&self, exit: Result<Exit, PlaceError>) -> Result<(), SourceError> {
+        match exit {
+            Ok(exit) if exit.code == 0 => Ok(()),
+            Ok(exit) => Err(explain(PlaceError::Failed {
+                tool: "git".into(),
+                place: "this host".into(),
+                code: exit.code,
+                stderr: exit.stderr.trim().to_owned(),
+            })),
+            Err(e) => Err(explain(e)),
+        }
+    }
+}

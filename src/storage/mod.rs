@@ -1,0 +1,142 @@
+//! L1: where stored bytes lie. Objects are written once and never changed.
+//!
+//! Invariants: [`Storage::put_new`] never replaces; an object is there completely or not at all, and durable when
+//! the call returns; a list that could not be read to its end is an error, never a short list.
+
+pub mod conformance;
+pub mod local;
+pub mod memory;
+
+use chrono::{DateTime, Utc};
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+
+pub use local::LocalStorage;
+pub use memory::MemoryStorage;
+
+/// The name of an object: `/`-separated parts of `[A-Za-z0-9._-]`, none of them starting with a dot.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StorageKey(String);
+
+impl StorageKey {
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for StorageKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for StorageKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl FromStr for StorageKey {
+    type Err = StorageError;
+    fn from_str(s: &str) -> Result<Self, StorageError> {
+        let part_ok = |p: &str| {
+            !p.is_empty()
+                && !p.starts_with('.')
+                && p.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        };
+        if s.len() <= 400 && s.split('/').all(part_ok) {
+            Ok(Self(s.to_owned()))
+        } else {
+            Err(StorageError::BadKey { key: s.chars().take(80).collect() })
+        }
+    }
+}
+
+/// What is known of an object without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectInfo {
+    pub key: StorageKey,
+    pub length: u64,
+    /// By the storage's own clock.
+    pub modified: DateTime<Utc>,
+}
+
+/// What [`Storage::put_new`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    Created,
+    /// The very same bytes were there already.
+    AlreadyThere,
+}
+
+/// Why storage could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    #[error("{key:?} is not a storage key")]
+    BadKey { key: String },
+    #[error("no object {key}")]
+    NotFound { key: StorageKey },
+    #[error("object {key} exists with other bytes")]
+    Exists { key: StorageKey },
+    #[error("object {key} has {length} bytes, at most {limit} are expected")]
+    TooLarge { key: StorageKey, length: u64, limit: u64 },
+    #[error("object {key} ends before byte {end}")]
+    Short { key: StorageKey, end: u64 },
+    #[error("only {} are free at {location}, {} must stay free", crate::base::units::human_size(*.free), crate::base::units::human_size(*.reserve))]
+    NoSpace { location: String, free: u64, reserve: u64 },
+    #[error("{action} {location}")]
+    Io {
+        action: &'static str,
+        location: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl StorageError {
+    /// Whether the same call may succeed later without anybody's help.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, StorageError::Io { source, .. } if matches!(source.kind(), io::ErrorKind::Interrupted | io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionReset))
+    }
+
+    /// What a person can do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        let StorageError::Io { source, .. } = self else {
+            return matches!(self, StorageError::NoSpace { .. })
+                .then_some("free space there, or lower `min_free` in the policy's [repository]");
+        };
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Some("free space there, or move the repository to a larger disk")
+            }
+            io::ErrorKind::ReadOnlyFilesystem => {
+                Some("the file system is mounted read-only: remount it writable, or name another repository")
+            }
+            io::ErrorKind::PermissionDenied => {
+                Some("run as the account that owns the repository, or give this one access to it")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Object storage. Calls block; several threads may call at once.
+pub trait Storage: Send + Sync {
+    /// For messages: the folder or URL.
+    fn describe(&self) -> String;
+    /// Stores an object under a new key. The same bytes again are [`Put::AlreadyThere`]; other bytes are
+    /// [`StorageError::Exists`], and the object stays as it is.
+    fn put_new(&self, key: &StorageKey, bytes: &[u8]) -> Result<Put, StorageError>;
+    /// The whole object, when it has at most `limit` bytes.
+    fn get(&self, key: &StorageKey, limit: u64) -> Result<Vec<u8>, StorageError>;
+    /// Exactly `length` bytes from `offset`.
+    fn get_range(&self, key: &StorageKey, offset: u64, length: u64) -> Result<Vec<u8>, StorageError>;
+    /// Every object whose key begins with `prefix` (which ends in `/`, or is empty), in key order.
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StorageError>;
+    /// Whether an object is there, and how long it is.
+    fn head(&self, key: &StorageKey) -> Result<Option<ObjectInfo>, StorageError>;
+    /// Removes an object; one that is not there is no error.
+    fn delete(&self, key: &StorageKey) -> Result<(), StorageError>;
+}

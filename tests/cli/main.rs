@@ -1,0 +1,10 @@
+//! The real binary, as a person or a script runs it: first run, every exit code, bad input, signals, what it prints.
+
+mod bad;
+mod docs;
+mod exits;
+mod journey;
+mod output;
+mod setup;
+mod signals;
+mod world;

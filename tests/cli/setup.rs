@@ -1,0 +1,211 @@
+//! `init` and `keys`: what they make, what they refuse, and that they can be cut short and run again.
+
+use crate::world::{CANARY, Ran, World, bare, mode, tree};
+use std::fs;
+use std::process::Command;
+
+#[test]
+fn keys_are_made_once_and_are_private_whatever_the_umask() {
+    let world = World::new();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "umask 000; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_lifeboat"), "keys", "new"]);
+    shell.arg("--config-dir").arg(world.path("config")).arg("--state-dir").arg(world.path("state"));
+    let made = Ran::from(shell.output().unwrap()).exits(0).shows(&["recipient", "age1", "SHA256:", "copy it away"]);
+    for file in ["config/identity.txt", "config/host.key"] {
+        assert_eq!(mode(&world.path(file)), 0o600, "{file}");
+    }
+    assert_eq!(mode(&world.path("config")), 0o700);
+    let before = world.files("config");
+    world.run(&["keys", "new"]).exits(2).one_error_with_a_hint().says(&["there are keys"]);
+    assert_eq!(world.files("config"), before, "nothing is overwritten");
+
+    let shown = world.run(&["keys", "show"]).exits(0);
+    let recipient = made.out.split_whitespace().find(|w| w.starts_with("age1")).unwrap();
+    shown.shows(&[recipient]);
+    let comment = fs::read_to_string(world.identity()).unwrap();
+    assert!(comment.contains(&format!("# recipient: {recipient}")) && comment.contains("# repository: SHA256:"));
+}
+
+#[test]
+fn init_says_what_it_made_and_what_to_do_next() {
+    let world = World::new();
+    fs::write(world.app().join("compose.yaml"), "services:\n  db:\n    image: postgres:15\n").unwrap();
+    let done = world.run(&["init", "app", "--name", "shop"]).exits(0);
+    let done = done.shows(&[
+        "shop",
+        "proved",
+        "Keep the identity",
+        "identity.txt away from this host",
+        "postgres (service db)",
+        "Next: lifeboat",
+    ]);
+    // The command that it names works as it is.
+    let next = done.out.lines().find_map(|l| l.strip_prefix("Next: lifeboat ")).unwrap();
+    let words: Vec<&str> = next.split_whitespace().collect();
+    Ran::from(bare(world.dir.path()).args(words).output().unwrap()).exits(0);
+
+    assert_eq!(mode(&world.policy()), 0o600);
+    assert_eq!(mode(&world.path("config/policies")), 0o700);
+    world.run(&["policy", "check"]).exits(0).shows(&["valid"]);
+    let secret_line = fs::read_to_string(world.identity()).unwrap();
+    let secret = secret_line.lines().find(|l| l.starts_with("AGE-SECRET-KEY-1")).unwrap();
+    for (path, bytes) in tree(world.dir.path()) {
+        let holds = |text: &str| bytes.windows(text.len()).any(|w| w == text.as_bytes());
+        assert!(!holds(secret) || path == world.identity(), "the identity stands in {}", path.display());
+        assert!(!holds(CANARY) || path == world.app().join(".env"), "a secret stands in {}", path.display());
+    }
+}
+
+#[test]
+fn a_second_init_is_refused_and_changes_nothing() {
+    let world = World::ready();
+    let before = tree(world.dir.path());
+    let app = world.app();
+    let app = app.to_str().unwrap();
+    world
+        .run(&["init", app, "--name", "shop"])
+        .exits(2)
+        .one_error_with_a_hint()
+        .says(&["exists already", "move it away"]);
+    // Neither under another name nor through a link.
+    world.run(&["init", app, "--name", "other"]).exits(2).one_error_with_a_hint().says(&["set up already", "\"shop\""]);
+    std::os::unix::fs::symlink(world.app(), world.path("link")).unwrap();
+    world.run(&["init", "link", "--name", "other"]).exits(2).says(&["set up already"]);
+    fs::remove_file(world.path("link")).unwrap();
+    assert_eq!(tree(world.dir.path()), before);
+}
+
+#[test]
+fn an_init_that_was_cut_short_is_run_again() {
+    let world = World::new();
+    let init = ["init", "app", "--name", "shop"];
+    world.run(&init).exits(0);
+    let keys = [fs::read(world.identity()).unwrap(), fs::read(world.path("config/host.key")).unwrap()];
+    let undo: [&[&str]; 4] = [
+        // Before the policy was written …
+        &["config/policies/shop.toml"],
+        // … before the signer …
+        &["config/policies/shop.toml", "state/repository/signers/1.json", "state/state.db"],
+        // … before the repository …
+        &[
+            "config/policies/shop.toml",
+            "state/repository/signers/1.json",
+            "state/repository/repository.json",
+            "state/state.db",
+        ],
+        // … before the host key.
+        &[
+            "config/policies/shop.toml",
+            "state/repository/signers/1.json",
+            "state/repository/repository.json",
+            "state/state.db",
+            "config/host.key",
+        ],
+    ];
+    for (at, files) in undo.iter().enumerate() {
+        for file in *files {
+            fs::remove_file(world.path(file)).unwrap();
+        }
+        world.run(&init).exits(0);
+        world.run(&["snapshot"]).exits(0);
+        assert_eq!(fs::read(world.identity()).unwrap(), keys[0]);
+        if at < 3 {
+            assert_eq!(fs::read(world.path("config/host.key")).unwrap(), keys[1]);
+        }
+        fs::remove_dir_all(world.path("state/repository/snapshots")).unwrap();
+        for dir in ["archives", "index", "refs", "manifests"] {
+            fs::remove_dir_all(world.path("state/repository").join(dir)).unwrap();
+        }
+        fs::remove_file(world.path("state/state.db")).unwrap();
+    }
+}
+
+#[test]
+fn the_name_comes_from_the_folder_and_is_said() {
+    let world = World::new();
+    fs::create_dir(world.path("My Shop_2")).unwrap();
+    world.run(&["init", "My Shop_2"]).exits(0).shows(&["my-shop-2 (from the folder's name"]);
+    assert!(world.path("config/policies/my-shop-2.toml").exists());
+    fs::create_dir(world.path("---")).unwrap();
+    world.run(&["init", "---"]).exits(2).one_error_with_a_hint().says(&["--name"]);
+    world.run(&["init", "app", "--name", "Shop!"]).exits(2).says(&["1 to 64 of a-z"]);
+    world.run(&["init", "nowhere"]).exits(1).says(&["nowhere", "No such file"]);
+    world.run(&["init", "app/.env"]).exits(2).says(&["is not a folder"]);
+    fs::create_dir(world.path("a[b]")).unwrap();
+    let before = world.files("config");
+    world.run(&["init", "a[b]", "--name", "ab"]).exits(2).one_error_with_a_hint();
+    assert_eq!(world.files("config"), before);
+}
+
+#[test]
+fn another_host_joins_the_repository_with_the_identity() {
+    let first = World::with_snapshot();
+    let second = World::new();
+    fs::create_dir(second.path("config")).unwrap();
+    fs::copy(first.identity(), second.identity()).unwrap();
+    let repository = first.repository();
+    let args = ["init", "app", "--name", "blog", "--repository", repository.to_str().unwrap()];
+    second.run(&args).exits(0).shows(&["(was there)", "its key may sign snapshots now"]);
+    assert!(repository.join("signers/2.json").exists());
+    second.run(&["snapshot"]).exits(0);
+    first.run(&["list"]).exits(0).shows(&["first"]);
+    assert_eq!(first.snapshots().len(), 1, "each policy lists its own");
+
+    // A key that was made for one repository does not sign for another.
+    let third = World::ready();
+    fs::remove_file(third.policy()).unwrap();
+    let before = tree(&repository);
+    let args = ["init", "app", "--name", "shop", "--repository", repository.to_str().unwrap()];
+    third.run(&args).exits(4).one_error_with_a_hint().says(&["not SHA256:"]);
+    assert_eq!(tree(&repository), before);
+}
+
+#[test]
+fn a_sealed_host_needs_a_recipient_and_says_that_nobody_proved_it() {
+    let world = World::ready();
+    fs::rename(world.identity(), world.path("usb.txt")).unwrap();
+    fs::create_dir(world.path("blog")).unwrap();
+    let recipient = fs::read_to_string(world.path("usb.txt")).unwrap();
+    let recipient = recipient.lines().find_map(|l| l.strip_prefix("# recipient: ")).unwrap().to_owned();
+
+    world.run(&["init", "blog"]).exits(2).one_error_with_a_hint().says(&["no recipient", "--recipient"]);
+    assert!(!world.path("config/policies/blog.toml").exists());
+    world.run(&["keys", "new"]).exits(2).says(&["sealed"]);
+    world.run(&["keys", "show"]).exits(0).shows(&["sealed", "SHA256:"]);
+
+    // This one was proved when the first policy was set up; the other one never.
+    let other = "age1u4kztcqhr4gfml0q9kt5u4gmta79cyaujtwv7whpjv3zgvp0756s3m77fz";
+    let args = ["init", "blog", "--recipient", &recipient, "--recipient", other];
+    world.run(&args).exits(0).shows(&["sealed", "(proved", "(not proved)", "a recipient is not proved"]);
+    world.run(&["snapshot", "-p", "blog"]).exits(0).says(&["not proved", other]);
+    world.run(&["snapshot", "-p", "shop"]).exits(0);
+    let live = world.run(&["policy", "check", "--live", "-p", "blog", "--identity", "usb.txt"]);
+    live.shows(&["unproved", other]);
+}
+
+#[test]
+fn a_repository_that_is_none_is_left_alone() {
+    let world = World::new();
+    fs::create_dir(world.path("full")).unwrap();
+    fs::write(world.path("full/data"), "x").unwrap();
+    world.run(&["init", "app", "--repository", "full"]).exits(1).one_error_with_a_hint().says(&["not empty"]);
+    assert_eq!(world.files("full").len(), 1);
+    assert!(!world.path("config/policies/app.toml").exists());
+    world.run(&["init", "app", "--repository", "s3://b/p"]).exits(2).one_error_with_a_hint().says(&["local folders"]);
+    world.run(&["init", "app", "--repository", "https://b/p"]).exits(2).one_error_with_a_hint();
+    // What failed is done by running it again.
+    world.run(&["init", "app"]).exits(0);
+}
+
+#[test]
+fn an_ssh_key_serves_as_identity() {
+    let world = World::new();
+    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(world.path("id")).status();
+    assert!(made.unwrap().success());
+    world.run(&["init", "app", "--name", "shop", "--identity", "id"]).exits(0).shows(&["ssh-ed25519", "proved"]);
+    assert!(!world.identity().exists(), "the key stays where it is");
+    world.run(&["snapshot"]).exits(0);
+    let cat = ["ls", "latest", "--identity", "id"];
+    world.run(&cat).exits(0);
+    world.run(&["ls", "latest"]).exits(2).one_error_with_a_hint().says(&["needs the identity"]);
+}

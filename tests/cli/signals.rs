@@ -1,0 +1,94 @@
+//! Ctrl-C and SIGTERM: over within five seconds, nothing left behind.
+
+use crate::exits::{hanging_snapshot, slow_source};
+use crate::world::{Ran, World};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+fn stop(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+/// Whether a process runs whose arguments hold this text.
+fn runs(text: &str) -> bool {
+    fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+        let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&arguments).contains(text)
+    })
+}
+
+fn slow_world(seconds: &str) -> World {
+    let world = World::with_snapshot();
+    let source = slow_source("slow", world.path("marker").to_str().unwrap()).replace("3606", seconds);
+    world.add_to_policy(&source);
+    world
+}
+
+#[test]
+fn a_signal_ends_a_snapshot_within_five_seconds_and_leaves_nothing() {
+    for (signal, code, seconds) in [(Signal::INT, 130, "36061"), (Signal::TERM, 143, "36062")] {
+        let world = slow_world(seconds);
+        let headers = world.files("state/repository/snapshots");
+        let child = hanging_snapshot(&world);
+        assert!(runs(seconds), "the source's command runs");
+        let begun = Instant::now();
+        stop(&child, signal);
+        let ran = Ran::from(child.wait_with_output().unwrap());
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        let ran = ran.exits(code).one_error_with_a_hint().says(&["snapshot shop", "stopped by SIG"]);
+        assert!(!ran.err.contains("cut off"), "it stopped by itself: {}", ran.err);
+        assert!(!runs(&format!("sleep\0{seconds}")), "the source's command is gone");
+        assert_eq!(world.files("state/repository/snapshots"), headers, "no header was written");
+        let odd: Vec<_> =
+            world.files("state").into_iter().map(|f| f.0).filter(|p| p.to_str().unwrap().contains("tmp")).collect();
+        assert!(odd.is_empty(), "{odd:?}");
+        // What is there is whole, and the next run goes on.
+        world.run(&["verify"]).exits(0);
+        world.run(&["snapshot", "--only", "uploads"]).exits(0);
+    }
+}
+
+#[test]
+fn with_json_a_stopped_run_says_so_in_its_document() {
+    let world = slow_world("36063");
+    let marker = world.path("marker");
+    let child = world.command(&["snapshot", "--json"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    crate::exits::wait_for(&marker);
+    stop(&child, Signal::TERM);
+    let json = Ran::from(child.wait_with_output().unwrap()).exits(143).json();
+    assert_eq!(json["error"]["kind"], "cancelled");
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let world = slow_world("36064");
+    let child = hanging_snapshot(&world);
+    stop(&child, Signal::INT);
+    stop(&child, Signal::TERM);
+    let begun = Instant::now();
+    let output = child.wait_with_output().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    assert!([Some(130), Some(143)].contains(&output.status.code()), "{output:?}");
+    world.run(&["verify"]).exits(0);
+}
+
+/// Killed outright, a run leaves a repository that verifies and that the next run goes on with.
+#[test]
+fn kill_9_leaves_a_sound_repository() {
+    let world = slow_world("36065");
+    let mut child = hanging_snapshot(&world);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    world.run(&["verify"]).exits(0);
+    world.run(&["snapshot", "--only", "uploads"]).exits(0);
+    // The command that it left behind is this test's to end.
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if arguments == b"sleep\x0036065\0" {
+            let pid = entry.file_name().to_str().unwrap().parse().ok().and_then(Pid::from_raw);
+            let _ = kill_process(pid.unwrap(), Signal::KILL);
+        }
+    }
+}
