@@ -6,15 +6,18 @@
 //! - [`check`]: is everything that a policy names within reach
 //! - [`snapshot`]: capture every source of a policy
 //! - [`verify`]: is everything that is stored still what it was
+//! - [`repair`]: an index made anew
 //! - [`browse`]: list, show, ls, cat, find, diff
 //! - [`restore`]: a snapshot's streams into a folder
 
 pub mod access;
 pub mod browse;
 pub mod check;
+pub mod repair;
 pub mod restore;
 pub mod setup;
 pub mod snapshot;
+pub mod verify;
 
 use crate::base::cancel::{Cancel, Cancelled};
 use crate::base::events::Events;
