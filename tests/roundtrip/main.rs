@@ -1,8 +1,13 @@
 //! Every source, byte for byte and fact for fact: captured, stored, restored, and held against what was there.
 
-#[path = "support/lab.rs"]
+#[path = "../support/lab.rs"]
 mod lab;
-#[path = "support/tree.rs"]
+#[path = "../support/postgres.rs"]
+mod postgres;
+#[path = "../support/redis.rs"]
+mod redis;
+mod sources;
+#[path = "../support/tree.rs"]
 mod tree;
 
 use lab::{Lab, below, command, files, flip, full, noise};
