@@ -220,6 +220,26 @@ impl Stack {
         output.stdout
     }
 
+    /// A whole snapshot in a folder; every byte of it has been verified.
+    #[track_caller]
+    pub fn restore(&self, id: &str, into: &str) -> PathBuf {
+        let into = self.path(into);
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/break-glass.sh");
+        host(
+            script.to_str().unwrap(),
+            &[
+                "restore",
+                self.path("repository").to_str().unwrap(),
+                id,
+                "--identity",
+                self.path("config/identity.txt").to_str().unwrap(),
+                "--into",
+                into.to_str().unwrap(),
+            ],
+        );
+        into
+    }
+
     /// The container of a service.
     pub fn container(&self, service: &str) -> String {
         self.project.compose(&["ps", "-q", service]).trim().to_owned()
@@ -258,6 +278,12 @@ impl Stack {
     #[track_caller]
     pub fn redis(&self, commands: &str) -> String {
         self.exec("cache", &[("REDISCLI_AUTH", &password("redis"))], &["redis-cli"], commands.as_bytes())
+    }
+
+    /// Where a volume of the project lies on this host.
+    pub fn volume(&self, name: &str) -> PathBuf {
+        let volume = format!("{}_{name}", self.project.name);
+        docker(["volume", "inspect", "-f", "{{.Mountpoint}}", &volume]).into()
     }
 
     /// Data in every store.
