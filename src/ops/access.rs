@@ -129,6 +129,16 @@ impl Access {
         if let Some(state) = &state {
             state.set_pin(&repository.storage().describe(), repository.id())?;
         }
+        Self::of(repository, identity.map(|file| Arc::new(file.identities)), state, request)
+    }
+
+    /// The same for a repository that is open already.
+    pub fn of(
+        repository: Arc<Repository>,
+        identities: Option<Arc<Identities>>,
+        state: Option<Arc<State>>,
+        request: &AccessRequest,
+    ) -> Result<Self, OpsError> {
         let chain = Chain::load(&repository)?;
         let mut alarms = Vec::new();
         let mut notices = Vec::new();
@@ -151,9 +161,9 @@ impl Access {
             notices,
             repository,
             chain,
-            identities: identity.map(|file| Arc::new(file.identities)),
+            identities,
             state,
-            policy: policy.map(|p| p.app.name.clone()),
+            policy: request.policy.as_ref().map(|p| p.app.name.clone()),
             host: request.host.clone(),
         })
     }

@@ -6,14 +6,18 @@
 //! - [`check`]: is everything that a policy names within reach
 //! - [`snapshot`]: capture every source of a policy
 //! - [`verify`]: is everything that is stored still what it was
+//! - [`repair`]: an index made anew
 //! - [`browse`]: list, show, ls, cat, find, diff
 //! - [`restore`]: a snapshot's streams into a folder
 
 pub mod access;
 pub mod browse;
 pub mod check;
+pub mod restore;
+pub mod repair;
 pub mod setup;
 pub mod snapshot;
+pub mod verify;
 
 use crate::base::cancel::{Cancel, Cancelled};
 use crate::base::events::Events;
@@ -67,7 +71,7 @@ pub enum OpsError {
         snapshot: SnapshotId,
         place: String,
         #[source]
-        source: RepositoryError,
+        source: Box<RepositoryError>,
     },
     #[error("another run is at work on policy {policy:?}")]
     Busy { policy: String },
@@ -106,12 +110,10 @@ impl OpsError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             OpsError::Repository(RepositoryError::Cancelled(_))
-            | OpsError::InSnapshot { source: RepositoryError::Cancelled(_), .. }
             | OpsError::Source { source: SourceError::Cancelled(_), .. }
             | OpsError::Cancelled(_) => ErrorKind::Cancelled,
-            OpsError::Repository(e) | OpsError::InSnapshot { source: e, .. } if e.is_integrity() => {
-                ErrorKind::Integrity
-            }
+            OpsError::Repository(e) if e.is_integrity() => ErrorKind::Integrity,
+            OpsError::InSnapshot { source, .. } if source.is_integrity() => ErrorKind::Integrity,
             OpsError::Name(NameError::Forked { .. }) => ErrorKind::Integrity,
             OpsError::Repository(RepositoryError::ForeignRepository { .. }) => ErrorKind::Integrity,
             OpsError::Name(_) | OpsError::Usage { .. } | OpsError::NoIdentity { .. } => ErrorKind::Usage,
@@ -124,7 +126,8 @@ impl OpsError {
     /// What a person can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            OpsError::Repository(e) | OpsError::InSnapshot { source: e, .. } => e.hint(),
+            OpsError::Repository(e) => e.hint(),
+            OpsError::InSnapshot { source, .. } => source.hint(),
             OpsError::Source { source: SourceError::Problem { hint, .. }, .. } => hint.clone(),
             OpsError::Usage { hint, .. } | OpsError::Failed { hint, .. } => hint.clone(),
             OpsError::Busy { .. } => Some("wait for it to end; `lifeboat list` shows its snapshot then".to_owned()),

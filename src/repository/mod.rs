@@ -13,12 +13,14 @@
 //! - [`tree`]: a stream's chunk ids
 //! - [`writer`]: a snapshot being written
 //! - [`reader`]: streams being read; reading is verifying
+//! - [`frames`]: frames of archives, read by ranges
 //! - [`scan`]: an archive read whole, its chunks found again
 //! - [`rebuild`]: an index made anew from archives
 //! - [`state`]: what this host remembers
 
 pub mod chain;
 pub mod format;
+pub mod frames;
 pub mod index;
 pub mod keys;
 pub mod layout;
@@ -121,6 +123,17 @@ impl RepositoryError {
                 matches!(e, PipelineError::Damaged { .. } | PipelineError::DamagedBy { .. })
             }
             _ => false,
+        }
+    }
+
+    /// The object that is damaged or missing, where it is one.
+    pub fn object(&self) -> Option<&StorageKey> {
+        match self {
+            RepositoryError::Damaged { key, .. }
+            | RepositoryError::DamagedBy { key, .. }
+            | RepositoryError::Missing { key }
+            | RepositoryError::SignersMissing { key } => Some(key),
+            _ => None,
         }
     }
 

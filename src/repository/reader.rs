@@ -6,19 +6,18 @@
 
 use crate::base::cancel::Cancel;
 use crate::base::ids::{ChunkId, ObjectId};
-use crate::pipeline::archive::ArchiveReader;
 use crate::pipeline::chunk::ChunkIdKey;
 use crate::pipeline::crypt::{self, Identities, object_id};
-use crate::pipeline::segment::FrameDecoder;
 use crate::pipeline::{PipelineError, limits};
 use crate::repository::chain::Snapshot;
 use crate::repository::format::{self, IndexArchive, Manifest, SourceEntry, StreamEntry};
+use crate::repository::frames::Frames;
 use crate::repository::index::{self, IndexLoader, Usable};
 use crate::repository::refs::Refs;
 use crate::repository::table::{ChunkTable, Location};
 use crate::repository::{Repository, RepositoryError, layout, scan, tree};
 use sha2::{Digest, Sha256};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -27,11 +26,6 @@ use std::thread::JoinHandle;
 
 /// Runs that are read ahead of the consumer, each at most a frame.
 const READ_AHEAD: usize = 6;
-/// Plain bytes of decoded frames that are kept for streams that come back to them.
-const KEPT_FRAMES: usize = 32 << 20;
-/// Archives whose file key is kept unwrapped.
-const KEPT_ARCHIVES: usize = 64;
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -107,8 +101,7 @@ struct Inner {
     key: ChunkIdKey,
     table: RwLock<ChunkTable>,
     unscanned: Mutex<Unscanned>,
-    archives: Mutex<Cache<u32, Arc<Mutex<ArchiveReader>>>>,
-    frames: Mutex<FrameCache>,
+    frames: Frames,
     cancel: Cancel,
 }
 
@@ -118,48 +111,6 @@ struct Unscanned {
     archives: Vec<(ObjectId, u64)>,
     /// The first damage that was met.
     problem: Option<RepositoryError>,
-}
-
-/// Plain frames by archive and offset.
-type FrameCache = Cache<(u32, u32), Arc<Vec<u8>>>;
-
-/// A small cache that forgets what was put in first.
-struct Cache<K, V> {
-    limit: usize,
-    held: usize,
-    order: VecDeque<(K, usize)>,
-    map: HashMap<K, V>,
-}
-
-impl<K: std::hash::Hash + Eq + Copy, V: Clone> Cache<K, V> {
-    fn new(limit: usize) -> Self {
-        Self { limit, held: 0, order: VecDeque::new(), map: HashMap::new() }
-    }
-
-    fn get(&self, key: &K) -> Option<V> {
-        self.map.get(key).cloned()
-    }
-
-    fn put(&mut self, key: K, value: V, weight: usize) {
-        if self.map.insert(key, value).is_none() {
-            self.order.push_back((key, weight));
-            self.held += weight;
-        }
-        while self.held > self.limit {
-            let Some((oldest, weight)) = self.order.pop_front() else { break };
-            self.map.remove(&oldest);
-            self.held -= weight;
-        }
-    }
-
-    fn remove(&mut self, key: &K) {
-        if self.map.remove(key).is_some()
-            && let Some(at) = self.order.iter().position(|(k, _)| k == key)
-            && let Some((_, weight)) = self.order.remove(at)
-        {
-            self.held -= weight;
-        }
-    }
 }
 
 /// Chunks of one frame that follow each other in a stream.
@@ -211,15 +162,14 @@ impl SnapshotReader {
             }
         }
         // What an index object that is lost would have said, the archives themselves say.
-        let unscanned = if index_problems.is_empty() { Vec::new() } else { by_need(&refs, &table) };
+        let unscanned = by_need(&refs, &table);
         let inner = Arc::new(Inner {
+            frames: Frames::new(repository.clone(), options.identities.clone()),
             repository,
             identities: options.identities,
             key,
             table: RwLock::new(table),
             unscanned: Mutex::new(Unscanned { archives: unscanned, problem: None }),
-            archives: Mutex::new(Cache::new(KEPT_ARCHIVES)),
-            frames: Mutex::new(Cache::new(KEPT_FRAMES)),
             cancel: options.cancel,
         });
         let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 4);
@@ -309,7 +259,8 @@ impl Drop for SnapshotReader {
     }
 }
 
-fn manifest_key(manifest: &Manifest, snapshot: &Snapshot) -> Result<ChunkIdKey, RepositoryError> {
+/// The key that the chunk ids of a snapshot were made with.
+pub fn manifest_key(manifest: &Manifest, snapshot: &Snapshot) -> Result<ChunkIdKey, RepositoryError> {
     let mut key = [0u8; 32];
     hex::decode_to_slice(&manifest.chunk_id_key, &mut key).map_err(|_| RepositoryError::Damaged {
         key: layout::manifest(snapshot.header.manifest),
@@ -322,8 +273,8 @@ fn table_error(dir: &Path, source: io::Error) -> RepositoryError {
     RepositoryError::File { action: "write the chunk table in", path: dir.to_owned(), source }
 }
 
-/// The archives of a snapshot whose index is not whole; those that no usable index object speaks of come last, to be
-/// read first. Other index objects are not asked: nobody vouches for them.
+/// The archives of a snapshot; those that no usable index object speaks of come last, to be read first. Index objects
+/// that its refs do not name are not asked: nobody vouches for them.
 fn by_need(refs: &Refs, table: &ChunkTable) -> Vec<(ObjectId, u64)> {
     let known: HashSet<ObjectId> = table.archives.iter().map(|archive| archive.id).collect();
     let mut archives: Vec<_> = refs.archives.iter().map(|(id, length)| (*id, *length)).collect();
@@ -393,7 +344,7 @@ impl Inner {
         self.cancel.check()?;
         let archive = self.archive(run.archive)?;
         let key = layout::archive(archive.id);
-        let frame = self.frame(run, &archive)?;
+        let frame = self.frames.frame(&archive, run.frame.0, run.frame.1)?;
         let total = run.chunks.iter().map(|(_, _, n)| *n as usize).sum();
         let mut bytes = Vec::with_capacity(total);
         for (id, offset, length) in &run.chunks {
@@ -410,54 +361,6 @@ impl Inner {
     fn archive(&self, position: u32) -> Result<IndexArchive, RepositoryError> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         table.archives.get(position as usize).cloned().ok_or(RepositoryError::Worker)
-    }
-
-    fn frame(&self, run: &Run, archive: &IndexArchive) -> Result<Arc<Vec<u8>>, RepositoryError> {
-        let at = (run.archive, run.frame.0);
-        if let Some(frame) = lock(&self.frames).get(&at) {
-            return Ok(frame);
-        }
-        let key = layout::archive(archive.id);
-        let damaged = |source: PipelineError| match source {
-            PipelineError::NoMatchingIdentity => RepositoryError::Pipeline(source),
-            source => RepositoryError::DamagedBy { key: key.clone(), source },
-        };
-        let cached = lock(&self.archives).get(&run.archive);
-        let reader = match cached {
-            Some(reader) => reader,
-            None => {
-                let reader = ArchiveReader::open(&archive.header, archive.length, &self.identities).map_err(damaged)?;
-                let reader = Arc::new(Mutex::new(reader));
-                lock(&self.archives).put(run.archive, reader.clone(), 1);
-                reader
-            }
-        };
-        let storage_failure = Mutex::new(None);
-        let fetch = |offset, length| {
-            self.repository.storage().get_range(&key, offset, length).map_err(|e| {
-                let text = io::Error::other(e.to_string());
-                *lock(&storage_failure) = Some(e);
-                text
-            })
-        };
-        let read = lock(&reader).frame(run.frame.0, run.frame.1, &fetch);
-        let compressed = read.map_err(|source| {
-            // A reader that failed in the middle may not stand where it thinks it does.
-            lock(&self.archives).remove(&run.archive);
-            match lock(&storage_failure).take() {
-                Some(crate::storage::StorageError::NotFound { key }) => RepositoryError::Missing { key },
-                Some(crate::storage::StorageError::Short { key, .. }) => {
-                    RepositoryError::Damaged { key, problem: "it is shorter than it was".to_owned() }
-                }
-                Some(e) => RepositoryError::Storage(e),
-                None => damaged(source),
-            }
-        })?;
-        let plain =
-            FrameDecoder::new().and_then(|mut decoder| decoder.decode(&compressed, limits::FRAME)).map_err(damaged)?;
-        let plain = Arc::new(plain);
-        lock(&self.frames).put(at, plain.clone(), plain.len());
-        Ok(plain)
     }
 }
 

@@ -111,7 +111,7 @@ impl Repository {
                     },
                 );
             }
-            other => other.map_err(|e| too_large_is_damage(e, &key))?,
+            other => other.map_err(|e| as_damage(e, &key))?,
         };
         let damaged = |source| RepositoryError::DamagedBy { key: key.clone(), source };
         let line = sign::peek_line(&bytes).map_err(damaged)?;
@@ -307,7 +307,7 @@ impl Repository {
 
     /// An object's bytes; a missing one is [`RepositoryError::Missing`], and one that is too long is damage.
     pub fn get(&self, key: &StorageKey, limit: u64) -> Result<Vec<u8>, RepositoryError> {
-        self.storage.get(key, limit).map_err(|e| too_large_is_damage(e, key))
+        self.storage.get(key, limit).map_err(|e| as_damage(e, key))
     }
 
     pub fn storage(&self) -> &Arc<dyn Storage> {
@@ -367,13 +367,18 @@ fn check_pin(pin: &Pin, found: &RepositoryId, location: &str) -> Result<(), Repo
     }
 }
 
-fn too_large_is_damage(error: StorageError, key: &StorageKey) -> RepositoryError {
+/// What is gone, too long or unreadable is damage of that object; everything else is the storage's own failure.
+pub(super) fn as_damage(error: StorageError, key: &StorageKey) -> RepositoryError {
     match error {
         StorageError::NotFound { key } => RepositoryError::Missing { key },
         StorageError::TooLarge { length, limit, .. } => RepositoryError::Damaged {
             key: key.clone(),
             problem: format!("it has {length} bytes where at most {limit} are possible"),
         },
+        // A bad sector: the object is as lost as one whose bytes have changed, and all others are not.
+        StorageError::Io { source, .. } if source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+            RepositoryError::Damaged { key: key.clone(), problem: format!("the disk cannot read it: {source}") }
+        }
         other => RepositoryError::Storage(other),
     }
 }
