@@ -83,7 +83,7 @@ fn facts_are_right(stack: &Stack, shown: &Value) {
     assert_eq!((&facts["user"], &facts["superuser"]), (&json!("keeper"), &json!(true)), "{facts:#}");
     assert_eq!(facts["globals"], json!({ "stream": "globals.sql", "passwords": true }));
     let database = &facts["databases"][0];
-    assert_eq!((&database["name"], &database["properties"]["owner"]), (&json!("shop"), &json!("shop")));
+    assert_eq!((&database["name"], &database["owner"]), (&json!("shop"), &json!("shop")));
     assert_eq!((&database["proved"], facts["databases"].as_array().unwrap().len()), (&json!(true), 1));
     let role = facts["roles"].as_array().unwrap().iter().find(|r| r["name"] == "shop").unwrap();
     assert_eq!((&role["superuser"], &role["login"]), (&json!(false), &json!(true)));
@@ -206,7 +206,10 @@ fn the_queue_loads(stack: &Stack, into: &Path) {
         redis-cli -s /tmp/back/s shutdown nosave || true
         rm -r /tmp/back";
     let said = stack.exec("cache", &[], &["bash", "-ec", script], b"");
-    assert_eq!(said.lines().collect::<Vec<_>>(), [&(KEYS[0] + 1).to_string(), &KEYS[1].to_string(), "value-42", "2", "1"]);
+    assert_eq!(
+        said.lines().collect::<Vec<_>>(),
+        [&(KEYS[0] + 1).to_string(), &KEYS[1].to_string(), "value-42", "2", "1"]
+    );
 }
 
 /// The volume as it lies on the host, and as it came back: every attribute of every path.

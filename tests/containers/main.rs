@@ -13,3 +13,6 @@ mod tree;
 mod world;
 
 mod everything;
+mod traps;
+mod two;
+mod user;
