@@ -13,8 +13,8 @@
 pub mod access;
 pub mod browse;
 pub mod check;
-pub mod restore;
 pub mod repair;
+pub mod restore;
 pub mod setup;
 pub mod snapshot;
 pub mod verify;

@@ -4,7 +4,6 @@ use crate::base::ids::{HostName, PolicyName, Sequence, SnapshotId, Tag};
 use crate::ops::OpsError;
 use crate::ops::access::Access;
 use crate::repository::chain::Snapshot;
-use crate::repository::chain::rolled_back;
 use crate::repository::format::{Outcome, Trigger};
 use crate::repository::layout;
 use chrono::{DateTime, Utc};

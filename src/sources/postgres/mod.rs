@@ -123,7 +123,8 @@ impl PostgresSource {
                 Err(SessionError::Other(error)) => return Err(error),
                 Err(refused) => {
                     let elsewhere = ["does not exist", "not currently accepting connections"];
-                    let missing = matches!(&refused, SessionError::Broken { text } if elsewhere.iter().any(|e| text.contains(e)));
+                    let missing =
+                        matches!(&refused, SessionError::Broken { text } if elsewhere.iter().any(|e| text.contains(e)));
                     let what = format!("connect to database {database:?}");
                     let error = refused.into_source(connection, &what);
                     first.get_or_insert(error);
