@@ -11,11 +11,14 @@ use capture::{
     EVERYTHING, Mounted, capture, capture_at, extract, lines_below, listing, names, source, spec, try_capture,
 };
 use chrono::Utc;
+use lifeboat::base::ids::StreamName;
 use lifeboat::base::stream::{FileType, StreamKind};
 use lifeboat::policy::model::FilesSpec;
-use lifeboat::sources::SourceError;
+use lifeboat::sources::extract::Archive;
+use lifeboat::sources::{Capture, Piece, Sink, Source, SourceError, StreamSink};
 use sink::{Bench, MemorySink};
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use tree::{assert_same, inside, records, run, scratch, text};
 
@@ -68,7 +71,7 @@ fn the_listing_says_where_every_entry_lies() {
     assert_eq!(captured.facts["entries"], listing.len());
     for entry in &listing {
         let part = &tar[entry.offset as usize..(entry.offset + entry.length) as usize];
-        let mut archive = lifeboat::sources::extract::Archive::part(part);
+        let mut archive = Archive::part(part);
         let member = archive.next_member().unwrap().unwrap();
         assert_eq!(member.entry.listing(entry.offset, entry.length).unwrap(), *entry);
         assert!(archive.next_member().unwrap().is_none());
@@ -291,4 +294,72 @@ fn a_full_repository_is_the_sinks_error() {
     let error = capture_at(&Bench::new(), &sink, spec(&[&dir]), Utc::now()).unwrap_err();
     assert!(matches!(error, SourceError::Sink(_)), "{error}");
     assert!(sink.names().is_empty());
+}
+
+/// Takes the beginning of the tar only, and fails then.
+#[derive(Default)]
+struct Beginning(std::sync::Mutex<Vec<u8>>);
+
+struct BeginningStream<'s>(Option<&'s Beginning>, u64);
+
+impl Sink for Beginning {
+    fn stream(&self, _: StreamName, kind: StreamKind, _: Option<u64>) -> io::Result<Box<dyn StreamSink + '_>> {
+        Ok(Box::new(BeginningStream((kind == StreamKind::Tar).then_some(self), 0)))
+    }
+}
+
+impl Write for BeginningStream<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(beginning) = self.0 {
+            beginning.0.lock().unwrap().extend_from_slice(bytes);
+        }
+        self.1 += bytes.len() as u64;
+        if self.1 > 65_536 { Err(io::Error::other("enough")) } else { Ok(bytes.len()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl StreamSink for BeginningStream<'_> {
+    fn end_piece(&mut self) -> io::Result<Piece> {
+        Ok(Piece::default())
+    }
+
+    fn reuse_piece(&mut self, _: &Piece) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    fn position(&self) -> u64 {
+        self.1
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_size_beyond_what_the_old_header_holds_is_said_so_that_gnu_tar_reads_it() {
+    const SIZE: u64 = (8 << 30) + 12_345;
+    let (_guard, dir) = scratch();
+    let file = fs::File::create(dir.join("huge")).unwrap();
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, SIZE).unwrap();
+    let beginning = Beginning::default();
+    let result =
+        source(spec(&[&dir]), &[]).capture(&Capture { sink: &beginning, ..Bench::new().capture(&MemorySink::new()) });
+    assert!(matches!(result, Err(SourceError::Sink(_))));
+    let bytes = beginning.0.into_inner().unwrap();
+    let mut archive = Archive::new(&bytes[..]);
+    let mut sizes = Vec::new();
+    while let Ok(Some(member)) = archive.next_member() {
+        sizes.push((member.entry.size, member.payload, member.map.is_some()));
+    }
+    assert_eq!(sizes.last(), Some(&(SIZE, SIZE, false)));
+    let tar = dir.join("beginning.tar");
+    fs::write(&tar, &bytes).unwrap();
+    let out = std::process::Command::new("tar").args(["-tvf", text(&tar)]).output().unwrap();
+    let listed = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(listed.lines().last().unwrap().contains(&format!(" {SIZE} ")), "{listed}");
 }

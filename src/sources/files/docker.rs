@@ -6,7 +6,7 @@ use super::frame::SparseMap;
 use super::notes::{Note, Notes};
 use super::owners::Owners;
 use super::plan::{Plan, has_wildcards};
-use super::stream::{LARGE, Observer, Totals, TreeStream, ends_group, weigh};
+use super::stream::{LARGE, Observer, Totals, TreeStream, ends_group, hash64, weigh};
 use super::view::{self, Host, Memory, View, normal};
 use super::walk::{Links, Walk};
 use crate::base::cancel::Cancel;
@@ -224,7 +224,8 @@ impl Reframe<'_> {
     ) -> Result<Seen, SourceError> {
         let mut archive = Archive::new(tar);
         let mut seen = Seen::default();
-        let mut skipped: HashSet<Vec<u8>> = HashSet::new();
+        // Hashes of the paths that are left out: one of them may be the first name of a file that is not.
+        let mut skipped: HashSet<u64> = HashSet::new();
         let filter = Filter::new(self)?;
         let mut weight = 0;
         while let Some(member) = archive.next_member().map_err(|e| self.broken(e))? {
@@ -233,12 +234,12 @@ impl Reframe<'_> {
             let below = self.rename(&entry.path)?;
             let path = std::mem::take(&mut entry.path);
             if !filter.takes(&below, entry.kind == Kind::Dir) {
-                skipped.insert(path);
+                skipped.insert(hash64(&path));
                 continue;
             }
             entry.path = self.place(&below);
             if let Kind::Hardlink(first) = &entry.kind {
-                if skipped.contains(first) {
+                if skipped.contains(&hash64(first)) {
                     return Err(SourceError::hint(
                         format!("/{} is a hard link to a file that is left out", super::entry::display(&entry.path)),
                         "leave out both names or none of them",

@@ -30,7 +30,7 @@ impl FilesSource {
         FilesSource {
             name: policy.name.clone(),
             spec: spec.clone(),
-            never: never.into_iter().collect(),
+            never: super::tree::never(never),
             app: app.clone(),
             limit: policy.timeout,
         }

@@ -326,7 +326,7 @@ pub(super) fn ends_group(path: &[u8], weight: u64) -> bool {
 }
 
 /// Spreads paths evenly; nobody gains by choosing where groups end.
-fn hash64(bytes: &[u8]) -> u64 {
+pub(super) fn hash64(bytes: &[u8]) -> u64 {
     let mix = |h: u64| (h ^ (h >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut hash = bytes.len() as u64;
     for chunk in bytes.chunks(8) {

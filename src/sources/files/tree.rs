@@ -69,6 +69,11 @@ impl Tree<'_> {
     }
 }
 
+/// Paths that are left out, also where they really lie.
+pub fn never(paths: impl IntoIterator<Item = PathBuf>) -> HashSet<PathBuf> {
+    paths.into_iter().flat_map(|p| [p.canonicalize().ok(), Some(p)]).flatten().collect()
+}
+
 /// Names the paths of a plan, after a look at them.
 pub type Prepare<'p> = &'p dyn Fn(&dyn View, &mut Plan, &mut Notes) -> Result<(), SourceError>;
 

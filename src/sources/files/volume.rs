@@ -45,7 +45,7 @@ impl VolumeSource {
             spec: spec.clone(),
             app: app.clone(),
             limit: policy.timeout,
-            never: never.into_iter().collect(),
+            never: super::tree::never(never),
         }
     }
 
