@@ -5,13 +5,13 @@ mod postgres;
 #[path = "support/sink.rs"]
 mod sink;
 
+use lifeboat::base::ids::StreamName;
+use lifeboat::base::stream::StreamKind;
+use lifeboat::place::{Command, HostPlace, Place, PlaceError, Running};
 use lifeboat::policy::model::{Databases, Fingerprint, PostgresSpec, SecretRef, Target};
 use lifeboat::sources::locate::{Locate, Located};
 use lifeboat::sources::postgres::facts::{Database, Facts, Table};
 use lifeboat::sources::postgres::{Limits, PostgresSource};
-use lifeboat::base::ids::StreamName;
-use lifeboat::base::stream::StreamKind;
-use lifeboat::place::{Command, HostPlace, Place, PlaceError, Running};
 use lifeboat::sources::{Captured, Piece, Sink, Source, SourceError, StreamSink};
 use postgres::{PostgresServer, free_port};
 use rustix::process::{Pid, Signal, kill_process};
@@ -209,7 +209,8 @@ fn same_content(a: &Database, b: &Database) {
 #[test]
 fn odd_names_of_databases_end_to_end() {
     let server = PostgresServer::shared();
-    let names = ["$(id)", "-x", "a b\"c", "it's \\", "žluťoučký kůň", "a=b", "postgres://x", "a\nb", "dbname='postgres'"];
+    let names =
+        ["$(id)", "-x", "a b\"c", "it's \\", "žluťoučký kůň", "a=b", "postgres://x", "a\nb", "dbname='postgres'"];
     for (i, name) in names.iter().enumerate() {
         server.create(name);
         server.sql(name, &format!("CREATE TABLE t AS SELECT generate_series(1, {}) AS i", i + 1));
@@ -379,7 +380,14 @@ impl Proxy {
                 std::thread::spawn(move || {
                     let mut buffer = vec![0u8; 64 << 10];
                     while let Ok(n) = from.read(&mut buffer) {
-                        if n == 0 || to.write_all({ change(&mut buffer[..n]); &buffer[..n] }).is_err() {
+                        if n == 0
+                            || to
+                                .write_all({
+                                    change(&mut buffer[..n]);
+                                    &buffer[..n]
+                                })
+                                .is_err()
+                        {
                             break;
                         }
                     }
@@ -403,8 +411,8 @@ fn break_page(server: &mut PostgresServer, database: &str, table: &str, at: u64,
 #[test]
 fn a_damaged_page_fails_and_names_table_and_database() {
     for (initdb, at, bytes) in [
-        (&[][..], 8192 * 3, &[0xAAu8; 64][..]),                    // a header that cannot be
-        (&["--data-checksums"][..], 8192 * 3 + 5000, &[0x55; 8]),  // a value, which only a checksum notices
+        (&[][..], 8192 * 3, &[0xAAu8; 64][..]), // a header that cannot be
+        (&["--data-checksums"][..], 8192 * 3 + 5000, &[0x55; 8]), // a value, which only a checksum notices
     ] {
         let mut server = PostgresServer::start_with(initdb, &[]);
         server.create("shop");
@@ -447,7 +455,12 @@ impl GateSink {
 }
 
 impl Sink for GateSink {
-    fn stream(&self, name: StreamName, kind: StreamKind, expected: Option<u64>) -> io::Result<Box<dyn StreamSink + '_>> {
+    fn stream(
+        &self,
+        name: StreamName,
+        kind: StreamKind,
+        expected: Option<u64>,
+    ) -> io::Result<Box<dyn StreamSink + '_>> {
         let gated = name.as_str().ends_with(".dump");
         Ok(Box::new(GateStream { gate: self, gated, inner: self.inner.stream(name, kind, expected)? }))
     }
@@ -488,7 +501,10 @@ impl StreamSink for GateStream<'_> {
 }
 
 /// Captures, and calls `meanwhile` while `pg_dump` stands in the middle of its work.
-fn midway(source: &PostgresSource, meanwhile: impl FnOnce(&Bench)) -> (MemorySink, Result<Captured, SourceError>, Duration) {
+fn midway(
+    source: &PostgresSource,
+    meanwhile: impl FnOnce(&Bench),
+) -> (MemorySink, Result<Captured, SourceError>, Duration) {
     let sink = GateSink::new();
     let bench = bench();
     let (result, took) = std::thread::scope(|scope| {
@@ -517,7 +533,10 @@ fn midway(source: &PostgresSource, meanwhile: impl FnOnce(&Bench)) -> (MemorySin
 /// A database that is larger than all pipes together.
 fn large(server: &PostgresServer, name: &str) {
     server.create(name);
-    server.sql(name, "CREATE TABLE big AS SELECT i, md5(i::text) || repeat('x', 200) AS t FROM generate_series(1, 50000) AS i");
+    server.sql(
+        name,
+        "CREATE TABLE big AS SELECT i, md5(i::text) || repeat('x', 200) AS t FROM generate_series(1, 50000) AS i",
+    );
 }
 
 #[test]
@@ -672,10 +691,8 @@ fn a_lock_that_queues_up_in_between_is_let_through() {
     server.create("queued");
     server.sql("queued", "CREATE TABLE t AS SELECT generate_series(1, 10) AS i");
     let flag = tempfile::tempdir().unwrap();
-    let script = format!(
-        "if mkdir {0}/first 2>/dev/null; then touch {0}/go; sleep 2; fi; exec \"$@\"",
-        flag.path().display()
-    );
+    let script =
+        format!("if mkdir {0}/first 2>/dev/null; then touch {0}/go; sleep 2; fi; exec \"$@\"", flag.path().display());
     let source = meddled(spec(server.socket_url("postgres", "queued")), "pg_dump", "--snapshot", &script);
     std::fs::set_permissions(flag.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
     let (sink, result, altered) = std::thread::scope(|scope| {
@@ -748,7 +765,10 @@ fn large_databases_in_parts_load_back_equal() {
     let (_, facts, _) = captured(again);
     assert_eq!(facts.databases[0].parts.len(), 1, "below the limit it is one stream");
     same_content(d, &facts.databases[0]);
-    assert_eq!(server.sql("parts_again", "SELECT count(*) FROM totals"), server.sql("parts", "SELECT count(*) FROM totals"));
+    assert_eq!(
+        server.sql("parts_again", "SELECT count(*) FROM totals"),
+        server.sql("parts", "SELECT count(*) FROM totals")
+    );
 }
 
 #[test]
@@ -770,7 +790,10 @@ fn passwords_right_wrong_and_missing() {
     let (sink, error) = failure(with("WRONG"));
     let place = format!("{}:WRONG", file.path().display());
     assert!(error.contains("password authentication failed for user \"shop\""), "{error}");
-    assert!(error.contains(&format!("password_from points to {place}, which is not the one that the server accepts")), "{error}");
+    assert!(
+        error.contains(&format!("password_from points to {place}, which is not the one that the server accepts")),
+        "{error}"
+    );
     assert!(!error.contains("wr0ng") && !error.contains("s3cret") && sink.names().is_empty(), "{error}");
     let probe = source(with("WRONG")).probe(&Default::default()).unwrap_err();
     assert!(probe.to_string().contains("password authentication failed"), "{probe}");
@@ -810,7 +833,10 @@ fn without_superuser_roles_have_no_passwords_and_it_is_said() {
 fn what_is_not_there() {
     let server = PostgresServer::shared();
     let (sink, error) = failure(spec(server.socket_url("postgres", "no_such_db")));
-    assert!(error.contains("no database \"no_such_db\"") && error.contains("it has ") && error.contains("postgres"), "{error}");
+    assert!(
+        error.contains("no database \"no_such_db\"") && error.contains("it has ") && error.contains("postgres"),
+        "{error}"
+    );
     assert!(sink.names().is_empty());
     let (_, error) = failure(spec(server.socket_url("no_such_role", "postgres")));
     assert!(error.contains("role \"no_such_role\" does not exist"), "{error}");
@@ -862,7 +888,9 @@ fn passwords_never_stand_in_argv() {
             let argv = String::from_utf8_lossy(&argv).into_owned();
             assert!(!argv.contains(PASSWORD), "{argv}");
             if argv.contains("dbname='argv'") {
-                seen.push(argv.split('\0').next().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned());
+                seen.push(
+                    argv.split('\0').next().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned(),
+                );
             }
         }
         seen.sort();
@@ -911,7 +939,12 @@ fn what_no_dump_holds_is_said() {
     server.sql("held", "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'gid-1'");
     let (_, facts, warnings) = captured(spec(server.socket_url("postgres", "held")));
     let said = warnings.join("\n");
-    for part in ["prepared transaction \"gid-1\"", "logical replication slot \"slot_a\"", "s: subscriptions", "public.remote: foreign tables"] {
+    for part in [
+        "prepared transaction \"gid-1\"",
+        "logical replication slot \"slot_a\"",
+        "s: subscriptions",
+        "public.remote: foreign tables",
+    ] {
         assert!(said.contains(part), "{part}: {said}");
     }
     assert_eq!(facts.databases[0].publications, ["p"]);

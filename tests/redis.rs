@@ -87,7 +87,8 @@ fn fill(server: &RedisServer) {
         commands += &format!("SET plain:{i} value-{i}\nSET int:{i} {i}\nSET long:{i} {}\n", "x".repeat(i % 500 + 1));
     }
     for i in 0..1000 {
-        commands += &format!("RPUSH biglist {}\nSADD bigset member-{i}\nZADD bigzset {i}.5 member-{i}\n", "y".repeat(100));
+        commands +=
+            &format!("RPUSH biglist {}\nSADD bigset member-{i}\nZADD bigzset {i}.5 member-{i}\n", "y".repeat(100));
         commands += &format!("HSET bighash field-{i} value-{i}\nSADD ints {i}\nXADD stream {}-1 k v{i}\n", i + 1);
     }
     commands += "RPUSH list a b c\nSADD set a b\nZADD zset 1 a 2.25 b\nHSET hash f v\nSADD smallints 1 2 3\n";
@@ -106,10 +107,8 @@ fn loaded(rdb: &[u8]) -> RedisServer {
 }
 
 fn raw_rdb(server: &RedisServer) -> Vec<u8> {
-    let out = std::process::Command::new("redis-cli")
-        .args(["-p", &server.port.to_string(), "--rdb", "-"])
-        .output()
-        .unwrap();
+    let out =
+        std::process::Command::new("redis-cli").args(["-p", &server.port.to_string(), "--rdb", "-"]).output().unwrap();
     assert!(out.status.success());
     out.stdout
 }
@@ -162,7 +161,11 @@ fn the_mark_behind_the_rdb_is_cut_off() {
     server.pipe("SET a 1\nSET b 2\n");
     let raw = raw_rdb(&server);
     let (rdb, ..) = captured(&source(spec(&server), host()));
-    assert_eq!(raw.len(), rdb.len() + 40, "redis-cli leaves the mark behind; when it no longer does, so much the better");
+    assert_eq!(
+        raw.len(),
+        rdb.len() + 40,
+        "redis-cli leaves the mark behind; when it no longer does, so much the better"
+    );
     assert_eq!(rdb[rdb.len() - 9], 0xff);
     // What a server makes of it as the base of an AOF: with the mark it does not start.
     let start = |base: &[u8]| {
@@ -207,7 +210,8 @@ fn what_is_written_meanwhile_does_not_blur_the_facts() {
 
 #[test]
 fn facts_of_the_append_only_file() {
-    let server = RedisServer::start_with(&["--appendonly", "yes", "--appenddirname", "aofs", "--appendfilename", "shop.aof"]);
+    let server =
+        RedisServer::start_with(&["--appendonly", "yes", "--appenddirname", "aofs", "--appendfilename", "shop.aof"]);
     let (_, facts, _) = captured(&source(spec(&server), host()));
     assert_eq!((facts.appendonly, facts.appenddirname.as_deref()), (Some(true), Some("aofs")));
     assert_eq!(facts.appendfilename.as_deref(), Some("shop.aof"));
@@ -230,8 +234,7 @@ fn passwords_right_wrong_and_missing() {
     server.cli(&["SET", "a", "1"]);
     for locate in [host, bare] {
         let (_file, right) = password_file("s3cret-and-long");
-        let (_, facts, _) =
-            captured(&source(RedisSpec { password_from: Some(right), ..spec(&server) }, locate()));
+        let (_, facts, _) = captured(&source(RedisSpec { password_from: Some(right), ..spec(&server) }, locate()));
         assert_eq!(facts.databases, [keys(0, 1, 0)]);
 
         let (file, wrong) = password_file("wr0ng-and-long");
@@ -255,8 +258,7 @@ fn a_password_that_the_server_does_not_ask_for_hinders_nothing() {
     server.cli(&["SET", "a", "1"]);
     for locate in [host, bare] {
         let (_file, reference) = password_file("not-needed-here");
-        let (_, facts, _) =
-            captured(&source(RedisSpec { password_from: Some(reference), ..spec(&server) }, locate()));
+        let (_, facts, _) = captured(&source(RedisSpec { password_from: Some(reference), ..spec(&server) }, locate()));
         assert_eq!(facts.databases, [keys(0, 1, 0)]);
     }
 }
@@ -316,7 +318,10 @@ fn slow() -> RedisServer {
 }
 
 /// Runs a capture on a thread and calls `meanwhile` when its first bytes have come.
-fn disturbed(source: RedisSource, meanwhile: impl FnOnce(&Bench)) -> (Result<Captured, SourceError>, MemorySink, Duration) {
+fn disturbed(
+    source: RedisSource,
+    meanwhile: impl FnOnce(&Bench),
+) -> (Result<Captured, SourceError>, MemorySink, Duration) {
     let sink = MemorySink::new();
     let bench = Bench::new();
     let (result, took) = std::thread::scope(|scope| {
@@ -337,8 +342,7 @@ fn a_server_that_stalls_hits_the_limit() {
     for locate in [host, bare] {
         let server = slow();
         let limits = Limits { stall: Duration::from_secs(2) };
-        let (result, sink, took) =
-            disturbed(source(spec(&server), locate()).with_limits(limits), |_| server.freeze());
+        let (result, sink, took) = disturbed(source(spec(&server), locate()).with_limits(limits), |_| server.freeze());
         server.thaw();
         let error = full(&result.unwrap_err());
         assert!(error.contains("gave no output for 2.0 s"), "{error}");
@@ -382,7 +386,9 @@ fn cancelled_within_seconds() {
         assert!(took < Duration::from_secs(5), "{took:?}");
         assert!(sink.names().is_empty());
         let begin = Instant::now();
-        while server.cli(&["CLIENT", "LIST"]).contains("cmd=sync") || server.cli(&["CLIENT", "LIST"]).contains("cmd=psync") {
+        while server.cli(&["CLIENT", "LIST"]).contains("cmd=sync")
+            || server.cli(&["CLIENT", "LIST"]).contains("cmd=psync")
+        {
             assert!(begin.elapsed() < Duration::from_secs(5), "the copy's connection stays open");
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -404,7 +410,9 @@ fn passwords_never_stand_in_argv() {
             let argv = String::from_utf8_lossy(&argv).into_owned();
             // This test's own command that made the user has ended.
             assert!(!argv.contains(PASSWORD), "{argv}");
-            seen += usize::from(argv.starts_with("redis-cli") && argv.contains("--rdb") && argv.contains(&server.port.to_string()));
+            seen += usize::from(
+                argv.starts_with("redis-cli") && argv.contains("--rdb") && argv.contains(&server.port.to_string()),
+            );
         }
         assert_eq!(seen, 1, "redis-cli was running while the arguments were read");
     });
@@ -516,8 +524,16 @@ fn tls_and_what_happens_without_it() {
     let (cert, key) = (files.path().join("cert.pem"), files.path().join("key.pem"));
     let (cert, key) = (cert.to_str().unwrap(), key.to_str().unwrap());
     let server = RedisServer::start_with(&[
-        "--tls-port", "{port}", "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert,
-        "--tls-auth-clients", "no",
+        "--tls-port",
+        "{port}",
+        "--tls-cert-file",
+        cert,
+        "--tls-key-file",
+        key,
+        "--tls-ca-cert-file",
+        cert,
+        "--tls-auth-clients",
+        "no",
     ]);
     server.cli(&["SET", "a", "1"]);
     let with = |url: String, locate: Locate| {

@@ -393,8 +393,7 @@ fn without_room_nothing_is_begun_and_a_disk_that_fills_up_is_left_as_it_was() {
     fs::write(site.join("large"), noise(1, 12 << 20)).unwrap();
     let path = lab.path("dump");
     fs::write(&path, noise(3, 12 << 20)).unwrap();
-    let sources: Sources =
-        vec![files("site", &[&site]), command("db", &["cat", path.to_str().unwrap()], "shop.dump")];
+    let sources: Sources = vec![files("site", &[&site]), command("db", &["cat", path.to_str().unwrap()], "shop.dump")];
     lab.snapshot(&sources, &[]);
     let small = Mount::tmpfs(&lab.path("small"), "size=8m");
     let into = small.0.join("out");

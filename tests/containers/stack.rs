@@ -65,7 +65,8 @@ volumes: {pgdata: {}, redisdata: {}, storage: {}}
 "#;
 
 const NGINX: &str = "events {}\nhttp {\n    include /etc/site/conf.d/*.conf;\n}\n";
-const SITE: &str = "server {\n    listen 8080;\n    server_name shop.example.org;\n    location / { return 200 \"ok\\n\"; }\n}\n";
+const SITE: &str =
+    "server {\n    listen 8080;\n    server_name shop.example.org;\n    location / { return 200 \"ok\\n\"; }\n}\n";
 
 /// Who runs the binary.
 #[derive(Debug, Clone)]
@@ -144,7 +145,8 @@ impl Stack {
     pub fn init(&self) {
         let repository = self.path("repository");
         let app = self.app();
-        let args = ["init", app.to_str().unwrap(), "--name", &self.policy, "--repository", repository.to_str().unwrap()];
+        let args =
+            ["init", app.to_str().unwrap(), "--name", &self.policy, "--repository", repository.to_str().unwrap()];
         self.run(&args).exits(0);
     }
 
@@ -236,8 +238,7 @@ impl Stack {
             command.args(["-e", name]).env(name, value);
         }
         command.arg(self.container(service)).args(argv);
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         let output = std::thread::scope(|scope| {
             scope.spawn(move || stdin.write_all(input));
