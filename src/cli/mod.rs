@@ -138,9 +138,9 @@ fn dispatch(session: &Session, command: &Command) -> Result<Exit, Failure> {
         Command::Diff(args) => commands::diff::run(session, args),
         Command::Completions { shell } => commands::manual::completions(session, *shell),
         Command::Man { command } => commands::manual::man(session, command.as_deref()),
+        Command::Restore(args) => commands::restore::run(session, args),
         Command::Verify(args) => commands::verify::run(session, args),
         Command::Repair { command: RepairCommand::Index } => commands::repair::index(session),
-        _ => Err(Failure::usage("later", "later")),
     }
 }
 

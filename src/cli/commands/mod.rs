@@ -11,6 +11,7 @@ pub mod ls;
 pub mod manual;
 pub mod policy;
 pub mod repair;
+pub mod restore;
 pub mod show;
 pub mod snapshot;
 pub mod verify;

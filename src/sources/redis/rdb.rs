@@ -406,7 +406,8 @@ mod tail {
     //! checksum, eight zero bytes stand in its place, which no mark holds; then a cut is found with the format's own
     //! probability only, and the child's exit status has to tell.
 
-    use super::*;
+    use super::{CRC_BYTES, Crc64, MARK_BYTES, OPCODE_END, Read, Report, Tap, TapError, Write, check, is_mark};
+    use crate::sources::tap::Observer;
 
     /// The end opcode, the checksum, a mark.
     const KEPT: usize = 1 + CRC_BYTES + MARK_BYTES;
