@@ -14,6 +14,7 @@ pub mod access;
 pub mod browse;
 pub mod check;
 pub mod repair;
+pub mod restore;
 pub mod setup;
 pub mod snapshot;
 pub mod verify;
@@ -70,7 +71,7 @@ pub enum OpsError {
         snapshot: SnapshotId,
         place: String,
         #[source]
-        source: RepositoryError,
+        source: Box<RepositoryError>,
     },
     #[error("another run is at work on policy {policy:?}")]
     Busy { policy: String },
@@ -109,12 +110,10 @@ impl OpsError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             OpsError::Repository(RepositoryError::Cancelled(_))
-            | OpsError::InSnapshot { source: RepositoryError::Cancelled(_), .. }
             | OpsError::Source { source: SourceError::Cancelled(_), .. }
             | OpsError::Cancelled(_) => ErrorKind::Cancelled,
-            OpsError::Repository(e) | OpsError::InSnapshot { source: e, .. } if e.is_integrity() => {
-                ErrorKind::Integrity
-            }
+            OpsError::Repository(e) if e.is_integrity() => ErrorKind::Integrity,
+            OpsError::InSnapshot { source, .. } if source.is_integrity() => ErrorKind::Integrity,
             OpsError::Name(NameError::Forked { .. }) => ErrorKind::Integrity,
             OpsError::Repository(RepositoryError::ForeignRepository { .. }) => ErrorKind::Integrity,
             OpsError::Name(_) | OpsError::Usage { .. } | OpsError::NoIdentity { .. } => ErrorKind::Usage,
@@ -127,7 +126,8 @@ impl OpsError {
     /// What a person can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            OpsError::Repository(e) | OpsError::InSnapshot { source: e, .. } => e.hint(),
+            OpsError::Repository(e) => e.hint(),
+            OpsError::InSnapshot { source, .. } => source.hint(),
             OpsError::Source { source: SourceError::Problem { hint, .. }, .. } => hint.clone(),
             OpsError::Usage { hint, .. } | OpsError::Failed { hint, .. } => hint.clone(),
             OpsError::Busy { .. } => Some("wait for it to end; `lifeboat list` shows its snapshot then".to_owned()),

@@ -23,12 +23,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Plain frames by archive and offset.
+type FrameCache = Cache<(ObjectId, u32), Arc<Vec<u8>>>;
+
 /// Reads frames; several threads may ask at once.
 pub struct Frames {
     repository: Arc<Repository>,
     identities: Arc<Identities>,
     archives: Mutex<Cache<ObjectId, Arc<Mutex<ArchiveReader>>>>,
-    frames: Mutex<Cache<(ObjectId, u32), Arc<Vec<u8>>>>,
+    frames: Mutex<FrameCache>,
 }
 
 impl Frames {

@@ -49,11 +49,19 @@ fn every_error_of_a_policy_has_its_place_and_the_nearest_name() {
     for args in [&["policy", "check"][..], &["snapshot"], &["list"]] {
         let ran = world.run(args).exits(2);
         let ran = ran.says(&places.iter().map(String::as_str).collect::<Vec<_>>());
-        ran.says(&["did you mean \"recipients\"", "did you mean \"postgres\"", "did you mean \"keep_daily\"", "errors in"]);
+        ran.says(&[
+            "did you mean \"recipients\"",
+            "did you mean \"postgres\"",
+            "did you mean \"keep_daily\"",
+            "errors in",
+        ]);
     }
     let json = world.run(&["policy", "check", "--json"]).exits(2).json();
     let errors = json["error"]["policy_errors"].as_array().unwrap();
-    assert!(errors.len() >= 3 && errors.iter().all(|e| e["line"].as_u64().unwrap() > 0 && e["column"].as_u64().unwrap() > 0));
+    assert!(
+        errors.len() >= 3
+            && errors.iter().all(|e| e["line"].as_u64().unwrap() > 0 && e["column"].as_u64().unwrap() > 0)
+    );
 }
 
 #[test]
@@ -72,7 +80,8 @@ fn a_wrong_identity_opens_nothing() {
     let (world, other) = (World::with_snapshot(), World::ready());
     let wrong = other.identity();
     let wrong = wrong.to_str().unwrap();
-    for args in [&["cat", "latest", "uploads:one.txt"][..], &["ls", "latest"], &["restore", "latest", "--into", "out"]] {
+    for args in [&["cat", "latest", "uploads:one.txt"][..], &["ls", "latest"], &["restore", "latest", "--into", "out"]]
+    {
         let all: Vec<&str> = args.iter().copied().chain(["--identity", wrong]).collect();
         world.run(&all).one_error_with_a_hint().exits(1).says(&["--identity"]);
     }
@@ -100,7 +109,11 @@ fn a_foreign_repository_is_refused() {
     let stranger = World::new();
     let repository = other.repository();
     let repository = repository.to_str().unwrap();
-    stranger.run(&["list", "--repository", repository]).exits(2).one_error_with_a_hint().says(&["--signer", "--trust-on-first-use"]);
+    stranger
+        .run(&["list", "--repository", repository])
+        .exits(2)
+        .one_error_with_a_hint()
+        .says(&["--signer", "--trust-on-first-use"]);
     stranger.run(&["list", "--repository", repository, "--trust-on-first-use"]).exits(0).shows(&["first"]);
     let id = world.json(&["keys", "show"])["repository_id"].as_str().unwrap().to_owned();
     stranger.run(&["list", "--repository", repository, "--signer", &id]).exits(4);
@@ -117,10 +130,9 @@ fn a_newer_format_is_refused_in_clear_words() {
     let path = world.repository().join("repository.json");
     let text = fs::read_to_string(&path).unwrap();
     let line = text.lines().next().unwrap();
-    for (from, to, says) in [
-        ("\"format\":1", "\"format\":2", "format 2"),
-        ("\"requires\":[]", "\"requires\":[\"parity\"]", "parity"),
-    ] {
+    for (from, to, says) in
+        [("\"format\":1", "\"format\":2", "format 2"), ("\"requires\":[]", "\"requires\":[\"parity\"]", "parity")]
+    {
         assert!(line.contains(from), "{line}");
         fs::write(&path, root.sign(Namespace::Repository, &line.replace(from, to)).unwrap()).unwrap();
         let before = world.files("state/repository");
@@ -196,7 +208,12 @@ fn an_unreadable_file_is_named() {
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     let as_nobody = |args: &[&str]| -> Ran {
         let mut command = Command::new("setpriv");
-        command.args(nobody).arg(passable_binary()).env_clear().env("HOME", world.dir.path()).env("PATH", "/usr/bin:/bin");
+        command
+            .args(nobody)
+            .arg(passable_binary())
+            .env_clear()
+            .env("HOME", world.dir.path())
+            .env("PATH", "/usr/bin:/bin");
         command.arg("--config-dir").arg(world.path("config")).arg("--state-dir").arg(world.path("state")).args(args);
         command.current_dir("/").output().unwrap().into()
     };

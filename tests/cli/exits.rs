@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 /// A source that takes as long as it is let: its output never ends.
 pub fn slow_source(name: &str, marker: &str) -> String {
-    format!("[[source]]\nkind = \"command\"\nname = \"{name}\"\nrun = [\"sh\", \"-c\", \"echo begun; touch {marker}; exec sleep 3606\"]\n")
+    format!(
+        "[[source]]\nkind = \"command\"\nname = \"{name}\"\nrun = [\"sh\", \"-c\", \"echo begun; touch {marker}; exec sleep 3606\"]\n"
+    )
 }
 
 /// Starts a snapshot that hangs in a slow source, and waits until it is there.
@@ -62,7 +64,8 @@ fn a_source_that_fails_makes_a_partial_snapshot_and_3() {
     let world = World::ready();
     world.add_to_policy("[[source]]\nkind = \"files\"\nname = \"gone\"\npaths = [\"not-there\"]\n");
     let ran = world.run(&["snapshot"]).exits(3);
-    let ran = ran.shows(&["uploads", "complete", "gone", "failed", "partial"]).says(&["PARTIAL", "\"gone\"", "not-there"]);
+    let ran =
+        ran.shows(&["uploads", "complete", "gone", "failed", "partial"]).says(&["PARTIAL", "\"gone\"", "not-there"]);
     assert!(!ran.err.contains("error:"), "a partial snapshot is a result: {}", ran.err);
     let json = world.run(&["snapshot", "--json"]).exits(3).json();
     assert_eq!(json["header"]["outcome"], "partial");
@@ -72,7 +75,11 @@ fn a_source_that_fails_makes_a_partial_snapshot_and_3() {
     world.change_policy("name = \"gone\"", "name = \"gone\"\noptional = true");
     world.run(&["snapshot"]).exits(0);
     // Nothing at all is no snapshot.
-    world.run(&["snapshot", "--only", "gone"]).exits(1).one_error_with_a_hint_or_none().says(&["no source could be captured"]);
+    world
+        .run(&["snapshot", "--only", "gone"])
+        .exits(1)
+        .one_error_with_a_hint_or_none()
+        .says(&["no source could be captured"]);
 }
 
 impl Ran {
@@ -126,7 +133,12 @@ fn the_policy_is_found_by_name_file_and_environment() {
     let world = World::ready();
     fs::create_dir(world.path("blog")).unwrap();
     world.run(&["init", "blog"]).exits(0).shows(&["-p blog"]);
-    world.run(&["snapshot"]).exits(2).one_error_with_a_hint().says(&["several policies", "blog", "shop", "--policy NAME"]);
+    world.run(&["snapshot"]).exits(2).one_error_with_a_hint().says(&[
+        "several policies",
+        "blog",
+        "shop",
+        "--policy NAME",
+    ]);
     world.run(&["snapshot", "-p", "shpo"]).exits(2).one_error_with_a_hint().says(&["did you mean \"shop\""]);
     world.run(&["snapshot", "--dry-run", "-p", "config/policies/shop.toml"]).exits(0).shows(&["uploads"]);
     let ran: Ran = world.command(&["policy", "show"]).env("LIFEBOAT_POLICY", "blog").output().unwrap().into();

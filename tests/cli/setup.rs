@@ -31,7 +31,14 @@ fn init_says_what_it_made_and_what_to_do_next() {
     let world = World::new();
     fs::write(world.app().join("compose.yaml"), "services:\n  db:\n    image: postgres:15\n").unwrap();
     let done = world.run(&["init", "app", "--name", "shop"]).exits(0);
-    let done = done.shows(&["shop", "proved", "Keep the identity", "identity.txt away from this host", "postgres (service db)", "Next: lifeboat"]);
+    let done = done.shows(&[
+        "shop",
+        "proved",
+        "Keep the identity",
+        "identity.txt away from this host",
+        "postgres (service db)",
+        "Next: lifeboat",
+    ]);
     // The command that it names works as it is.
     let next = done.out.lines().find_map(|l| l.strip_prefix("Next: lifeboat ")).unwrap();
     let words: Vec<&str> = next.split_whitespace().collect();
@@ -55,7 +62,11 @@ fn a_second_init_is_refused_and_changes_nothing() {
     let before = tree(world.dir.path());
     let app = world.app();
     let app = app.to_str().unwrap();
-    world.run(&["init", app, "--name", "shop"]).exits(2).one_error_with_a_hint().says(&["exists already", "move it away"]);
+    world
+        .run(&["init", app, "--name", "shop"])
+        .exits(2)
+        .one_error_with_a_hint()
+        .says(&["exists already", "move it away"]);
     // Neither under another name nor through a link.
     world.run(&["init", app, "--name", "other"]).exits(2).one_error_with_a_hint().says(&["set up already", "\"shop\""]);
     std::os::unix::fs::symlink(world.app(), world.path("link")).unwrap();
@@ -76,9 +87,20 @@ fn an_init_that_was_cut_short_is_run_again() {
         // … before the signer …
         &["config/policies/shop.toml", "state/repository/signers/1.json", "state/state.db"],
         // … before the repository …
-        &["config/policies/shop.toml", "state/repository/signers/1.json", "state/repository/repository.json", "state/state.db"],
+        &[
+            "config/policies/shop.toml",
+            "state/repository/signers/1.json",
+            "state/repository/repository.json",
+            "state/state.db",
+        ],
         // … before the host key.
-        &["config/policies/shop.toml", "state/repository/signers/1.json", "state/repository/repository.json", "state/state.db", "config/host.key"],
+        &[
+            "config/policies/shop.toml",
+            "state/repository/signers/1.json",
+            "state/repository/repository.json",
+            "state/state.db",
+            "config/host.key",
+        ],
     ];
     for (at, files) in undo.iter().enumerate() {
         for file in *files {

@@ -24,11 +24,7 @@ pub struct Ran {
 impl From<Output> for Ran {
     fn from(output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let ran = Self {
-            code: output.status.code().unwrap_or(-1),
-            out: text(output.stdout),
-            err: text(output.stderr),
-        };
+        let ran = Self { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) };
         assert!(!ran.err.contains("panicked"), "{ran:?}");
         for secret in [CANARY, "AGE-SECRET-KEY-1"] {
             assert!(!ran.err.contains(secret), "a secret is printed: {ran:?}");

@@ -1,7 +1,14 @@
 //! One file per command: what its arguments mean, the call into `ops`, and how the answer is shown.
 
+pub mod cat;
+pub mod diff;
+mod files;
+pub mod find;
 pub mod init;
 pub mod keys;
+pub mod list;
+pub mod ls;
 pub mod manual;
 pub mod policy;
+pub mod show;
 pub mod snapshot;

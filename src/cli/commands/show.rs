@@ -38,7 +38,8 @@ fn text(session: &Session, detail: &SnapshotDetail) -> String {
     }
     let sizes = format!("{} in all, {} new", human_size(line.bytes_total), human_size(line.bytes_new));
     table.plain(["bytes".to_owned(), sizes]);
-    let stored = format!("{} in {} archives, shared with other snapshots", human_size(detail.stored_bytes), detail.archives);
+    let stored =
+        format!("{} in {} archives, shared with other snapshots", human_size(detail.stored_bytes), detail.archives);
     table.plain(["stored".to_owned(), stored]);
     table.plain(["header".to_owned(), format!("{}:{}", line.sequence, detail.header)]);
     for remark in remarks(line) {
@@ -60,8 +61,12 @@ fn source_text(session: &Session, source: &SourceDetail) -> String {
     let (outcome, paint) = outcome_cell(source.outcome);
     let name = printable(source.name.as_str());
     let kind = if source.kind == name { String::new() } else { format!(" ({})", printable(&source.kind)) };
-    let mut text =
-        format!("{}{kind}  {}  {}\n", out.paint(Paint::Bold, &name), out.paint(paint, outcome), human_size(source.bytes));
+    let mut text = format!(
+        "{}{kind}  {}  {}\n",
+        out.paint(Paint::Bold, &name),
+        out.paint(paint, outcome),
+        human_size(source.bytes)
+    );
     if let Some(error) = &source.error {
         text += &format!("  {} {}\n", out.paint(Paint::Red, "failed:"), printable(error));
     }

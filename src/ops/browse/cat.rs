@@ -171,7 +171,7 @@ fn follow(tree: Tree<'_>, path: &[u8]) -> Result<Option<Listed>, OpsError> {
 }
 
 /// The entry of that very path, or the link on the way to it.
-fn step(tree: Tree<'_>, wanted: &[u8]) -> Result<Option<Listed>, OpsError> {
+pub fn step(tree: Tree<'_>, wanted: &[u8]) -> Result<Option<Listed>, OpsError> {
     let mut lines = Lines::open(tree.listing)?;
     let by_text = wanted.contains(&b'%');
     let mut link = None;

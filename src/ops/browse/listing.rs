@@ -155,7 +155,7 @@ pub struct Sorted<'a> {
 }
 
 enum Entries<'a> {
-    Stored(Lines<'a>),
+    Stored(Box<Lines<'a>>),
     Merged(Merge),
 }
 
@@ -164,7 +164,7 @@ impl<'a> Sorted<'a> {
     /// into memory.
     pub fn open(part: Part<'a>, tmp: &Path) -> Result<Self, OpsError> {
         let entries = if is_sorted(part)? {
-            Entries::Stored(Lines::open(part)?)
+            Entries::Stored(Box::new(Lines::open(part)?))
         } else {
             let failed = |e| OpsError::file("sort a listing in", tmp, e);
             Entries::Merged(Merge::begin(sort(part, tmp)?).map_err(failed)?)

@@ -42,7 +42,7 @@ impl<'a> Part<'a> {
             RepositoryError::Stream { .. } | RepositoryError::ChunkMissing { .. } => String::new(),
             _ => format!(": source {:?}: stream {:?}", self.source.name.as_str(), self.stream.name.as_str()),
         };
-        OpsError::InSnapshot { snapshot: self.reader.snapshot.header.id.clone(), place, source }
+        OpsError::InSnapshot { snapshot: self.reader.snapshot.header.id.clone(), place, source: Box::new(source) }
     }
 
     /// Its bytes are those that were stored, but they are not what they must be.
@@ -107,7 +107,8 @@ pub fn open_resolved(
 ) -> Result<SnapshotReader, OpsError> {
     access.reader(snapshot, what, run).map_err(|e| match e {
         OpsError::Repository(source) if source.is_integrity() => {
-            OpsError::InSnapshot { snapshot: snapshot.header.id.clone(), place: String::new(), source }
+            let (snapshot, place) = (snapshot.header.id.clone(), String::new());
+            OpsError::InSnapshot { snapshot, place, source: Box::new(source) }
         }
         other => other,
     })

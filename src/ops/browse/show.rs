@@ -84,7 +84,10 @@ impl From<&SourceEntry> for SourceDetail {
 pub fn show(access: &Access, name: &str, run: &Run) -> Result<SnapshotDetail, OpsError> {
     let snapshot = access.resolve(name, run.now)?;
     let header = &snapshot.header;
-    let in_snapshot = |source| OpsError::InSnapshot { snapshot: header.id.clone(), place: String::new(), source };
+    let in_snapshot = |source| {
+        let (snapshot, place) = (header.id.clone(), String::new());
+        OpsError::InSnapshot { snapshot, place, source: Box::new(source) }
+    };
     let refs = load_refs(&access.repository, header.refs).map_err(in_snapshot)?;
     let sources = match &access.identities {
         Some(identities) => {

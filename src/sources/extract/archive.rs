@@ -191,21 +191,12 @@ impl<R: Read> Archive<R> {
     fn member(&mut self, header: &Header, at: u64, start: u64, extended: Extended) -> Result<Member, TarError> {
         let Extended { pax, long_name, long_link } = extended;
         let pax = pax.unwrap_or_default();
-        let bad = |problem: &str| malformed(at, problem);
         let field = |bytes: &[u8], what: &str| {
             number(bytes).ok_or_else(|| malformed(at, format!("its {what} is not a number")))
         };
         let old = header.as_old();
         let flag = type_of(header);
-        let declared = u64::try_from(field(&old.size, "size")?)
-            .ok()
-            .filter(|n| *n <= MAX_SIZE)
-            .ok_or_else(|| bad("impossible size"))?;
-        let size = match pax.number(b"size").map_err(|p| malformed(at, p))? {
-            None => declared,
-            Some(size) if size == declared || (declared == 0 && size > MAX_OCTAL_11 && size <= MAX_SIZE) => size,
-            Some(_) => return Err(bad("two different sizes")),
-        };
+        let size = size_of(header, &pax, at)?;
         let mut path = long_name.unwrap_or_else(|| ustar_path(header));
         if let Some(name) = pax.get(b"path") {
             path = name.to_vec();
@@ -214,25 +205,8 @@ impl<R: Read> Archive<R> {
         if let Some(name) = pax.get(b"linkpath") {
             link = name.to_vec();
         }
-        let folder = path.ends_with(b"/");
-        let kind = match flag {
-            b'0' | 0 | b'7' if folder => Kind::Dir,
-            b'0' | 0 | b'7' | b'S' => Kind::File,
-            b'1' => Kind::Hardlink(link),
-            b'2' => Kind::Symlink(link),
-            b'3' | b'4' => {
-                let device = header.as_ustar().map(|u| (number(&u.dev_major), number(&u.dev_minor)));
-                let gnu = header.as_gnu().map(|g| (number(&g.dev_major), number(&g.dev_minor)));
-                let (major, minor) = match device.or(gnu) {
-                    Some((Some(major), Some(minor))) => (major as u32, minor as u32),
-                    _ => (0, 0),
-                };
-                if flag == b'3' { Kind::CharDevice(major, minor) } else { Kind::BlockDevice(major, minor) }
-            }
-            b'5' => Kind::Dir,
-            b'6' => Kind::Fifo,
-            other => return Err(malformed(at, format!("unknown type {:?}", other as char))),
-        };
+        let kind = kind_of(header, path.ends_with(b"/"), link)
+            .ok_or_else(|| malformed(at, format!("unknown type {:?}", flag as char)))?;
         if kind != Kind::File && size != 0 {
             return Err(malformed(at, format!("content behind a {}", kind.noun())));
         }
@@ -445,6 +419,41 @@ fn malformed(offset: u64, problem: impl Into<String>) -> TarError {
 
 fn type_of(header: &Header) -> u8 {
     header.as_old().linkflag[0]
+}
+
+/// The one size that an entry has.
+fn size_of(header: &Header, pax: &Records, at: u64) -> Result<u64, TarError> {
+    let declared = number(&header.as_old().size).ok_or_else(|| malformed(at, "its size is not a number"))?;
+    let declared = u64::try_from(declared).map_err(|_| malformed(at, "impossible size"))?;
+    match pax.number(b"size").map_err(|p| malformed(at, p))? {
+        None => Ok(declared),
+        // The header cannot hold a larger one, and says nothing then.
+        Some(size) if size == declared || (declared == 0 && size > MAX_OCTAL_11 && size <= MAX_SIZE) => Ok(size),
+        Some(_) => Err(malformed(at, "two different sizes")),
+    }
+}
+
+/// `folder`: its name ends in a slash, which is how the oldest tars say so.
+fn kind_of(header: &Header, folder: bool, link: Vec<u8>) -> Option<Kind> {
+    let device = || {
+        let ustar = header.as_ustar().map(|u| (number(&u.dev_major), number(&u.dev_minor)));
+        let gnu = header.as_gnu().map(|g| (number(&g.dev_major), number(&g.dev_minor)));
+        match ustar.or(gnu) {
+            Some((Some(major), Some(minor))) => (u32::try_from(major).unwrap_or(0), u32::try_from(minor).unwrap_or(0)),
+            _ => (0, 0),
+        }
+    };
+    Some(match type_of(header) {
+        b'0' | 0 | b'7' if folder => Kind::Dir,
+        b'0' | 0 | b'7' | b'S' => Kind::File,
+        b'1' => Kind::Hardlink(link),
+        b'2' => Kind::Symlink(link),
+        b'3' => Kind::CharDevice(device().0, device().1),
+        b'4' => Kind::BlockDevice(device().0, device().1),
+        b'5' => Kind::Dir,
+        b'6' => Kind::Fifo,
+        _ => return None,
+    })
 }
 
 fn until_nul(field: &[u8]) -> &[u8] {

@@ -82,18 +82,31 @@ impl Extractor {
 
     /// Lays out a whole archive.
     pub fn extract(&mut self, archive: impl Read) -> Result<(), ExtractError> {
-        self.run(Archive::new(archive), &|_| true, None)
+        self.run(Archive::new(archive), &|_| true, &|_| {})
     }
 
     /// Lays out those entries of a whole archive that `wanted` takes, by their paths.
     pub fn extract_only(&mut self, archive: impl Read, wanted: &dyn Fn(&[u8]) -> bool) -> Result<(), ExtractError> {
-        self.run(Archive::new(archive), wanted, None)
+        self.run(Archive::new(archive), wanted, &|_| {})
     }
 
     /// Lays out entries that were cut out of an archive by their offsets and lengths. `rename` gives a single entry
     /// another path: that of a hard link whose target was cut out for it.
     pub fn extract_part(&mut self, entries: impl Read, rename: Option<&[u8]>) -> Result<(), ExtractError> {
-        self.run(Archive::part(entries), &|_| true, rename)
+        self.run(Archive::part(entries), &|_| true, &|entry| {
+            if let Some(path) = rename {
+                entry.path = path.to_vec();
+            }
+        })
+    }
+
+    /// Lays out a hard link that was cut out of an archive, as a further name of `target`, which this run has laid out.
+    pub fn extract_link(&mut self, entry: impl Read, target: &[u8]) -> Result<(), ExtractError> {
+        self.run(Archive::part(entry), &|_| true, &|entry| {
+            if let Kind::Hardlink(_) = entry.kind {
+                entry.kind = Kind::Hardlink(target.to_vec());
+            }
+        })
     }
 
     /// Ends the extraction: the last folders get their metadata, and all is durable. Leaving it out leaves folders
@@ -108,16 +121,14 @@ impl Extractor {
         &mut self,
         mut archive: Archive<R>,
         wanted: &dyn Fn(&[u8]) -> bool,
-        rename: Option<&[u8]>,
+        change: &dyn Fn(&mut Entry),
     ) -> Result<(), ExtractError> {
         while let Some(mut member) = archive.next_member()? {
             self.cancel.check()?;
             if !wanted(&member.entry.path) {
                 continue;
             }
-            if let Some(path) = rename {
-                member.entry.path = path.to_vec();
-            }
+            change(&mut member.entry);
             for lost in std::mem::take(&mut member.lost) {
                 self.report.add(Severity::Metadata, &member.entry.path, format!("{lost} not understood"));
             }

@@ -55,7 +55,6 @@ pub struct Totals {
 /// Writes the streams of one source.
 pub struct TreeStream<'a> {
     pub(super) cx: &'a Capture<'a>,
-    source: &'a SourceName,
     tar: Box<dyn StreamSink + 'a>,
     listing: Box<dyn StreamSink + 'a>,
     /// Bytes of the tar that are not in the sink yet.
@@ -90,7 +89,7 @@ pub(super) enum Outcome {
 impl<'a> TreeStream<'a> {
     /// Begins both streams. Without `remember` everything is read and nothing is remembered: for small trees whose
     /// content must be seen.
-    pub fn begin(cx: &'a Capture<'a>, source: &'a SourceName, remember: bool) -> Result<Self, SourceError> {
+    pub fn begin(cx: &'a Capture<'a>, source: &SourceName, remember: bool) -> Result<Self, SourceError> {
         let key = format!("files/{source}/{}/{}", cx.memo_key.dedup, cx.memo_key.recipients);
         let number = |what: &str| {
             let bytes = cx.memo.get(&format!("{key}/{what}"))?;
@@ -102,7 +101,6 @@ impl<'a> TreeStream<'a> {
         let listing = cx.sink.stream(LISTING.parse()?, StreamKind::Listing, None).map_err(|e| sink_error(cx, e))?;
         Ok(TreeStream {
             cx,
-            source,
             tar,
             listing,
             out: Vec::with_capacity(2 * BUFFER),

@@ -11,7 +11,8 @@ pub(super) struct Server {
     pub superuser: bool,
     pub standby: bool,
     pub data_checksums: bool,
-    pub shared_preload_libraries: String,
+    /// Absent: this user may not see it.
+    pub shared_preload_libraries: Option<String>,
     /// The user may read password hashes.
     pub reads_passwords: bool,
     /// Settings that make the server pass over damaged pages.
@@ -22,7 +23,7 @@ pub(super) fn server(session: &mut Session) -> Result<Server, SessionError> {
     session.one(
         "SELECT r.rolsuper AS superuser, pg_is_in_recovery() AS standby, \
            current_setting('data_checksums') = 'on' AS data_checksums, \
-           coalesce(current_setting('shared_preload_libraries', true), '') AS shared_preload_libraries, \
+           (SELECT setting FROM pg_settings WHERE name = 'shared_preload_libraries') AS shared_preload_libraries, \
            has_table_privilege('pg_catalog.pg_authid', 'SELECT') AS reads_passwords, \
            'on' IN (current_setting('zero_damaged_pages', true), current_setting('ignore_checksum_failure', true)) \
              IS TRUE AS ignores_damage \
@@ -94,6 +95,7 @@ pub(super) fn other_runs(session: &mut Session, own: &str) -> Result<Vec<OtherRu
     session.rows(&format!(
         "SELECT application_name AS name, count(*) AS sessions, min(backend_start)::text AS since \
          FROM pg_stat_activity WHERE starts_with(application_name, {}) AND application_name <> {} \
+           AND backend_type = 'client backend' \
          GROUP BY application_name ORDER BY min(backend_start)",
         literal(APPLICATION_PREFIX),
         literal(own),

@@ -66,7 +66,9 @@ impl Connection {
                 None => (None, None),
             },
         };
-        let application_name = format!("{APPLICATION_PREFIX}{run_name}");
+        let mut application_name = format!("{APPLICATION_PREFIX}{run_name}");
+        // PostgreSQL cuts names there, and replaces what is not ASCII; a source's name is ASCII.
+        application_name.truncate(63);
         let mut env: Vec<(String, Secret<String>)> = Vec::new();
         let mut set = |name: &str, value: String| env.push((name.into(), value.into()));
         set("PGUSER", user.clone());
@@ -176,7 +178,7 @@ impl Connection {
         }
         let hint = [
             ("Connection refused", "is the server running, and listening on that address and port?"),
-            ("No such file or directory", "is the server running? Its socket may lie elsewhere: url = \"postgres:///db?host=/path/of/socket/folder\""),
+            ("failed: No such file or directory", "is the server running? Its socket may lie elsewhere: url = \"postgres:///db?host=/path/of/socket/folder\""),
             ("could not translate host name", "the host name is not known here; a container without a published port is reached by service = or container ="),
             ("timeout expired", "nothing answers at that address within 10 s: a firewall?"),
             ("Peer authentication failed", "the socket asks who calls: run as root or as that account, or use a password (password_from, url)"),

@@ -45,7 +45,10 @@ pub(super) fn query(schema: &str, table: &str, condition: Option<&str>, columns:
 /// The same for all large objects: one row a page, without the zeros at its end, and without empty pages, because
 /// holes come back as zeros.
 pub(super) fn large_objects_query(version: u32) -> String {
-    let data = if version >= 140_000 { "rtrim(data, '\\x00'::bytea)" } else { "data" };
+    let data = match version {
+        140_000.. => "rtrim(data, '\\x00'::bytea)",
+        _ => "decode(regexp_replace(encode(data, 'hex'), '(00)+$', ''), 'hex')",
+    };
     format!(
         "SELECT count(*) AS rows, sum({first}::numeric)::text AS first, sum({second}::numeric)::text AS second \
          FROM (SELECT encode(sha256(textsend(format('%s/%s', loid, pageno)) || {data}), 'hex') AS h \

@@ -106,13 +106,12 @@ impl Begun {
             let said = format!("{} (pg_dump ended with status {})", exit.stderr, exit.code);
             return Err(run.connection.explain(&what, &said));
         }
-        Ok(Stored { part, stream, report, said: one_line(&exit.stderr) })
+        Ok(Stored { stream, report, said: one_line(&exit.stderr) })
     }
 }
 
 /// A dump that is whole, and that nobody has finished yet.
 pub(super) struct Stored<'s> {
-    pub part: Part,
     pub stream: Box<dyn StreamSink + 's>,
     pub report: Report,
     /// Warnings of `pg_dump`.

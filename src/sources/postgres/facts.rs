@@ -22,8 +22,8 @@ pub struct Facts {
     /// The server was a standby.
     pub standby: bool,
     pub data_checksums: bool,
-    /// Libraries that the server loads at its start; a drill's server needs them too.
-    pub shared_preload_libraries: String,
+    /// Libraries that the server loads at its start; a drill's server needs them too. Absent: not told to this user.
+    pub shared_preload_libraries: Option<String>,
     pub globals: Globals,
     pub roles: Vec<Role>,
     pub memberships: Vec<Membership>,

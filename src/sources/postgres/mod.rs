@@ -91,7 +91,7 @@ impl PostgresSource {
 
     fn connect(&self, run_name: &str, cancel: &Cancel) -> Result<Connection, SourceError> {
         let located = (self.locate)(&self.spec.target)?;
-        Connection::new(&self.spec, &located, run_name, cancel)
+        Connection::new(&self.spec, &located, &format!("{run_name}/{}", self.name), cancel)
     }
 
     /// Databases through which the server may be asked, likeliest first.
@@ -122,7 +122,9 @@ impl PostgresSource {
                 Ok(session) => return Ok((session, database)),
                 Err(SessionError::Other(error)) => return Err(error),
                 Err(refused) => {
-                    let missing = matches!(&refused, SessionError::Broken { text } if text.contains("does not exist"));
+                    let elsewhere = ["does not exist", "not currently accepting connections"];
+                    let missing =
+                        matches!(&refused, SessionError::Broken { text } if elsewhere.iter().any(|e| text.contains(e)));
                     let what = format!("connect to database {database:?}");
                     let error = refused.into_source(connection, &what);
                     first.get_or_insert(error);

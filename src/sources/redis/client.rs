@@ -12,6 +12,7 @@ use crate::sources::SourceError;
 use crate::sources::run::{Deadline, one_line, run};
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// An answer of facts is far smaller.
@@ -34,6 +35,8 @@ pub(super) struct Server {
     pub cancel: Cancel,
     /// Over TCP, because there is no `redis-cli`.
     pub by_link: bool,
+    /// The server has no password at all; `redis-cli --rdb` fails when it is told one.
+    pub open: AtomicBool,
 }
 
 /// An answer, or the server's refusal.
@@ -70,6 +73,9 @@ const ERRORS: &[&str] = &[
     "UNKILLABLE",
 ];
 
+/// What a server says that is told a password and has none.
+const NO_PASSWORD_SET: &str = "without any password configured";
+
 impl Server {
     fn argv(&self, more: &[&str]) -> Vec<String> {
         let mut argv = vec!["redis-cli".to_owned()];
@@ -100,7 +106,7 @@ impl Server {
 
     fn command(&self, more: &[&str]) -> Command {
         let mut command = Command::new(self.argv(more)).timeout(self.deadline.left()).cancel(&self.cancel).dir("/");
-        if let Some(password) = &self.password {
+        if let Some(password) = self.password.as_ref().filter(|_| !self.open.load(Ordering::SeqCst)) {
             command = command.env("REDISCLI_AUTH", password.clone());
         }
         command
@@ -144,6 +150,9 @@ impl Server {
         if exit.stderr.contains("AUTH failed: WRONGPASS") || exit.stderr.contains("AUTH failed: ERR invalid password") {
             return Err(self.wrong_password());
         }
+        if exit.stderr.contains(NO_PASSWORD_SET) {
+            self.open.store(true, Ordering::SeqCst);
+        }
         let is_error = text.split_whitespace().next().is_some_and(|w| ERRORS.contains(&w)) && !text.contains('\n');
         match (is_error, exit.code) {
             (true, _) => self.refusal(&text),
@@ -162,7 +171,7 @@ impl Server {
         match link.ask(&words) {
             Ok(_) => Ok(link),
             // It has no password at all; `redis-cli` goes on here too.
-            Err(LinkError::Refused(text)) if text.contains("without any password configured") => Ok(link),
+            Err(LinkError::Refused(text)) if text.contains(NO_PASSWORD_SET) => Ok(link),
             Err(LinkError::Refused(_)) => Err(self.wrong_password()),
             Err(LinkError::Broken(error)) => Err(self.broken(error)),
         }

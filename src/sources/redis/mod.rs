@@ -25,6 +25,7 @@ use address::Address;
 use client::{Answer, Server, Stream};
 use facts::{Facts, Keys};
 use info::Info;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 const STREAM: &str = "dump.rdb";
@@ -86,6 +87,7 @@ impl RedisSource {
             deadline,
             cancel: cancel.clone(),
             by_link: false,
+            open: AtomicBool::new(false),
         };
         server.choose_tool(in_container)?;
         Ok(server)

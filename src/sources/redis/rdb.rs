@@ -184,7 +184,7 @@ impl<R: Read, W: Write> Walk<R, W> {
                 kind => {
                     self.skip_string()?;
                     self.value(kind)?;
-                    let counted = keys.entry(database).or_insert_with(Keys::default);
+                    let counted = keys.entry(database).or_default();
                     counted.keys += 1;
                     counted.expires += u64::from(std::mem::take(&mut expires));
                 }
