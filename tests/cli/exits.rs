@@ -105,7 +105,7 @@ fn damage_and_a_repository_that_was_rolled_back_are_4() {
     let ran = world.run(&["list"]).exits(4);
     ran.says(&["snapshots/"]);
     let json = world.run(&["list", "--json"]).exits(4).json();
-    assert_eq!(json["problems"].as_array().unwrap().len(), 1, "{json}");
+    assert!(json["problems"].to_string().contains("signature does not belong to these bytes"), "{json}");
 }
 
 #[test]
