@@ -13,7 +13,7 @@
 //! mark of this process, by which a later run finds what a killed one left running.
 
 use super::docker::{Docker, engine_error, is_status};
-use super::inspect::Container;
+use super::inspect::{Container, ContainerSummary};
 use super::stream::{ChannelReader, ChannelWriter, Item};
 use super::watch::{GRACE, TICK, Tail, Watch, lock};
 use super::{Command, Exit, Place, PlaceError, Running, owner};
@@ -21,6 +21,7 @@ use bollard::container::LogOutput;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -66,22 +67,30 @@ impl ContainerPlace {
 
     /// The container as it is now; an error unless it runs.
     pub fn resolve(&self) -> Result<Container, PlaceError> {
-        let container = match &self.which {
-            Which::Name(name) => self.docker.inspect(name)?,
+        let (container, running) = match &self.which {
+            Which::Name(name) => (self.docker.inspect(name)?, Vec::new()),
             Which::Service { project, service } => {
-                let mut all = self.docker.project(project)?;
-                all.retain(|c| c.compose().is_some_and(|labels| labels.service == *service));
-                let best = all.iter().find(|c| c.state == "running").or(all.first());
+                let all = self.docker.project(project)?;
+                let mine: Vec<_> =
+                    all.iter().filter(|c| c.compose().is_some_and(|labels| labels.service == *service)).collect();
+                let best = mine.iter().find(|c| c.state == "running").or(mine.first());
                 let best = best.ok_or_else(|| PlaceError::NoContainer { name: self.describe() })?;
-                self.docker.inspect(&best.id)?
+                (self.docker.inspect(&best.id)?, running_services(&all))
             }
         };
         if container.is_running() {
             Ok(container)
         } else {
-            Err(PlaceError::NotRunning { name: container.name, state: container.state })
+            Err(PlaceError::NotRunning { name: container.name, state: container.state, running })
         }
     }
+}
+
+/// Services with a container that runs, each once, in order.
+fn running_services(containers: &[ContainerSummary]) -> Vec<String> {
+    let running = containers.iter().filter(|c| c.state == "running");
+    let services: BTreeSet<String> = running.filter_map(|c| c.compose().map(|labels| labels.service)).collect();
+    services.into_iter().collect()
 }
 
 impl Place for ContainerPlace {
