@@ -182,7 +182,11 @@ fn a_repository_that_is_none_is_left_alone() {
     world.run(&["init", "app", "--repository", "full"]).exits(1).one_error_with_a_hint().says(&["not empty"]);
     assert_eq!(world.files("full").len(), 1);
     assert!(!world.path("config/policies/app.toml").exists());
-    world.run(&["init", "app", "--repository", "s3://bucket/p"]).exits(2).one_error_with_a_hint().says(&["local folders"]);
+    world
+        .run(&["init", "app", "--repository", "s3://bucket/p"])
+        .exits(2)
+        .one_error_with_a_hint()
+        .says(&["local folders"]);
     world.run(&["init", "app", "--repository", "https://b/p"]).exits(2).one_error_with_a_hint();
     // What failed is done by running it again.
     world.run(&["init", "app"]).exits(0);
