@@ -71,8 +71,7 @@ fn show_plan(session: &Session, plan: &RestorePlan) -> Result<Exit, Failure> {
             table.plain([source.name.to_string(), stream.name.to_string(), human_size(stream.bytes), to]);
         }
     }
-    let mut text =
-        format!("restore {} of {} on {} ({})\n\n", plan.snapshot, plan.policy, plan.host, local(plan.time));
+    let mut text = format!("restore {} of {} on {} ({})\n\n", plan.snapshot, plan.policy, plan.host, local(plan.time));
     text += &session.out.table(&table);
     text += &format!("\n{} needed, {} free\n", human_size(plan.bytes_needed), human_size(plan.bytes_free));
     text += &plan.notes.iter().map(|note| format!("note: {}\n", printable(note))).collect::<String>();
