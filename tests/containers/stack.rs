@@ -234,14 +234,6 @@ impl Stack {
         self.json(&["show", id])
     }
 
-    /// One stream of a snapshot, by `cat`.
-    #[track_caller]
-    pub fn cat(&self, id: &str, what: &str) -> Vec<u8> {
-        let output = self.command(&["cat", id, what]).output().unwrap();
-        assert!(output.status.success(), "cat {what}: {}", String::from_utf8_lossy(&output.stderr));
-        output.stdout
-    }
-
     /// A whole snapshot in a folder, laid out by root, who can give every file its owner. What an ordinary user's run
     /// stored is opened as after a total loss: with nothing but the repository and the identity.
     #[track_caller]
