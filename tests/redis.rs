@@ -66,7 +66,7 @@ fn captured(source: &RedisSource) -> (Vec<u8>, Facts, Vec<String>) {
 fn failure(source: &RedisSource) -> String {
     let (sink, result) = capture(source);
     assert!(sink.names().is_empty(), "no artefact: {:?}", sink.names());
-    full(&result.err().expect("the capture fails"))
+    full(&result.expect_err("the capture fails"))
 }
 
 fn full(error: &SourceError) -> String {
