@@ -10,6 +10,8 @@
 //!
 //! Nothing is allocated by a length that the file claims. Layout after `src/rdb.c` of Redis 7.4 (RDB 12).
 
+mod tail;
+
 use crate::sources::tap::{Observer, Tap, TapError};
 use crc::{Crc, Digest, Table};
 use std::collections::BTreeMap;
@@ -396,6 +398,7 @@ fn is_mark(bytes: &[u8]) -> bool {
     bytes.len() == MARK_BYTES && bytes.iter().all(u8::is_ascii_hexdigit)
 }
 
+<<<<<<< HEAD
 mod tail {
     //! The end of an RDB whose types are not all known, found from the end of the stream.
     //!
@@ -464,6 +467,8 @@ mod tail {
     }
 }
 
+=======
+>>>>>>> db
 #[cfg(test)]
 mod tests {
     use super::*;
