@@ -156,7 +156,7 @@ fn a_full_disk_is_said_and_harms_nothing() {
     fs::write(world.app().join("uploads/large.bin"), &noise[..6_000_000]).unwrap();
     world.run(&["snapshot"]).exits(1).one_error_with_a_hint().says(&["free", "min_free"]);
     // … and the disk itself.
-    world.change_policy("[repository]", "[repository]\nmin_free = \"0%\"");
+    world.change_policy("[repository]", "[repository]\nmin_free = \"0B\"");
     world.run(&["snapshot"]).exits(1).one_error_with_a_hint().says(&["No space left"]);
     assert_eq!(world.snapshots().len(), 1);
     fs::remove_file(world.app().join("uploads/large.bin")).unwrap();

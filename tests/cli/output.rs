@@ -196,6 +196,8 @@ fn colour_only_where_it_is_wanted() {
         coloured(&mut script)
     };
     assert!(on_terminal(&[], "list"));
+    let ran: Ran = world.command(&["snapshot", "--color", "always"]).output().unwrap().into();
+    assert!(ran.out.contains("\u{1b}[33mwarning:") && !ran.out.contains("\\u{1b}"), "{}", ran.out);
     assert!(!on_terminal(&[("NO_COLOR", "1")], "list"));
     assert!(!on_terminal(&[("TERM", "dumb")], "list"));
 }
