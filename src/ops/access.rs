@@ -210,10 +210,13 @@ impl Access {
 fn compare_heads(state: &State, repository: &Repository, chain: &Chain) -> Result<Vec<String>, OpsError> {
     let mut alarms = Vec::new();
     for seen in state.heads(repository.id())? {
+        if chain.is_damaged(&seen.host, &seen.policy, seen.sequence) {
+            continue;
+        }
         let found = chain.head(&seen.host, &seen.policy);
         if let Some(alarm) = rolled_back(Some((seen.sequence, seen.header)), found) {
             alarms.push(format!("{}/{}: {alarm}", seen.host, seen.policy));
-        } else if !chain.knows(seen.sequence, &seen.header) && chain.problems.is_empty() {
+        } else if !chain.knows(seen.sequence, &seen.header) {
             alarms.push(format!(
                 "{}/{}: snapshot {} is not the one that was seen before: the history has been replaced",
                 seen.host, seen.policy, seen.sequence

@@ -9,6 +9,7 @@ pub mod docker;
 pub mod helper;
 pub mod host;
 pub mod inspect;
+mod orphans;
 mod owner;
 mod stream;
 mod tar_end;

@@ -68,7 +68,7 @@ fn every_source_comes_back() {
     images_are_pinned(&stack, &shown);
     nothing_is_stored_in_the_clear(&stack);
 
-    let into = stack.restore(id, "back");
+    let into = stack.restore(id, "back", 0);
     the_database_loads(&stack, &into, &shown, true);
     the_queue_loads(&stack, &into);
     documents_are_equal(&stack, &into);
