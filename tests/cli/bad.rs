@@ -252,6 +252,16 @@ fn unknown_snapshots_sources_and_paths_name_what_there_is() {
 }
 
 #[test]
+fn a_header_that_somebody_remembers_must_be_there() {
+    let world = World::with_snapshot();
+    let header = world.json(&["show", "latest"])["header"].as_str().unwrap().to_owned();
+    world.run(&["list", "--expect", &format!("1:{header}")]).exits(0);
+    world.run(&["list", "--expect", &format!("2:{header}")]).exits(4).says(&["ALARM", "is not there"]);
+    world.run(&["verify", "--expect", &format!("1:{}", "0".repeat(64))]).exits(4).says(&["ALARM"]);
+    world.run(&["list", "--expect", "latest"]).exits(2).one_error_with_a_hint();
+}
+
+#[test]
 fn restore_overwrites_nothing() {
     let world = World::with_snapshot();
     fs::create_dir(world.path("out")).unwrap();
