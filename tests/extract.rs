@@ -454,6 +454,13 @@ fn declared_sizes_cost_nothing_until_they_are_real() {
 fn a_folder_that_is_swapped_for_a_symlink_meanwhile_leads_nowhere() {
     let arena = Arena::new();
     let (to, victim) = (arena.to(), arena.dir.join("victim"));
+    /// Stops the racing thread, also when a check fails.
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let stop = AtomicBool::new(false);
     let before = records(&victim);
     let mut tar = Hostile::default();
@@ -470,6 +477,7 @@ fn a_folder_that_is_swapped_for_a_symlink_meanwhile_leads_nowhere() {
                 let _ = fs::rename(to.join("aside"), to.join("d"));
             }
         });
+        let _stop = Stop(&stop);
         for _ in 0..20 {
             let _ = fs::remove_dir_all(to.join("d"));
             let mut extractor = Extractor::new(&to, Options::default(), &Cancel::new()).unwrap();
@@ -477,7 +485,6 @@ fn a_folder_that_is_swapped_for_a_symlink_meanwhile_leads_nowhere() {
             let _ = extractor.finish();
             assert_same(&before, &records(&victim));
         }
-        stop.store(true, Ordering::Relaxed);
     });
     arena.check();
 }
