@@ -10,7 +10,7 @@ use lifeboat::ops::browse::{SourceDetail, show};
 use lifeboat::ops::restore::RestoreOutcome;
 use serde_json::{Value, json};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 fn git(dir: &Path, arguments: &[&str]) -> String {
