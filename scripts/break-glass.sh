@@ -10,12 +10,13 @@
 # The scratch folder (default: within the destination) takes the plain size of the snapshot's archives for a while.
 #
 # Exit status: 0 done, 1 failed, 2 usage, 4 something stored is damaged or forged (what else there is, is restored).
+# shellcheck disable=SC2016 # what looks like the shell's variables are jq's
 set -euo pipefail
 umask 077
 export LC_ALL=C
 
 usage() {
-    sed -n '2,/^set /{/^# \{0,1\}/s///p}' "$0" >&2
+    sed -n '2,/^# Exit/{s/^# \{0,1\}//p}' "$0" >&2
     exit 2
 }
 fail() {
@@ -95,10 +96,15 @@ open_signed() {
     cat "$work/line"
 }
 
-# This version reads format 1 and knows no requirement: check_version JSON OBJECT.
-check_version() {
-    jq -e '.format == 1 and .requires == []' >/dev/null <<<"$1" ||
-        fail "$2 is of a newer format: use the break-glass.sh that belongs to it"
+# believe LINE OBJECT CONDITION [JQ ARGUMENTS...]: whether the JSON line says what it must, once it is known to be of
+# format 1 with no requirement. CONDITION is jq's.
+believe() {
+    local verdict line=$1 object=$2 condition=$3
+    shift 3
+    verdict=$(jq -r --arg repository "$signer" "$@" 'if .format != 1 or .requires != [] then "newer"
+        elif .repository == $repository and ('"$condition"') then "yes" else "no" end' <<<"$line" 2>/dev/null) || return 1
+    [ "$verdict" != newer ] || fail "$object is of a newer format: use the break-glass.sh that belongs to it"
+    [ "$verdict" = yes ]
 }
 
 check_root() {
@@ -109,8 +115,7 @@ check_root() {
     [ "$found" = "$signer" ] || damaged "the repository is $found, not $signer: another one, or forged"
     repository=$(open_signed "$repo/repository.json" lifeboat-repository "$work/root") ||
         damaged "repository.json is not signed by its root key"
-    check_version "$repository" repository.json
-    [ "$(jq -r .repository <<<"$repository")" = "$signer" ] || damaged "repository.json names another repository"
+    believe "$repository" repository.json '.kind == "repository"' || damaged "repository.json names another repository"
 }
 
 # Every signer object in order, each naming the hash of the one before. $work/signers becomes the table of keys: role,
@@ -121,9 +126,8 @@ check_signers() {
     while [ -e "$repo/signers/$n.json" ]; do
         line=$(open_signed "$repo/signers/$n.json" lifeboat-signer "$work/root") ||
             damaged "signers/$n.json is not signed by the root key"
-        check_version "$line" "signers/$n.json"
-        jq -e --arg repository "$signer" --argjson n "$n" --argjson previous "$previous" \
-            '.repository == $repository and .number == $n and .previous == $previous' >/dev/null <<<"$line" ||
+        believe "$line" "signers/$n.json" '.kind == "signer" and .number == $n and .previous == $previous' \
+            --argjson n "$n" --argjson previous "$previous" ||
             damaged "signers/$n.json does not follow the signers before it"
         printf '%s\n' "$line" >>"$work/signer-lines"
         previous="\"$(hash_of "$repo/signers/$n.json")\""
@@ -150,10 +154,9 @@ open_header() {
                 and ($n < .sequence or ($n == .sequence and .header == $hash))))) | .key' \
         "$work/signers" >"$work/keys" 2>/dev/null || return 1
     line=$(open_signed "$file" lifeboat-snapshot "$work/keys") || return 1
-    check_version "$line" "$file"
-    jq -e --arg repository "$signer" --arg host "$host" --arg policy "$policy" --arg name "$name" \
-        '.kind == "snapshot" and .repository == $repository and .host == $host and .policy == $policy
-         and $name == ("0000000000\(.sequence)"[-10:] + "." + .id)' >/dev/null <<<"$line" || return 1
+    believe "$line" "$file" '.kind == "snapshot" and .host == $host and .policy == $policy
+        and $name == ("0000000000\(.sequence)"[-10:] + "." + .id)' \
+        --arg host "$host" --arg policy "$policy" --arg name "$name" || return 1
     printf '%s\n' "$line"
 }
 
@@ -162,7 +165,7 @@ open_record() {
     local line
     jq -r '.[] | select(.last_good == null and .role != "drill") | .key' "$work/signers" >"$work/keys"
     line=$(open_signed "$1" lifeboat-record "$work/keys") || return 1
-    check_version "$line" "$1"
+    believe "$line" "$1" '.kind == "record"' || return 1
     # Only a signer with that role prunes; which key it was shows when the others are left out.
     if [ "$(jq -r .note <<<"$line")" = prune ]; then
         jq -r '.[] | select(.last_good == null and .role == "prune") | .key' "$work/signers" >"$work/keys"
@@ -170,8 +173,7 @@ open_record() {
         jq -r --arg host "$(jq -r .host <<<"$line")" '.[] | select(.last_good == null and .role != "drill"
             and (.hosts | index($host))) | .key' "$work/signers" >"$work/keys"
     fi
-    line=$(open_signed "$1" lifeboat-record "$work/keys") || return 1
-    jq -ce --arg repository "$signer" 'select(.kind == "record" and .repository == $repository)' <<<"$line"
+    open_signed "$1" lifeboat-record "$work/keys"
 }
 
 # Every header that can be believed, one a line, in $work/headers, with the tags that records gave and took since; the
@@ -183,14 +185,14 @@ read_headers() {
     forged=0
     while read -r file; do
         if line=$(open_header "$file"); then
-            [ "$(jq .signers <<<"$line")" -le "$signers" ] ||
-                damaged "${file#"$repo"/} knows more signers than there are: some were removed"
             printf '%s\n' "$line" >>"$work/header-lines"
         else
             note "${file#"$repo"/} is damaged or forged: no signer of this repository stands behind it"
             forged=1
         fi
     done < <(find "$repo/snapshots" -type f -name '*.json' 2>/dev/null | sort)
+    [ "$(jq -s 'map(.signers) | max // 0' "$work/header-lines")" -le "$signers" ] ||
+        damaged "signers/$((signers + 1)).json is missing: a snapshot names it"
     while read -r file; do
         if line=$(open_record "$file"); then
             printf '%s\n' "$line" >>"$work/records"
@@ -267,12 +269,15 @@ read_manifest() {
     cp "$repo/refs/$refs.txt" "$work/refs"
     open_sealed "$repo/manifests/$id.json.zst.age" >"$work/manifest" ||
         fail "the identity $identity does not open the manifest of this snapshot"
-    check_version "$(jq -c '{format, requires}' "$work/manifest")" "the manifest"
-    jq -e --argjson header "$header" '.repository == $header.repository and .snapshot == $header.id
+    believe "$(jq -c 'del(.sources)' "$work/manifest")" "the manifest" '.snapshot == $header.id
         and .host == $header.host and .policy == $header.policy and .sequence == $header.sequence' \
-        "$work/manifest" >/dev/null || damaged "the manifest belongs to another snapshot"
+        --argjson header "$header" || damaged "the manifest belongs to another snapshot"
     jq -e '[.sources[] | .name, .streams[].name] | all(test("^[A-Za-z0-9_%][A-Za-z0-9_%.-]*$"))' \
         "$work/manifest" >/dev/null || damaged "the manifest holds a name that is no file name"
+    # One line a stream: where it stands in the manifest, and what is said of it.
+    jq -r '.sources | to_entries[] | .key as $s | .value.name as $source | .value.streams | to_entries[]
+        | [$source, $s, .key, (.value | .name, .kind, .length, .sha256 // "-", .encoding, .ids.depth)] | join(" ")' \
+        "$work/manifest" >"$work/streams"
 }
 
 # Every archive of the snapshot, opened once, into one file per chunk, named by the chunk's id.
@@ -297,11 +302,12 @@ unpack_archives() {
 # chunk_bytes IDS: the content of those chunks, in order.
 chunk_bytes() { (cd "$chunks" && xargs -r -d '\n' cat -- <"$1"); }
 
-# data_chunks ENTRY: the ids of a stream's data chunks, in order, in $work/ids.
+# data_chunks SOURCE STREAM DEPTH: the ids of a stream's data chunks, in order, in $work/ids; source and stream by their
+# positions in the manifest.
 data_chunks() {
-    local depth
-    depth=$(jq .ids.depth <<<"$1")
-    jq -r '.ids.root[][0] | select(test("^[0-9a-f]{64}$"))' <<<"$1" >"$work/ids"
+    local depth=$3
+    jq -r --argjson source "$1" --argjson stream "$2" '.sources[$source].streams[$stream].ids.root[][0]
+        | select(test("^[0-9a-f]{64}$"))' "$work/manifest" >"$work/ids"
     while [ "$depth" -gt 0 ]; do
         # Entries of 40 bytes: 32 of the id, then the plain length below it.
         chunk_bytes "$work/ids" >"$work/entries" 2>/dev/null || return 1
@@ -310,26 +316,30 @@ data_chunks() {
     done
 }
 
-# write_stream SOURCE ENTRY: restores one stream below the destination.
+# write_stream, with the words of a line of $work/streams: restores one stream below the destination.
 write_stream() {
-    local dir=$into/$1 entry=$2 name kind length sum
-    read -r name kind length sum < <(jq -r '[.name, .kind, .length, .sha256 // "-"] | join(" ")' <<<"$entry")
-    [ "$(jq -r .encoding <<<"$entry")" = plain ] || { note "source $1: stream $name has an unknown encoding"; return 1; }
+    local dir=$into/$1 what="source $1: stream $4" name=$4 kind=$5 length=$6 sum=$7 encoding=$8 depth=$9 there
     [ "$kind" != listing ] || return 0
-    data_chunks "$entry" || { note "source $1: stream $name: chunks of its ids tree are lost"; return 1; }
-    local there
-    there=$(cd "$chunks" && xargs -r -d '\n' stat -c %s -- <"$work/ids" 2>/dev/null | awk '{ n += $1 } END { printf "%.0f", n }') ||
-        { note "source $1: stream $name: chunks are lost"; return 1; }
-    [ "$there" = "$length" ] || { note "source $1: stream $name: $there of $length bytes are there"; return 1; }
+    [ "$encoding" = plain ] || { note "$what has an encoding that is not known here"; return 1; }
+    data_chunks "$2" "$3" "$depth" || { note "$what: chunks of its ids tree are lost"; return 1; }
+    there=$(cd "$chunks" && xargs -r -d '\n' stat -c %s -- <"$work/ids" 2>/dev/null |
+        awk '{ n += $1 } END { printf "%.0f", n }') || { note "$what: chunks are lost"; return 1; }
+    [ "$there" = "$length" ] || { note "$what: $there of $length bytes are there"; return 1; }
     mkdir -p "$dir"
     if [ "$kind" = tar ]; then
-        chunk_bytes "$work/ids" | tar -x -p -C "$dir" "${tar_options[@]}" -f - ||
-            { note "source $1: stream $name does not unpack"; return 1; }
+        chunk_bytes "$work/ids" | tar -x -p -C "$dir" "${tar_options[@]}" -f - || { note "$what does not unpack"; return 1; }
+        disarm "$dir"
     else
         chunk_bytes "$work/ids" >"$dir/$name"
-        [ "$sum" = - ] || [ "$(hash_of "$dir/$name")" = "$sum" ] ||
-            { note "source $1: stream $name is not what was captured"; return 1; }
+        [ "$sum" = - ] || [ "$(hash_of "$dir/$name")" = "$sum" ] || { note "$what is not what was captured"; return 1; }
     fi
+}
+
+# What lets a restored file act with the rights of others is left out, as `lifeboat restore` does. Nobody else can reach
+# it before: the folders that this script makes are closed to them.
+disarm() {
+    find "$1" ! -type d ! -type l -perm /6000 -printf 'break-glass: %p: setuid or setgid not restored\n' -exec chmod ug-s {} + >&2
+    find "$1" -type b,c,p -printf 'break-glass: %p: special file not restored\n' -delete >&2
 }
 
 restore() {
@@ -341,23 +351,24 @@ restore() {
     lost=0
     chunks=$(mktemp -d "${scratch:-$into}/.break-glass.XXXXXX")
     trap 'rm -rf "$work" "$chunks"' EXIT
-    tar_options=(--numeric-owner --xattrs --xattrs-include='*' --acls)
-    [ "$(id -u)" = 0 ] || tar_options=(--no-same-owner)
+    # Entries that Lifeboat marks as taken again carry a keyword of its own; the later one counts, as always with tar.
+    tar_options=(--xattrs --xattrs-include='user.*' --acls --warning=no-unknown-keyword --numeric-owner)
+    [ "$(id -u)" = 0 ] || tar_options=(--no-same-owner --warning=no-unknown-keyword)
     unpack_archives
-    local source entry outcome bytes
-    while read -r source; do
-        outcome=$(jq -r --arg name "$source" '.sources[] | select(.name == $name) | .outcome' "$work/manifest")
+    local source outcome line words
+    while read -r source outcome; do
         if [ "$outcome" = failed ]; then
             note "source $source is not in this snapshot: its capture failed"
             continue
         fi
-        local whole=1
-        bytes=$(jq --arg name "$source" '[.sources[] | select(.name == $name) | .streams[] | select(.kind != "listing") | .length] | add // 0' "$work/manifest")
-        while read -r entry; do
-            write_stream "$source" "$entry" || { whole=0 lost=1; }
-        done < <(jq -c --arg name "$source" '.sources[] | select(.name == $name) | .streams[]' "$work/manifest")
+        local whole=1 bytes=0
+        while read -r line; do
+            read -ra words <<<"$line"
+            [ "${words[4]}" = listing ] || bytes=$((bytes + words[5]))
+            write_stream "${words[@]}" || { whole=0 lost=1; }
+        done < <(awk -v source="$source" '$1 == source' "$work/streams")
         [ "$whole" = 0 ] || printf '%-20s %15s bytes\n' "$source" "$bytes"
-    done < <(jq -r '.sources[].name' "$work/manifest")
+    done < <(jq -r '.sources[] | "\(.name) \(.outcome)"' "$work/manifest")
     [ "$lost" = 0 ] || damaged "snapshot $(jq -r .id <<<"$header"): not everything could be restored; see above"
     printf 'restored %s into %s\n' "$(jq -r .id <<<"$header")" "$into"
 }

@@ -6,8 +6,13 @@
 #[path = "../support/docker.rs"]
 mod docker;
 mod stack;
+#[path = "../support/tree.rs"]
+mod tree;
 #[path = "../cli/world.rs"]
 #[allow(dead_code, reason = "another test binary uses the rest of it")]
 mod world;
 
 mod everything;
+mod traps;
+mod two;
+mod user;

@@ -69,7 +69,7 @@ const SITE: &str =
     "server {\n    listen 8080;\n    server_name shop.example.org;\n    location / { return 200 \"ok\\n\"; }\n}\n";
 
 /// Who runs the binary.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Caller {
     pub uid: u32,
     pub gid: u32,
@@ -83,17 +83,23 @@ impl Caller {
     }
 }
 
+/// How the application's own files are called.
+pub struct Shape {
+    pub compose: &'static str,
+    pub env: &'static str,
+}
+
 pub struct Stack {
     pub project: TestProject,
     /// The policy's name, unique on this machine: its image pins are removed by it.
     pub policy: String,
     pub caller: Caller,
-    pins: Pins,
+    _pins: Pins,
     pub dir: tempfile::TempDir,
 }
 
 /// The pins of a policy's images, removed when dropped.
-struct Pins(String);
+pub struct Pins(pub String);
 
 impl Drop for Pins {
     fn drop(&mut self) {
@@ -107,23 +113,23 @@ impl Drop for Pins {
 impl Stack {
     /// The project up and filled, and Lifeboat set up for it by `init`.
     pub fn up() -> Self {
-        let stack = Self::bare(Caller::root());
+        let stack = Self::bare("shop", Caller::root(), Shape { compose: "compose.yaml", env: ".env" });
         stack.fill();
         stack.init();
         stack
     }
 
     /// The project up, its stores empty, nothing set up.
-    pub fn bare(caller: Caller) -> Self {
+    pub fn bare(name: &str, caller: Caller, shape: Shape) -> Self {
         engine();
         let dir = tempfile::Builder::new().prefix("lifeboat-stack-").tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let app = dir.path().join("app");
-        write_app(&app);
+        write_app(&app, &shape);
         own(dir.path(), &caller);
-        let name = unique("lbshop");
-        let project = TestProject::up(&app, &name, &[]);
-        Self { project, policy: name.clone(), caller, pins: Pins(name), dir }
+        let name = unique(&format!("lb-{name}"));
+        let project = TestProject::up(&app, &name, &["-f", shape.compose, "--env-file", shape.env]);
+        Self { project, policy: name.clone(), caller, _pins: Pins(name), dir }
     }
 
     pub fn app(&self) -> PathBuf {
@@ -134,11 +140,19 @@ impl Stack {
         self.dir.path().join(name)
     }
 
+    /// Where the caller's keys and policies lie.
+    pub fn config(&self) -> PathBuf {
+        self.path(if self.caller.uid == 0 { "config" } else { "home/.config/lifeboat" })
+    }
+
     pub fn policy_file(&self) -> PathBuf {
-        match self.caller.uid {
-            0 => self.path(&format!("config/policies/{}.toml", self.policy)),
-            _ => self.path(&format!("home/.config/lifeboat/policies/{}.toml", self.policy)),
-        }
+        self.config().join(format!("policies/{}.toml", self.policy))
+    }
+
+    /// The recipient in the policy that `init` wrote.
+    pub fn recipient(&self) -> String {
+        let policy = fs::read_to_string(self.policy_file()).unwrap();
+        policy.split('"').find(|part| part.starts_with("age1")).unwrap().to_owned()
     }
 
     /// `lifeboat init` of the folder.
@@ -185,7 +199,13 @@ impl Stack {
                 command
             }
         };
-        command.args(args).env_clear().env("HOME", self.path("home"));
+        command.args(args);
+        self.own(command)
+    }
+
+    /// With an environment that says nothing but where its home is.
+    fn own(&self, mut command: Command) -> Command {
+        command.env_clear().env("HOME", self.path("home"));
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.current_dir(self.dir.path()).stdin(Stdio::null());
         command
@@ -214,12 +234,23 @@ impl Stack {
         self.json(&["show", id])
     }
 
-    /// One stream of a snapshot, by `cat`.
+    /// A whole snapshot in a folder, laid out by root, who can give every file its owner. What an ordinary user's run
+    /// stored is opened as after a total loss: with nothing but the repository and the identity.
     #[track_caller]
-    pub fn cat(&self, id: &str, what: &str) -> Vec<u8> {
-        let output = self.command(&["cat", id, what]).output().unwrap();
-        assert!(output.status.success(), "cat {what}: {}", String::from_utf8_lossy(&output.stderr));
-        output.stdout
+    pub fn restore(&self, id: &str, into: &str, code: i32) -> PathBuf {
+        let into = self.path(into);
+        let args = ["restore", id, "--into", into.to_str().unwrap()];
+        if self.caller.uid == 0 {
+            self.run(&args).exits(code);
+            self.run(&["verify", "--deep"]).exits(0);
+            return into;
+        }
+        let (repository, identity) = (self.path("repository"), self.config().join("identity.txt"));
+        let mut command = self.own(Command::new(env!("CARGO_BIN_EXE_lifeboat")));
+        command.arg("--config-dir").arg(self.path("nowhere")).arg("--state-dir").arg(self.path("nothing")).args(args);
+        command.arg("--repository").arg(repository).arg("--identity").arg(identity).arg("--trust-on-first-use");
+        Ran::from(command.output().unwrap()).exits(code);
+        into
     }
 
     /// The container of a service.
@@ -259,6 +290,17 @@ impl Stack {
     #[track_caller]
     pub fn redis(&self, commands: &str) -> String {
         self.exec("cache", &[("REDISCLI_AUTH", &password("redis"))], &["redis-cli"], commands.as_bytes())
+    }
+
+    /// Where a volume of the project lies on this host.
+    pub fn volume(&self, name: &str) -> PathBuf {
+        let volume = format!("{}_{name}", self.project.name);
+        docker(["volume", "inspect", "-f", "{{.Mountpoint}}", &volume]).into()
+    }
+
+    /// Whether a process of this machine runs in the container with this id.
+    pub fn runs_in(container: &str, pid: u32) -> bool {
+        fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|groups| groups.contains(container))
     }
 
     /// Data in every store.
@@ -312,10 +354,11 @@ chmod 0710 empty
 touch -d '2001-02-03 04:05:06.789' invoices/nothing
 "#;
 
-fn write_app(app: &Path) {
+fn write_app(app: &Path, shape: &Shape) {
     fs::create_dir_all(app.join("nginx/conf.d")).unwrap();
     fs::create_dir_all(app.join("backend")).unwrap();
-    fs::write(app.join("compose.yaml"), COMPOSE.replace("IMAGE", IMAGE)).unwrap();
+    fs::write(app.join(shape.compose), COMPOSE.replace("IMAGE", IMAGE).replace("[.env]", &format!("[{}]", shape.env)))
+        .unwrap();
     fs::write(app.join("nginx/nginx.conf"), NGINX).unwrap();
     fs::write(app.join("nginx/conf.d/shop.conf"), SITE).unwrap();
     fs::write(app.join(".gitignore"), ".env*\nbackend/.env.production\n").unwrap();
@@ -324,8 +367,8 @@ fn write_app(app: &Path) {
     git(app, &["commit", "-q", "-m", "the shop"]);
     git(app, &["tag", "v1.0.0"]);
     // Done by hand on the server, as people do.
-    let compose = fs::read_to_string(app.join("compose.yaml")).unwrap();
-    fs::write(app.join("compose.yaml"), compose.replace("  web:\n", "  web:\n    hostname: shop-web\n")).unwrap();
+    let compose = fs::read_to_string(app.join(shape.compose)).unwrap();
+    fs::write(app.join(shape.compose), compose.replace("  web:\n", "  web:\n    hostname: shop-web\n")).unwrap();
     let env = format!(
         "# secrets\nDB_PASSWORD={}\nREDIS_PASSWORD='{}'\nAPP_PASSWORD=\"{}\"\nENCRYPTION_KEY={}\n",
         password("db"),
@@ -333,9 +376,9 @@ fn write_app(app: &Path) {
         password("app"),
         "0f".repeat(32)
     );
-    fs::write(app.join(".env"), env).unwrap();
+    fs::write(app.join(shape.env), env).unwrap();
     fs::write(app.join("backend/.env.production"), format!("REDIS_PASSWORD={}\n", password("redis"))).unwrap();
-    for file in [".env", "backend/.env.production"] {
+    for file in [shape.env, "backend/.env.production"] {
         fs::set_permissions(app.join(file), fs::Permissions::from_mode(0o600)).unwrap();
     }
 }
@@ -356,6 +399,28 @@ pub fn git(dir: &Path, args: &[&str]) -> String {
         .unwrap();
     assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// A process of this machine.
+#[derive(Debug)]
+pub struct Process {
+    pub pid: u32,
+    /// Never empty.
+    pub arguments: Vec<String>,
+}
+
+/// Every process of this machine that has arguments.
+pub fn processes() -> Vec<Process> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
+        let arguments: Vec<String> = line.split(|b| *b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect();
+        if arguments.iter().any(|a| !a.is_empty()) {
+            found.push(Process { pid, arguments });
+        }
+    }
+    found
 }
 
 /// A source of a snapshot, by name.

@@ -10,15 +10,11 @@ use lifeboat::ops::browse::{Change, DiffReport, DiffRequest, FindReport, FindReq
 use lifeboat::ops::restore::{RestoreReport, RestoreRequest};
 use lifeboat::ops::snapshot::{SnapshotOptions, SnapshotReport};
 use lifeboat::ops::{OpsError, Run, Trigger, browse, restore, snapshot};
-use lifeboat::policy::model::{CommandSpec, FilesSpec, Target, Via};
 use lifeboat::policy::{self, Policy};
 use lifeboat::repository::Repository;
 use lifeboat::repository::format::{Role, SignerAction};
 use lifeboat::repository::keys::{HostKey, IdentityFile};
-use lifeboat::sources::Source;
-use lifeboat::sources::command::CommandSource;
-use lifeboat::sources::files::FilesSource;
-use lifeboat::sources::locate::Located;
+use lifeboat::sources::{Source, build};
 use lifeboat::storage::LocalStorage;
 use lifeboat::storage::local::Reserve;
 use std::ffi::OsString;
@@ -27,7 +23,6 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 /// Sources as a test hands them over.
 pub type Sources = Vec<Box<dyn Source>>;
@@ -38,6 +33,8 @@ pub struct Lab {
     pub root: PathBuf,
     pub installation: Installation,
     pub policy: Policy,
+    /// Its text, without a source.
+    head: String,
     /// Minutes by which the clock of this host is ahead: snapshots follow each other, and files have settled.
     minutes: AtomicU64,
 }
@@ -58,14 +55,22 @@ impl Lab {
         let action = SignerAction::Add { role: Role::Snapshot, hosts: vec![host_name().unwrap()] };
         repository.add_signer(&key, &host_key.signing.public(), action, now).unwrap();
         fs::create_dir(root.join("app")).unwrap();
-        let text = format!(
+        let head = format!(
             "[app]\nname = \"shop\"\nroot = {:?}\n[repository]\nurl = {:?}\nrecipients = [{:?}]\nmin_free = \"0B\"\n",
             root.join("app"),
             root.join("repository"),
             identity.first().unwrap().recipient(),
         );
-        let policy = policy::parse(&root.join("shop.toml"), &text).unwrap_or_else(|e| panic!("{e:?}"));
-        Self { dir, root, installation, policy, minutes: AtomicU64::new(60) }
+        let policy = parse(&root, &head);
+        Self { dir, root, installation, policy, head, minutes: AtomicU64::new(60) }
+    }
+
+    /// Sources as a policy with these sections has them; those that stand by default are left out.
+    pub fn sources(&self, sections: &[String]) -> Sources {
+        let policy = parse(&self.root, &format!("{}{}", self.head, sections.concat()));
+        let mut sources = build(&policy, &self.installation.state_dir, &Cancel::new());
+        sources.retain(|s| policy.sources.iter().any(|p| p.name == *s.name() && !p.implicit));
+        sources
     }
 
     /// A path of this test's own.
@@ -202,24 +207,18 @@ impl Lab {
     }
 }
 
-/// Paths of this host, as one source.
-pub fn files(name: &str, paths: &[&Path]) -> Box<dyn Source> {
-    let paths = paths.iter().map(|p| p.to_str().unwrap().to_owned()).collect();
-    let spec = FilesSpec { paths, exclude: vec![], one_file_system: false, via: Via::Direct };
-    Box::new(FilesSource::new(name.parse().unwrap(), spec, [], None))
+/// Paths of this host, as one source of a policy.
+pub fn files(name: &str, paths: &[&Path]) -> String {
+    format!("[[source]]\nkind = \"files\"\nname = {name:?}\npaths = {paths:?}\n")
 }
 
-/// A command's output, as one source.
-pub fn command(name: &str, argv: &[&str], output: &str) -> Box<dyn Source> {
-    let spec = CommandSpec {
-        run: argv.iter().map(|s| (*s).to_owned()).collect(),
-        target: Target::Host,
-        restore: None,
-        check: None,
-        output: Some(output.to_owned()),
-    };
-    let locate = Arc::new(|_: &Target| Ok(Located::host()));
-    Box::new(CommandSource::new(name.parse().unwrap(), spec, Duration::from_secs(60), locate))
+/// A command's output, as one source of a policy.
+pub fn command(name: &str, argv: &[&str], output: &str) -> String {
+    format!("[[source]]\nkind = \"command\"\nname = {name:?}\nrun = {argv:?}\noutput = {output:?}\n")
+}
+
+fn parse(root: &Path, text: &str) -> Policy {
+    policy::parse(&root.join("shop.toml"), text).unwrap_or_else(|e| panic!("{e:?}"))
 }
 
 /// An error with its causes and its hint, as the edge prints it.

@@ -20,10 +20,11 @@ const KEYS: &[&[&str]] = &[
     &["key"],
     &["id"],
     &["service"],
-    &["db"],
+    &["database"],
+    &["subject"],
 ];
-/// Times of the capture itself: they always differ and say nothing of the thing.
-const TIMES: &[&str] = &["at", "captured_at"];
+/// What belongs to the moment of the capture: it always differs and says nothing of the thing.
+const MOMENT: &[&str] = &["at", "before", "after", "used_memory"];
 
 /// One line for each fact at the top, and for lists within lists one with their number.
 pub fn summary(facts: &Value) -> Vec<String> {
@@ -129,7 +130,7 @@ impl<E> Comparison<'_, E> {
     fn objects(&mut self, a: &Map<String, Value>, b: &Map<String, Value>) -> Result<(), E> {
         let dot = if self.path.is_empty() { "" } else { "." };
         let new = b.keys().filter(|name| !a.contains_key(*name));
-        for name in a.keys().chain(new).filter(|name| !TIMES.contains(&name.as_str())) {
+        for name in a.keys().chain(new).filter(|name| !MOMENT.contains(&name.as_str())) {
             self.below(&format!("{dot}{name}"), |this| match (a.get(name), b.get(name)) {
                 (Some(a), Some(b)) => this.values(a, b),
                 // A fact that is not known is the same as one that is not there.
