@@ -139,6 +139,9 @@ impl Access {
         state: Option<Arc<State>>,
         request: &AccessRequest,
     ) -> Result<Self, OpsError> {
+        if let Some(state) = &state {
+            compare_signers(state, &repository)?;
+        }
         let chain = Chain::load(&repository)?;
         let mut alarms = Vec::new();
         let mut notices = Vec::new();
@@ -203,6 +206,18 @@ impl Access {
             cancel: run.cancel.clone(),
         };
         Ok(SnapshotReader::open(self.repository.clone(), snapshot, options)?)
+    }
+}
+
+/// Signers only ever get more: fewer mean that one, perhaps a revocation, is being hidden.
+fn compare_signers(state: &State, repository: &Repository) -> Result<(), OpsError> {
+    let seen = state.signer(repository.id())?;
+    if let Some((number, hash)) = seen {
+        repository.check_signers(number, hash)?;
+    }
+    match repository.last_signer() {
+        Some((number, hash)) if seen != Some((number, hash)) => Ok(state.set_signer(repository.id(), number, hash)?),
+        _ => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::docker::docker;
 use crate::everything::{SOURCES, documents_are_equal, the_database_loads};
 use crate::stack::{Process, Stack, host, processes, source};
-use crate::world::CANARY;
+use crate::world::{CANARY, Ran};
 use serde_json::{Value, json};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +33,7 @@ fn what_goes_wrong_is_told_and_costs_itself_alone() {
 fn no_password_can_be_seen(stack: &Stack) -> Value {
     let since = host("date", &["+%s.%N"]);
     let done = AtomicBool::new(false);
-    let (report, seen) = std::thread::scope(|scope| {
+    let (ran, seen) = std::thread::scope(|scope| {
         let watcher = scope.spawn(|| {
             let mut seen = std::collections::BTreeSet::new();
             while !done.load(Ordering::SeqCst) {
@@ -42,13 +42,15 @@ fn no_password_can_be_seen(stack: &Stack) -> Value {
             }
             seen
         });
-        let report = stack.snapshot(0);
+        let ran = stack.command(&["snapshot", "--json"]).output();
+        // First of all, or a failure would wait for the watcher for ever.
         done.store(true, Ordering::SeqCst);
-        (report, watcher.join().unwrap())
+        (Ran::from(ran.unwrap()), watcher.join().unwrap())
     });
     assert!(seen.iter().any(|a| a.starts_with("pg_dump ")), "the watcher looks where the commands are: {seen:#?}");
     let shown: Vec<&String> = seen.iter().filter(|a| a.contains(CANARY)).collect();
     assert!(shown.is_empty(), "a password is an argument: {shown:#?}");
+    let report = ran.exits(0).json();
 
     let project = format!("label=com.docker.compose.project={}", stack.project.name);
     let until = host("date", &["+%s.%N"]);
