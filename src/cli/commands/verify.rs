@@ -26,20 +26,18 @@ fn check(session: &Session, args: &VerifyArgs) -> Result<Exit, Failure> {
     }
     let report = verify::verify(&access, level, &only, &session.run)?;
     session.progress.finish();
-    // A repository that lost what was seen before is damaged, however sound the rest is.
-    let sound = report.failure().is_none() && access.alarms.is_empty();
-    let exit = if sound { Exit::Done } else { Exit::Integrity };
+    let exit = if report.failure().is_none() { Exit::Done } else { Exit::Integrity };
     if session.out.json {
         session.out.document(exit, &report)?;
     } else if exit == Exit::Done {
-        session.out.note(&text(session, &report, true))?;
+        session.out.note(&text(session, &report))?;
     } else {
-        session.out.text(&text(session, &report, false))?;
+        session.out.text(&text(session, &report))?;
     }
     Ok(exit)
 }
 
-fn text(session: &Session, report: &VerifyReport, sound: bool) -> String {
+fn text(session: &Session, report: &VerifyReport) -> String {
     let out = &session.out;
     let mut text = String::new();
     for finding in &report.findings {
@@ -60,11 +58,10 @@ fn text(session: &Session, report: &VerifyReport, sound: bool) -> String {
         Level::Deep => format!("everything decrypted and proved ({} read)", human_size(report.bytes_read)),
     };
     let counts = format!("{} snapshots, {} objects: {how}", report.snapshots, report.objects);
-    let verdict = match (sound, report.findings.len()) {
-        (true, _) => out.paint(Paint::Green, "sound"),
-        (false, 0) => out.paint(Paint::Red, "not what was seen before"),
-        (false, 1) => out.paint(Paint::Red, "1 damaged object"),
-        (false, n) => out.paint(Paint::Red, &format!("{n} damaged objects")),
+    let verdict = match report.findings.len() {
+        0 => out.paint(Paint::Green, "sound"),
+        1 => out.paint(Paint::Red, "1 damaged object"),
+        n => out.paint(Paint::Red, &format!("{n} damaged objects")),
     };
     text += &format!("{verdict}: {counts}\n");
     text
