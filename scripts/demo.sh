@@ -295,16 +295,18 @@ prove_files() {
     openssl verify -CAfile "$dir/etc/letsencrypt/root.pem" -untrusted "$dir/etc/letsencrypt/live/shop.example/chain.pem" \
         "$dir/etc/letsencrypt/live/shop.example/cert.pem" >/dev/null || wrong "the certificate chain does not verify"
     ok "nginx -t accepts them, the certificate chain verifies"
-    cmp "$dir/before/app/.env" "$dir/restored/env$dir/app/.env" || wrong ".env is not what it was"
-    ok ".env is back"
 }
 
 metadata() { (cd "$1" && find . -mindepth 1 -printf '%p %m %U:%G %T@ %l\n' | sort); }
 
 prove_git() {
-    git clone -q "$dir/restored/git/"*.bundle "$dir/clone" 2>/dev/null || wrong "the git bundle does not clone"
-    same "git clone of the bundle gives the commit" "$(git -C "$dir/before/app" rev-parse v1.0.0)" \
-        "$(git -C "$dir/clone" rev-parse v1.0.0)"
+    git clone -q -b main "$dir/restored/git/repository.bundle" "$dir/app" 2>/dev/null || wrong "the git bundle does not clone"
+    git -C "$dir/app" apply "$dir/restored/git/edits.patch" || wrong "the edits do not apply"
+    cp -a "$dir/restored/env$dir/app/.env" "$dir/app/.env"
+    diff -r --exclude=.git "$dir/before/app" "$dir/app" || wrong "the checkout is not what it was"
+    same "git clone of the bundle, git apply of the edits, and .env: the checkout is what it was" \
+        "$(git -C "$dir/before/app" log --oneline --decorate=no; git -C "$dir/before/app" status --short)" \
+        "$(git -C "$dir/app" log --oneline --decorate=no; git -C "$dir/app" status --short)"
 }
 
 prove_postgres() {

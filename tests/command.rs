@@ -40,7 +40,7 @@ fn capture(source: &CommandSource) -> (MemorySink, Result<Captured, SourceError>
 fn failure(source: &CommandSource) -> String {
     let (sink, result) = capture(source);
     assert!(sink.names().is_empty(), "no artefact: {:?}", sink.names());
-    result.err().expect("the capture fails").to_string()
+    result.expect_err("the capture fails").to_string()
 }
 
 #[test]

@@ -454,6 +454,13 @@ fn declared_sizes_cost_nothing_until_they_are_real() {
 fn a_folder_that_is_swapped_for_a_symlink_meanwhile_leads_nowhere() {
     let arena = Arena::new();
     let (to, victim) = (arena.to(), arena.dir.join("victim"));
+    /// Stops the racing thread, also when a check fails.
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let stop = AtomicBool::new(false);
     let before = records(&victim);
     let mut tar = Hostile::default();
@@ -470,6 +477,7 @@ fn a_folder_that_is_swapped_for_a_symlink_meanwhile_leads_nowhere() {
                 let _ = fs::rename(to.join("aside"), to.join("d"));
             }
         });
+        let _stop = Stop(&stop);
         for _ in 0..20 {
             let _ = fs::remove_dir_all(to.join("d"));
             let mut extractor = Extractor::new(&to, Options::default(), &Cancel::new()).unwrap();
@@ -477,7 +485,6 @@ fn a_folder_that_is_swapped_for_a_symlink_meanwhile_leads_nowhere() {
             let _ = extractor.finish();
             assert_same(&before, &records(&victim));
         }
-        stop.store(true, Ordering::Relaxed);
     });
     arena.check();
 }
@@ -551,4 +558,100 @@ fn a_full_disk_ends_the_extraction_and_leaves_no_half_file() {
     let error = result.unwrap_err();
     assert!(error.to_string().ends_with("/small/does-not"), "{error}");
     assert_eq!(names, ["fits"]);
+}
+
+/// Runs the helper below in a process of its own: behind `wrapper`, with a task and a folder.
+fn helper(wrapper: &[&str], task: &str, dir: &Path) -> String {
+    let copy = dir.join("test-binary");
+    if !copy.exists() {
+        fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+        tree::set_mode(&copy, 0o755);
+    }
+    tree::set_mode(dir, 0o777);
+    let argv = [wrapper, &[text(&copy), "--exact", "helper_process", "--ignored", "--nocapture"]].concat();
+    let out = std::process::Command::new(argv[0])
+        .args(&argv[1..])
+        .env("LIFEBOAT_TEST_TASK", task)
+        .env("LIFEBOAT_TEST_DIR", dir)
+        .output()
+        .unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "{said}");
+    said
+}
+
+#[test]
+#[ignore = "run by other tests, in a process of its own"]
+fn helper_process() {
+    let dir = PathBuf::from(std::env::var_os("LIFEBOAT_TEST_DIR").unwrap());
+    let to = dir.join(std::env::var_os("LIFEBOAT_TEST_TASK").unwrap());
+    fs::create_dir(&to).unwrap();
+    let options = Options { privileged: true, owners: true, overwrite: false };
+    let mut extractor = Extractor::new(&to, options, &Cancel::new()).unwrap();
+    extractor.extract(fs::File::open(dir.join("t.tar")).unwrap()).unwrap();
+    for said in said(&extractor.finish().unwrap()) {
+        println!("said {said}");
+    }
+}
+
+/// A tar of the nasty tree in a folder that everybody may use, and what it holds.
+fn nasty_tar(dir: &Path) -> BTreeMap<PathBuf, tree::Record> {
+    let from = dir.join("from");
+    tree::nasty(&from);
+    let expected = records(&from);
+    let tar = dir.join("t.tar");
+    let argv = ["tar", "--sparse", "--numeric-owner", "--format=posix", "--xattrs", "--acls", "--xattrs-include=*"];
+    run(&[&argv, &["-cf", text(&tar), "-C", text(dir), "from"][..]].concat());
+    fs::remove_dir_all(&from).unwrap();
+    expected
+}
+
+#[test]
+fn neither_umask_nor_a_kernel_without_openat2_changes_the_result() {
+    let (_guard, dir) = scratch();
+    let expected = nasty_tar(&dir);
+    for umask in ["000", "077", "777"] {
+        let script = format!("umask {umask}; exec \"$@\"");
+        helper(&["sh", "-c", &script, "sh"], umask, &dir);
+        assert_same(&expected, &records(&dir.join(umask).join("from")));
+    }
+    for error in ["ENOSYS", "EPERM"] {
+        let log = dir.join(format!("{error}.log"));
+        let inject = format!("inject=openat2:error={error}");
+        helper(&["strace", "-f", "-o", text(&log), "-e", "trace=openat2", "-e", &inject], error, &dir);
+        assert_same(&expected, &records(&dir.join(error).join("from")));
+        assert!(fs::read_to_string(&log).unwrap().contains("(INJECTED)"), "the fault was not injected");
+    }
+}
+
+#[test]
+fn an_ordinary_user_gets_what_he_may_have_and_is_told_the_rest() {
+    let (_guard, dir) = scratch();
+    let expected = nasty_tar(&dir);
+    let said = helper(&["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"], "nobody", &dir);
+    let found = records(&dir.join("nobody/from"));
+    assert_eq!(expected.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
+    for (path, was) in &expected {
+        let is = &found[path];
+        let told = |what: &str| {
+            let line = format!("from/{}: {what}", path.display());
+            said.lines().any(|l| l.starts_with("said Metadata ") && l.contains(line.trim_end_matches("/: ")))
+        };
+        assert_eq!((is.uid, is.gid), (65_534, 65_534));
+        assert_eq!(
+            (&is.content, is.size, &is.target, is.mtime),
+            (&was.content, was.size, &was.target, was.mtime),
+            "{path:?}"
+        );
+        assert_eq!(is.mode & 0o1777, was.mode & 0o1777, "{path:?}");
+        let printable = !path.to_string_lossy().contains(['\n', '\u{fffd}', '\\']) && !path.as_os_str().is_empty();
+        // The names of one file have one owner, and it is told of one of them.
+        assert!(!printable || was.same_as.is_some() || told("owner "), "{path:?}\n{said}");
+        for name in was.xattrs.keys().filter(|name| !is.xattrs.contains_key(*name)) {
+            let name = String::from_utf8_lossy(name);
+            assert!(told(&format!("attribute {name} not restored")), "{path:?} {name}\n{said}");
+        }
+    }
+    assert!(found[Path::new("xattrs")].xattrs.contains_key(&b"user.binary"[..]));
+    assert!(found[Path::new("acl/file")].xattrs.contains_key(&b"system.posix_acl_access"[..]));
 }

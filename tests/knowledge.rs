@@ -1,5 +1,7 @@
 //! The sources that know what their files mean: env, certificates, nginx, volume; and all of them through Docker.
 
+#[path = "support/capture.rs"]
+mod capture;
 #[path = "support/docker.rs"]
 mod engine;
 #[path = "support/sink.rs"]
@@ -7,15 +9,13 @@ mod sink;
 #[path = "support/tree.rs"]
 mod tree;
 
+use capture::{app, listing, names, paths, policy, restore, try_capture};
 use chrono::{TimeDelta, Utc};
 use lifeboat::base::cancel::Cancel;
-use lifeboat::base::stream::{FileType, ListingEntry};
-use lifeboat::policy::model::{
-    App, CertificatesSpec, EnvSpec, FilesSpec, NginxSpec, OnRollback, SourcePolicy, SourceSpec, Via, VolumeSpec,
-};
-use lifeboat::sources::extract::{Extractor, Options};
+use lifeboat::base::stream::FileType;
+use lifeboat::policy::model::{CertificatesSpec, EnvSpec, FilesSpec, NginxSpec, SourceSpec, Via, VolumeSpec};
 use lifeboat::sources::files::{CertificatesSource, EnvSource, FilesSource, NginxSource, VolumeSource};
-use lifeboat::sources::{Capture, Captured, Source, SourceError};
+use lifeboat::sources::{Capture, Source};
 use serde_json::{Value, json};
 use sink::{Bench, MemorySink};
 use std::fs;
@@ -23,61 +23,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use tree::{assert_same, inside, records, run, scratch, set_mode, text};
 
-fn policy(spec: SourceSpec) -> SourcePolicy {
-    SourcePolicy {
-        name: "it".parse().unwrap(),
-        on_rollback: OnRollback::Restore,
-        implicit: false,
-        optional: false,
-        timeout: std::time::Duration::from_secs(600),
-        spec,
-    }
-}
-
-fn app(root: &Path) -> App {
-    App {
-        name: "test".parse().unwrap(),
-        root: root.into(),
-        compose_files: Vec::new(),
-        env_files: Vec::new(),
-        profiles: Vec::new(),
-        project: None,
-        project_dir: None,
-    }
-}
-
-fn paths(paths: &[&Path]) -> Vec<String> {
-    paths.iter().map(|p| text(p).to_owned()).collect()
-}
-
 fn write(path: &Path, content: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, content).unwrap();
-}
-
-fn capture(source: &dyn Source) -> Result<(MemorySink, Captured), SourceError> {
-    let sink = MemorySink::new();
-    let bench = Bench::new();
-    let captured = source.capture(&Capture { now: Utc::now() + TimeDelta::seconds(60), ..bench.capture(&sink) })?;
-    Ok((sink, captured))
-}
-
-fn listing(sink: &MemorySink) -> Vec<ListingEntry> {
-    let bytes = sink.bytes("files.listing");
-    std::str::from_utf8(&bytes).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect()
-}
-
-fn names(sink: &MemorySink, below: &Path) -> Vec<String> {
-    let prefix = format!("{}/", inside(below).display());
-    listing(sink).iter().filter_map(|e| e.path.strip_prefix(&prefix).map(str::to_owned)).collect()
-}
-
-fn restore(sink: &MemorySink, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    let options = Options { privileged: true, owners: true, overwrite: false };
-    let mut extractor = Extractor::new(to, options, &Cancel::new()).unwrap();
-    extractor.extract(&sink.bytes("files.tar")[..]).unwrap();
-    assert_eq!(extractor.finish().unwrap().differences, []);
 }
 
 mod env {
@@ -111,7 +59,7 @@ mod env {
         set_mode(&root.join(".env"), 0o644);
         set_mode(&root.join(".env.production"), 0o600);
         let spec = spec(&root);
-        let (sink, captured) = capture(&source(&root, &spec)).unwrap();
+        let (sink, captured) = try_capture(&source(&root, &spec)).unwrap();
         assert_eq!(names(&sink, &root), [".env", ".env.production"]);
         let said = format!("{}{:?}", captured.facts, captured.warnings);
         assert!(!said.contains("canary") && !said.contains("openssl") && !said.contains("https"), "{said}");
@@ -133,7 +81,7 @@ mod env {
         );
         // Equal values have equal hashes, interpolated ones too; others do not.
         write(&root.join(".env.same"), "A=canary-two\nB=https://canary-two@x\nC=canary-one\n");
-        let (_, captured) = capture(&source(&root, &spec)).unwrap();
+        let (_, captured) = try_capture(&source(&root, &spec)).unwrap();
         let hash = |file: usize, key: &str| {
             let keys = captured.facts["files"][file]["keys"].as_array().unwrap();
             keys.iter().find(|k| k["name"] == key).unwrap()["hash"].clone()
@@ -161,7 +109,7 @@ mod env {
             vec![at(&root.join(".env"), "REDIS_PASSWORD"), at(&dir.join("other/.env"), "SHARED")],
             vec![at(&root.join(".env"), "REDIS_PASSWORD"), at(&dir.join("nowhere/.env"), "SHARED")],
         ];
-        let (sink, captured) = capture(&source(&root, &spec)).unwrap();
+        let (sink, captured) = try_capture(&source(&root, &spec)).unwrap();
         assert_eq!(
             names(&sink, &root),
             [".env", "backend", "backend/.env.production"],
@@ -189,13 +137,13 @@ mod env {
         let spec = spec(&dir);
         let mut by_default = policy(SourceSpec::Env(spec.clone()));
         by_default.implicit = true;
-        let (sink, captured) = capture(&EnvSource::new(&by_default, &spec, &app(&dir))).unwrap();
+        let (sink, captured) = try_capture(&EnvSource::new(&by_default, &spec, &app(&dir))).unwrap();
         assert!(sink.names().is_empty() && captured.warnings[0].starts_with("no env file in "));
-        let error = capture(&source(&dir, &spec)).map(|_| ()).unwrap_err();
+        let error = try_capture(&source(&dir, &spec)).map(|_| ()).unwrap_err();
         assert!(error.to_string().starts_with("no env file matches "), "{error}");
         write(&dir.join(".env.local"), "A=1\nB=\"canary\n");
         set_mode(&dir.join(".env.local"), 0o600);
-        let (sink, captured) = capture(&source(&dir, &spec)).unwrap();
+        let (sink, captured) = try_capture(&source(&dir, &spec)).unwrap();
         assert_eq!(names(&sink, &dir), [".env.local"]);
         assert_eq!(captured.warnings, [".env.local: line 2: the quoted value of B has no closing quote"]);
     }
@@ -300,7 +248,7 @@ mod certificates {
         let (work, etc) = (dir.join("work"), dir.join("letsencrypt"));
         fs::create_dir(&work).unwrap();
         certbot(&etc, &work);
-        let (sink, captured) = capture(&source(&spec(&[&etc], Via::Direct))).unwrap();
+        let (sink, captured) = try_capture(&source(&spec(&[&etc], Via::Direct))).unwrap();
         let to = dir.join("to");
         restore(&sink, &to);
         assert_same(&records(&etc), &records(&to.join(inside(&etc))));
@@ -330,7 +278,7 @@ mod certificates {
         fs::create_dir(&work).unwrap();
         certbot(&etc, &work);
         let live = etc.join("live/example.org");
-        let (sink, captured) = capture(&source(&spec(&[&live], Via::Direct))).unwrap();
+        let (sink, captured) = try_capture(&source(&spec(&[&live], Via::Direct))).unwrap();
         assert_eq!(
             names(&sink, &etc),
             [
@@ -389,7 +337,7 @@ mod certificates {
         fs::create_dir_all(&swapped).unwrap();
         issue(&swapped, "server", kinds[1].1, "90");
         openssl(&[&["genpkey", "-out", text(&swapped.join("server.key"))], kinds[1].1].concat());
-        let (_, captured) = capture(&source(&spec(&[&dir.join("pairs")], Via::Direct))).unwrap();
+        let (_, captured) = try_capture(&source(&spec(&[&dir.join("pairs")], Via::Direct))).unwrap();
         for fact in captured.facts["certificates"].as_array().unwrap() {
             let file = PathBuf::from(fact["files"][0].as_str().unwrap());
             let kind = file.parent().unwrap().file_name().unwrap().to_str().unwrap();
@@ -419,7 +367,7 @@ mod certificates {
         write(&of("soon/full.pem"), &format!("{}{}", read("soon/server.crt"), read("fine/ca.pem")));
         set_mode(&of("fine/server.key"), 0o644);
         let source = source(&spec(&[&dir.join("tls")], Via::Direct));
-        let (_, captured) = capture(&source).unwrap();
+        let (_, captured) = try_capture(&source).unwrap();
         let said = captured.warnings.join("\n");
         assert!(said.contains("/soon/full.pem expires in 4 days, on "), "{said}");
         assert!(said.contains("the chain behind ") && said.contains("is not in order"), "{said}");
@@ -442,8 +390,8 @@ mod certificates {
         let (work, etc) = (dir.join("work"), dir.join("letsencrypt"));
         fs::create_dir(&work).unwrap();
         certbot(&etc, &work);
-        let (direct, direct_facts) = capture(&source(&spec(&[&etc], Via::Direct))).unwrap();
-        let (through, facts) = capture(&source(&spec(&[&etc], Via::Docker))).unwrap();
+        let (direct, direct_facts) = try_capture(&source(&spec(&[&etc], Via::Direct))).unwrap();
+        let (through, facts) = try_capture(&source(&spec(&[&etc], Via::Docker))).unwrap();
         assert_eq!(names(&direct, &dir), names(&through, &dir));
         assert_eq!(direct_facts.facts, facts.facts);
         let to = dir.join("to");
@@ -457,7 +405,7 @@ mod certificates {
         assert_same(&expected, &found);
         // A live folder alone: what its links point to is read as well.
         let live = etc.join("live/example.org");
-        let (through, facts) = capture(&source(&spec(&[&live], Via::Docker))).unwrap();
+        let (through, facts) = try_capture(&source(&spec(&[&live], Via::Docker))).unwrap();
         assert_eq!(facts.facts["certificates"][0]["key_matches"], true);
         assert!(names(&through, &etc).contains(&"archive/example.org/privkey2.pem".to_owned()));
         assert!(!names(&through, &etc).contains(&"archive/example.org/privkey1.pem".to_owned()));
@@ -501,7 +449,7 @@ mod nginx {
         write(&srv.join("unrelated"), "x");
         fs::create_dir(etc.join("sites-enabled")).unwrap();
         symlink(srv.join("site"), etc.join("sites-enabled/site")).unwrap();
-        let (sink, captured) = capture(&source(&[&etc])).unwrap();
+        let (sink, captured) = try_capture(&source(&[&etc])).unwrap();
         assert_eq!(names(&sink, &srv), ["deeper.inc", "extra-1.conf", "site"]);
         assert_eq!(
             listing(&sink).iter().find(|e| e.path.ends_with("enabled/site")).unwrap().file_type,
@@ -536,7 +484,7 @@ mod nginx {
         write(&etc.join("snippets/tls.conf"), "ssl_certificate /c.pem;");
         write(&etc.join("sites-available/app.conf"), "server { server_name app.example; include snippets/tls.conf; }");
         write(&etc.join("sites-available/other.conf"), "server { server_name other.example; }");
-        let (sink, captured) = capture(&source(&[&etc.join("sites-available/app.conf")])).unwrap();
+        let (sink, captured) = try_capture(&source(&[&etc.join("sites-available/app.conf")])).unwrap();
         assert_eq!(
             names(&sink, &etc),
             ["sites-available", "sites-available/app.conf", "snippets", "snippets/tls.conf"]
@@ -548,7 +496,7 @@ mod nginx {
     #[test]
     fn the_real_configuration_of_this_machine_passes_nginx_after_a_restore() {
         let (_guard, dir) = scratch();
-        let (sink, captured) = capture(&source(&[Path::new("/etc/nginx")])).unwrap();
+        let (sink, captured) = try_capture(&source(&[Path::new("/etc/nginx")])).unwrap();
         assert!(captured.facts["unresolved"].as_array().unwrap().is_empty(), "{}", captured.facts);
         restore(&sink, &dir.join("to"));
         assert_same(&records(Path::new("/etc/nginx")), &records(&dir.join("to/etc/nginx")));
@@ -581,7 +529,7 @@ mod volume {
         std::os::unix::fs::chown(at(&one), Some(999), Some(999)).unwrap();
         write(&at(&two).join("data/file"), "two");
         write(&at(&two).join("data/cache/x"), "left out");
-        let (sink, captured) = capture(&source(&[&one.0, &two.0], &["cache/"])).unwrap();
+        let (sink, captured) = try_capture(&source(&[&one.0, &two.0], &["cache/"])).unwrap();
         assert_eq!(captured.warnings, Vec::<String>::new());
         let (_guard, dir) = scratch();
         restore(&sink, &dir);
@@ -591,7 +539,7 @@ mod volume {
         assert!(listing(&sink).iter().all(|e| e.user.is_none()), "owners of containers are numbers");
         let facts = captured.facts["volumes"].as_array().unwrap();
         assert_eq!(facts.iter().map(|f| f["via"].as_str().unwrap()).collect::<Vec<_>>(), ["direct", "direct"]);
-        let error = capture(&source(&["no-such-volume"], &[])).map(|_| ()).unwrap_err();
+        let error = try_capture(&source(&["no-such-volume"], &[])).map(|_| ()).unwrap_err();
         assert_eq!(error.to_string(), "docker has no volume \"no-such-volume\"");
         assert!(source(&["no-such-volume"], &[]).probe(&Cancel::new()).is_err());
     }
@@ -620,8 +568,8 @@ mod through_docker {
             one_file_system: false,
             via,
         };
-        let (direct, _) = capture(&source(&via(Via::Direct))).unwrap();
-        let (through, captured) = capture(&source(&via(Via::Docker))).unwrap();
+        let (direct, _) = try_capture(&source(&via(Via::Direct))).unwrap();
+        let (through, captured) = try_capture(&source(&via(Via::Docker))).unwrap();
         assert_eq!(captured.warnings, Vec::<String>::new());
         assert_eq!(names(&direct, &dir), names(&through, &dir), "in the same order too");
         let to = dir.join("to");
@@ -636,7 +584,7 @@ mod through_docker {
         }
         assert_same(&expected, &found);
         let missing = FilesSpec { paths: paths(&[&dir.join("missing")]), ..via(Via::Docker) };
-        let error = capture(&source(&missing)).map(|_| ()).unwrap_err();
+        let error = try_capture(&source(&missing)).map(|_| ()).unwrap_err();
         assert!(error.to_string().ends_with("/missing does not exist"), "{error}");
     }
 
@@ -653,7 +601,7 @@ mod through_docker {
             one_file_system: false,
             via: Via::Docker,
         };
-        let (sink, _) = capture(&source(&spec)).unwrap();
+        let (sink, _) = try_capture(&source(&spec)).unwrap();
         assert_eq!(names(&sink, &dir), ["apps", "apps/one", "apps/one/.env", "apps/two", "apps/two/.env"]);
     }
 }

@@ -27,7 +27,7 @@ fn from_an_empty_machine_to_a_restored_folder() {
     fs::remove_file(world.app().join("uploads/one.txt")).unwrap();
     world.run(&["snapshot", "-q"]).exits(0).shows_nothing();
 
-    world.run(&["list"]).exits(0).shows(&["ID", "v1 ", "before/upgrade", "ago)", "complete"]);
+    world.run(&["list"]).exits(0).shows(&["ID", " v1", "before/upgrade", "ago)", "complete"]);
     let ids = world.snapshots();
     assert_eq!(ids.len(), 2);
     world.run(&["list", "--tag", "v1"]).exits(0).shows(&[&ids[1]]).hides(&ids[0]);

@@ -4,7 +4,7 @@ use crate::exits::{hanging_snapshot, slow_source};
 use crate::world::{Ran, World};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 fn stop(child: &Child, signal: Signal) {
@@ -41,8 +41,9 @@ fn a_signal_ends_a_snapshot_within_five_seconds_and_leaves_nothing() {
         assert!(!ran.err.contains("cut off"), "it stopped by itself: {}", ran.err);
         assert!(!runs(&format!("sleep\0{seconds}")), "the source's command is gone");
         assert_eq!(world.files("state/repository/snapshots"), headers, "no header was written");
-        let odd: Vec<_> =
-            world.files("state").into_iter().map(|f| f.0).filter(|p| p.to_str().unwrap().contains("tmp")).collect();
+        let below = world.path("state");
+        let left = world.files("state").into_iter().map(|(path, _)| path.strip_prefix(&below).unwrap().to_owned());
+        let odd: Vec<_> = left.filter(|path| path.to_str().unwrap().contains("tmp")).collect();
         assert!(odd.is_empty(), "{odd:?}");
         // What is there is whole, and the next run goes on.
         world.run(&["verify"]).exits(0);
@@ -54,7 +55,7 @@ fn a_signal_ends_a_snapshot_within_five_seconds_and_leaves_nothing() {
 fn with_json_a_stopped_run_says_so_in_its_document() {
     let world = slow_world("36063");
     let marker = world.path("marker");
-    let child = world.command(&["snapshot", "--json"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let child = world.command(&["snapshot", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     crate::exits::wait_for(&marker);
     stop(&child, Signal::TERM);
     let json = Ran::from(child.wait_with_output().unwrap()).exits(143).json();

@@ -195,6 +195,6 @@ fn clone_git(lab: &Lab, into: &Path, was: &Value) {
     git(&clone, &["apply", stream("edits").to_str().unwrap()]);
     assert_eq!(fs::read(clone.join("code.py")).unwrap(), fs::read(lab.path("app/code.py")).unwrap());
     let mut restored: Vec<String> = names(&into.join("git"));
-    restored.retain(|n| ![stream("bundle"), stream("edits")].contains(&PathBuf::from(into.join("git").join(n))));
+    restored.retain(|n| ![stream("bundle"), stream("edits")].contains(&into.join("git").join(n)));
     assert!(restored.is_empty(), "{restored:?}");
 }

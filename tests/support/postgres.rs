@@ -1,5 +1,6 @@
 //! A real PostgreSQL server of a test: made by `initdb`, run as an unprivileged account, reached by a socket in its
 //! own folder and by a random port of the loopback interface, and ended by the id that it was started with.
+#![allow(dead_code, reason = "each test binary uses its own part of this file")]
 
 use rustix::process::{Pid, Signal};
 use std::io::Write;

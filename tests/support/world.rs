@@ -334,7 +334,7 @@ fn read_stream(
 }
 
 pub fn id(sequence: Sequence) -> SnapshotId {
-    format!("20261121T{:06}Z-0000000{}", sequence.0, sequence.0 % 10).parse().unwrap()
+    format!("20261121T{:06}Z-0000000{}", sequence.0 % 1_000_000, sequence.0 % 10).parse().unwrap()
 }
 
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {

@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::pem::Pem;
@@ -75,6 +76,7 @@ pub struct CertificatesSource {
     name: SourceName,
     spec: CertificatesSpec,
     app: App,
+    limit: Duration,
 }
 
 /// Links that were met, and where they lead.
@@ -82,11 +84,11 @@ type Links = RefCell<BTreeMap<PathBuf, PathBuf>>;
 
 impl CertificatesSource {
     pub fn new(policy: &SourcePolicy, spec: &CertificatesSpec, app: &App) -> Self {
-        CertificatesSource { name: policy.name.clone(), spec: spec.clone(), app: app.clone() }
+        CertificatesSource { name: policy.name.clone(), spec: spec.clone(), app: app.clone(), limit: policy.timeout }
     }
 
     fn tree(&self) -> KnownTree<'_> {
-        KnownTree { source: &self.name, app: &self.app, via: self.spec.via }
+        KnownTree { source: &self.name, limit: self.limit, app: &self.app, via: self.spec.via }
     }
 
     fn prepare(&self, view: &dyn View, plan: &mut Plan, notes: &mut Notes, links: &Links) -> Result<(), SourceError> {

@@ -24,6 +24,7 @@ use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Trees that are looked at before they are captured are held in memory up to this size.
 const MAX_VIEW: u64 = 64 << 20;
@@ -111,16 +112,18 @@ fn missing(path: &Path) -> SourceError {
 }
 
 /// Captures paths of the host through Docker. Returns the totals and the paths as they were read.
+#[expect(clippy::too_many_arguments, reason = "what a capture is made of")]
 pub fn capture_through_docker(
     cx: &Capture<'_>,
     source: &SourceName,
+    limit: Duration,
     trees: &Trees,
     paths: &[String],
     exclude: &[String],
     notes: &mut Notes,
     observer: Observer<'_>,
 ) -> Result<(Totals, Vec<PathBuf>), SourceError> {
-    let mut stream = TreeStream::begin(cx, source, false)?;
+    let mut stream = TreeStream::begin(cx, source, limit, false)?;
     let roots: BTreeSet<(PathBuf, Option<String>)> = paths
         .iter()
         .map(|p| match split_pattern(p) {
@@ -138,7 +141,7 @@ pub fn capture_through_docker(
         let Some(tar) = trees.read_path(&root)? else { return Err(missing(&root)) };
         let prefix = root.as_os_str().as_bytes().strip_prefix(b"/").unwrap_or_default();
         let reframe = Reframe { prefix, root: &root, exclude, pattern: pattern.as_deref() };
-        let seen = reframe.run(cx, tar, &mut stream, notes, observer)?;
+        let seen = reframe.run(tar, &mut stream, notes, observer)?;
         if seen.entries == 0 {
             notes.add(Note::NoMatch, pattern.unwrap_or_default().as_bytes());
         }
@@ -214,7 +217,6 @@ pub struct Seen {
 impl Reframe<'_> {
     pub fn run(
         &self,
-        cx: &Capture<'_>,
         tar: impl Read,
         stream: &mut TreeStream<'_>,
         notes: &mut Notes,
@@ -226,7 +228,7 @@ impl Reframe<'_> {
         let filter = Filter::new(self)?;
         let mut weight = 0;
         while let Some(member) = archive.next_member().map_err(|e| self.broken(e))? {
-            cx.cancel.check()?;
+            stream.check()?;
             let mut entry = member.entry;
             let below = self.rename(&entry.path)?;
             let path = std::mem::take(&mut entry.path);

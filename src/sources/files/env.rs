@@ -19,6 +19,7 @@ use serde_json::json;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// No env file is larger.
 const MAX_FILE: u64 = 1 << 20;
@@ -83,16 +84,23 @@ pub struct EnvSource {
     name: SourceName,
     spec: EnvSpec,
     app: App,
+    limit: Duration,
     implicit: bool,
 }
 
 impl EnvSource {
     pub fn new(policy: &SourcePolicy, spec: &EnvSpec, app: &App) -> Self {
-        EnvSource { name: policy.name.clone(), spec: spec.clone(), app: app.clone(), implicit: policy.implicit }
+        EnvSource {
+            name: policy.name.clone(),
+            spec: spec.clone(),
+            app: app.clone(),
+            limit: policy.timeout,
+            implicit: policy.implicit,
+        }
     }
 
     fn tree(&self) -> KnownTree<'_> {
-        KnownTree { source: &self.name, app: &self.app, via: Via::Direct }
+        KnownTree { source: &self.name, limit: self.limit, app: &self.app, via: Via::Direct }
     }
 
     /// Names the files. `.env` of the root stands in every policy by default, so that one may be missing.

@@ -49,7 +49,7 @@ struct Written {
 impl TreeStream<'_> {
     /// A group of one large file.
     pub(super) fn large(&mut self, path: &Path, found: &Found, notes: &mut Notes) -> Result<(), SourceError> {
-        self.cx.cancel.check()?;
+        self.check()?;
         let key = self.memo_key(&found.entry.path, 0);
         let print = fingerprint(std::slice::from_ref(found));
         let known = self.recall(&key, &print).filter(|r| r.lengths.len() == 1);
@@ -241,7 +241,7 @@ impl TreeStream<'_> {
         let mut whole = true;
         let mut at = from;
         while at < to {
-            self.cx.cancel.check()?;
+            self.check()?;
             let n = (to - at).min(BUFFER as u64) as usize;
             whole &= content::read_payload(&opened.file, segments, at, &mut buffer[..n])
                 .map_err(|e| file_error("read", path, e))?;
@@ -254,7 +254,7 @@ impl TreeStream<'_> {
     fn zeros(&mut self, mut n: u64) -> Result<(), SourceError> {
         let zeros = vec![0u8; BUFFER];
         while n > 0 {
-            self.cx.cancel.check()?;
+            self.check()?;
             let now = n.min(BUFFER as u64);
             self.write(&zeros[..now as usize])?;
             n -= now;

@@ -18,6 +18,7 @@ use serde_json::json;
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const MAX_FILE: u64 = 1 << 20;
 /// More files are no configuration written by people.
@@ -49,15 +50,16 @@ pub struct NginxSource {
     name: SourceName,
     spec: NginxSpec,
     app: App,
+    limit: Duration,
 }
 
 impl NginxSource {
     pub fn new(policy: &SourcePolicy, spec: &NginxSpec, app: &App) -> Self {
-        NginxSource { name: policy.name.clone(), spec: spec.clone(), app: app.clone() }
+        NginxSource { name: policy.name.clone(), spec: spec.clone(), app: app.clone(), limit: policy.timeout }
     }
 
     fn tree(&self) -> KnownTree<'_> {
-        KnownTree { source: &self.name, app: &self.app, via: self.spec.via }
+        KnownTree { source: &self.name, limit: self.limit, app: &self.app, via: self.spec.via }
     }
 
     fn prepare(

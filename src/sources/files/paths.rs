@@ -13,6 +13,7 @@ use crate::sources::{Capture, Captured, Source, SourceError};
 use serde_json::json;
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Named paths and what is below them.
 pub struct FilesSource {
@@ -20,6 +21,7 @@ pub struct FilesSource {
     spec: FilesSpec,
     never: HashSet<PathBuf>,
     app: App,
+    limit: Duration,
 }
 
 impl FilesSource {
@@ -30,6 +32,7 @@ impl FilesSource {
             spec: spec.clone(),
             never: never.into_iter().collect(),
             app: app.clone(),
+            limit: policy.timeout,
         }
     }
 
@@ -70,6 +73,7 @@ impl Source for FilesSource {
                 let plan = self.plan(&mut notes)?;
                 let tree = Tree {
                     source: &self.name,
+                    limit: self.limit,
                     owners: &owners,
                     one_file_system: self.spec.one_file_system,
                     never: &self.never,
@@ -79,6 +83,7 @@ impl Source for FilesSource {
             Via::Docker => capture_through_docker(
                 cx,
                 &self.name,
+                self.limit,
                 &Trees::new(&self.app, cx.cancel),
                 &self.spec.paths,
                 &self.spec.exclude,

@@ -111,7 +111,7 @@ impl TreeStream<'_> {
     ) -> Result<Outcome, SourceError> {
         let path = real_of(plan, &found.entry.path);
         for attempt in 1.. {
-            self.cx.cancel.check()?;
+            self.check()?;
             let Some(opened) = content::open(&path).map_err(|e| file_error("open", &path, e))? else {
                 notes.add(Note::Vanished, &found.entry.path);
                 return Ok(Outcome::Gone);

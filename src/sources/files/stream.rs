@@ -17,10 +17,12 @@ use super::plan::Plan;
 use super::walk::{Found, real_of};
 use crate::base::ids::SourceName;
 use crate::base::stream::StreamKind;
+use crate::base::units::human_duration;
 use crate::sources::{Capture, Piece, SourceError, StreamSink};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The streams' names.
 pub const TAR: &str = "files.tar";
@@ -55,6 +57,8 @@ pub struct Totals {
 /// Writes the streams of one source.
 pub struct TreeStream<'a> {
     pub(super) cx: &'a Capture<'a>,
+    begun: Instant,
+    limit: Duration,
     tar: Box<dyn StreamSink + 'a>,
     listing: Box<dyn StreamSink + 'a>,
     /// Bytes of the tar that are not in the sink yet.
@@ -88,8 +92,13 @@ pub(super) enum Outcome {
 
 impl<'a> TreeStream<'a> {
     /// Begins both streams. Without `remember` everything is read and nothing is remembered: for small trees whose
-    /// content must be seen.
-    pub fn begin(cx: &'a Capture<'a>, source: &SourceName, remember: bool) -> Result<Self, SourceError> {
+    /// content must be seen. `limit` is the longest that it may take.
+    pub fn begin(
+        cx: &'a Capture<'a>,
+        source: &SourceName,
+        limit: Duration,
+        remember: bool,
+    ) -> Result<Self, SourceError> {
         let key = format!("files/{source}/{}/{}", cx.memo_key.dedup, cx.memo_key.recipients);
         let number = |what: &str| {
             let bytes = cx.memo.get(&format!("{key}/{what}"))?;
@@ -101,6 +110,8 @@ impl<'a> TreeStream<'a> {
         let listing = cx.sink.stream(LISTING.parse()?, StreamKind::Listing, None).map_err(|e| sink_error(cx, e))?;
         Ok(TreeStream {
             cx,
+            begun: Instant::now(),
+            limit,
             tar,
             listing,
             out: Vec::with_capacity(2 * BUFFER),
@@ -116,6 +127,18 @@ impl<'a> TreeStream<'a> {
             totals: Totals::default(),
             parents: HashSet::new(),
         })
+    }
+
+    /// An error once the run is cancelled or has taken too long.
+    pub(super) fn check(&self) -> Result<(), SourceError> {
+        self.cx.cancel.check()?;
+        if self.begun.elapsed() > self.limit {
+            return Err(SourceError::hint(
+                format!("reading took longer than {}", human_duration(self.limit)),
+                "give the source a longer timeout, or leave out what is not needed",
+            ));
+        }
+        Ok(())
     }
 
     /// Takes the next entry of a walk over `plan`.
@@ -140,7 +163,7 @@ impl<'a> TreeStream<'a> {
 
     /// Ends the group that is being collected. Must be called at the end of each walk.
     pub fn flush(&mut self, plan: &Plan, notes: &mut Notes, observer: Observer<'_>) -> Result<(), SourceError> {
-        self.cx.cancel.check()?;
+        self.check()?;
         self.weight = 0;
         let mut group = std::mem::take(&mut self.group);
         if !group.is_empty() {

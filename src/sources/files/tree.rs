@@ -13,10 +13,13 @@ use crate::policy::model::{App, Via};
 use crate::sources::{Capture, SourceError};
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// How plans are walked.
 pub struct Tree<'a> {
     pub source: &'a SourceName,
+    /// The longest that a capture may take.
+    pub limit: Duration,
     pub owners: &'a Owners,
     pub one_file_system: bool,
     /// Paths on disk that are left out with all that is below.
@@ -60,7 +63,7 @@ impl Tree<'_> {
         notes: &mut Notes,
         observer: Observer<'_>,
     ) -> Result<Totals, SourceError> {
-        let mut stream = TreeStream::begin(cx, self.source, remember)?;
+        let mut stream = TreeStream::begin(cx, self.source, self.limit, remember)?;
         self.walk(cx, plan, &mut Links::default(), &mut stream, notes, observer)?;
         stream.finish()
     }
@@ -73,6 +76,8 @@ pub type Prepare<'p> = &'p dyn Fn(&dyn View, &mut Plan, &mut Notes) -> Result<()
 /// said of the bytes that were captured.
 pub struct KnownTree<'a> {
     pub source: &'a SourceName,
+    /// The longest that a capture may take.
+    pub limit: Duration,
     pub app: &'a App,
     pub via: Via,
 }
@@ -92,7 +97,13 @@ impl KnownTree<'_> {
                 prepare(&Host, &mut plan, notes)?;
                 let owners = Owners::host();
                 let never = HashSet::new();
-                let tree = Tree { source: self.source, owners: &owners, one_file_system: false, never: &never };
+                let tree = Tree {
+                    source: self.source,
+                    limit: self.limit,
+                    owners: &owners,
+                    one_file_system: false,
+                    never: &never,
+                };
                 let totals = tree.capture(cx, &plan, false, notes, observer)?;
                 Ok((totals, plan.named))
             }
@@ -100,7 +111,7 @@ impl KnownTree<'_> {
                 let trees = Trees::new(self.app, cx.cancel);
                 prepare(&DockerView::new(&trees, cx.cancel), &mut plan, notes)?;
                 let paths: Vec<String> = plan.taken().iter().filter_map(|p| p.to_str().map(str::to_owned)).collect();
-                capture_through_docker(cx, self.source, &trees, &paths, &[], notes, observer)
+                capture_through_docker(cx, self.source, self.limit, &trees, &paths, &[], notes, observer)
             }
         }
     }

@@ -17,12 +17,14 @@ use crate::sources::{Capture, Captured, Source, SourceError};
 use serde_json::json;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Named volumes.
 pub struct VolumeSource {
     name: SourceName,
     spec: VolumeSpec,
     app: App,
+    limit: Duration,
     never: HashSet<PathBuf>,
 }
 
@@ -42,6 +44,7 @@ impl VolumeSource {
             name: policy.name.clone(),
             spec: spec.clone(),
             app: app.clone(),
+            limit: policy.timeout,
             never: never.into_iter().collect(),
         }
     }
@@ -84,7 +87,7 @@ impl Source for VolumeSource {
         let trees = Trees::new(&self.app, cx.cancel);
         let volumes = self.find(&trees)?;
         let mut notes = Notes::default();
-        let mut stream = TreeStream::begin(cx, &self.name, true)?;
+        let mut stream = TreeStream::begin(cx, &self.name, self.limit, true)?;
         let (owners, mut links) = (Owners::none(), Links::default());
         let mut facts = Vec::new();
         for volume in &volumes {
@@ -92,7 +95,13 @@ impl Source for VolumeSource {
             match &volume.direct {
                 Some(root) => {
                     let plan = Plan::tree(root, &volume.label, &self.spec.exclude)?;
-                    let tree = Tree { source: &self.name, owners: &owners, one_file_system: false, never: &self.never };
+                    let tree = Tree {
+                        source: &self.name,
+                        limit: self.limit,
+                        owners: &owners,
+                        one_file_system: false,
+                        never: &self.never,
+                    };
                     tree.walk(cx, &plan, &mut links, &mut stream, &mut notes, &mut |_, _| {})?;
                 }
                 None => {
@@ -100,7 +109,7 @@ impl Source for VolumeSource {
                     let (prefix, exclude) = (volume.label.as_bytes(), self.spec.exclude.as_slice());
                     let reframe = Reframe { prefix, root: &root, exclude, pattern: None };
                     let tar = trees.read_volume(&volume.name)?;
-                    reframe.run(cx, tar, &mut stream, &mut notes, &mut |_, _| {})?;
+                    reframe.run(tar, &mut stream, &mut notes, &mut |_, _| {})?;
                 }
             }
             let after = stream.totals();
