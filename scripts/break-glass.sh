@@ -328,10 +328,18 @@ write_stream() {
     mkdir -p "$dir"
     if [ "$kind" = tar ]; then
         chunk_bytes "$work/ids" | tar -x -p -C "$dir" "${tar_options[@]}" -f - || { note "$what does not unpack"; return 1; }
+        disarm "$dir"
     else
         chunk_bytes "$work/ids" >"$dir/$name"
         [ "$sum" = - ] || [ "$(hash_of "$dir/$name")" = "$sum" ] || { note "$what is not what was captured"; return 1; }
     fi
+}
+
+# What lets a restored file act with the rights of others is left out, as `lifeboat restore` does. Nobody else can reach
+# it before: the folders that this script makes are closed to them.
+disarm() {
+    find "$1" ! -type d ! -type l -perm /6000 -printf 'break-glass: %p: setuid or setgid not restored\n' -exec chmod ug-s {} + >&2
+    find "$1" -type b,c,p -printf 'break-glass: %p: special file not restored\n' -delete >&2
 }
 
 restore() {
@@ -344,7 +352,7 @@ restore() {
     chunks=$(mktemp -d "${scratch:-$into}/.break-glass.XXXXXX")
     trap 'rm -rf "$work" "$chunks"' EXIT
     # Entries that Lifeboat marks as taken again carry a keyword of its own; the later one counts, as always with tar.
-    tar_options=(--xattrs --xattrs-include='*' --acls --warning=no-unknown-keyword --numeric-owner)
+    tar_options=(--xattrs --xattrs-include='user.*' --acls --warning=no-unknown-keyword --numeric-owner)
     [ "$(id -u)" = 0 ] || tar_options=(--no-same-owner --warning=no-unknown-keyword)
     unpack_archives
     local source outcome line words

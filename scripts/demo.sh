@@ -26,11 +26,17 @@ say() { printf '%s\n' "  $*"; }
 ok() { printf '%s\n' "  ${GREEN}✔${PLAIN} $*"; }
 wrong() { die "  ✘ $*"; }
 
-# show COMMAND...: prints the command as a person types it, and runs it.
+# show COMMAND...: prints the command as a person types it, and what it answers, without its progress. The folder's long
+# name stands as $DEMO.
 show() {
-    printf '\n%s\n' "  ${BOLD}\$ $*${PLAIN}"
-    "$@" 2>&1 | sed 's/^/  /'
+    printf '\n%s\n' "  ${BOLD}\$ $*${PLAIN}" | shorten
+    "$@" 2>"$dir/progress" | sed 's/^/  /' | shorten || {
+        cat "$dir/progress" >&2
+        wrong "$1 failed"
+    }
 }
+
+shorten() { sed "s|$dir|\$DEMO|g"; }
 
 # Every command also says where its keys and its state lie, so that those of this machine are left alone.
 lifeboat() { "$LIFEBOAT_BIN" --config-dir "$dir/config" --state-dir "$dir/state" "$@"; }
@@ -290,21 +296,22 @@ prove_files() {
     diff -r --no-dereference "$dir/before/etc" "$dir/etc" || wrong "the configuration is not what it was"
     same "nginx configuration and certificates are byte for byte what they were, owners, modes and times as well" \
         "$(metadata "$dir/before/etc")" "$(metadata "$dir/etc")"
-    test_nginx | sed 's/^/    /'
-    test_nginx >/dev/null || wrong "nginx -t refuses what was restored"
+    test_nginx >"$dir/nginx-test" || { cat "$dir/nginx-test"; wrong "nginx -t refuses what was restored"; }
     openssl verify -CAfile "$dir/etc/letsencrypt/root.pem" -untrusted "$dir/etc/letsencrypt/live/shop.example/chain.pem" \
         "$dir/etc/letsencrypt/live/shop.example/cert.pem" >/dev/null || wrong "the certificate chain does not verify"
     ok "nginx -t accepts them, the certificate chain verifies"
-    cmp "$dir/before/app/.env" "$dir/restored/env$dir/app/.env" || wrong ".env is not what it was"
-    ok ".env is back"
 }
 
 metadata() { (cd "$1" && find . -mindepth 1 -printf '%p %m %U:%G %T@ %l\n' | sort); }
 
 prove_git() {
-    git clone -q "$dir/restored/git/"*.bundle "$dir/clone" 2>/dev/null || wrong "the git bundle does not clone"
-    same "git clone of the bundle gives the commit" "$(git -C "$dir/before/app" rev-parse v1.0.0)" \
-        "$(git -C "$dir/clone" rev-parse v1.0.0)"
+    git clone -q -b main "$dir/restored/git/repository.bundle" "$dir/app" 2>/dev/null || wrong "the git bundle does not clone"
+    git -C "$dir/app" apply "$dir/restored/git/edits.patch" || wrong "the edits do not apply"
+    cp -a "$dir/restored/env$dir/app/.env" "$dir/app/.env"
+    diff -r --exclude=.git "$dir/before/app" "$dir/app" || wrong "the checkout is not what it was"
+    same "git clone of the bundle, git apply of the edits, and .env: the checkout is what it was" \
+        "$(git -C "$dir/before/app" log --oneline --decorate=no; git -C "$dir/before/app" status --short)" \
+        "$(git -C "$dir/app" log --oneline --decorate=no; git -C "$dir/app" status --short)"
 }
 
 prove_postgres() {
@@ -357,15 +364,16 @@ trap 'exit 143' TERM
 pg_port=$(free_port) redis_port=$(free_port) nginx_port=$(free_port)
 policy=$dir/config/policies/shop.toml
 
-heading "1. A small shop on real servers, in $dir"
+heading "1. A small shop on real servers"
+say "${DIM}(in $dir, below called \$DEMO)${PLAIN}"
 build_shop
 
 heading "2. Keys, a repository, a policy"
-say "${DIM}(each command also carries --config-dir $dir/config --state-dir $dir/state)${PLAIN}"
+say "${DIM}(each command also carries --config-dir \$DEMO/config --state-dir \$DEMO/state)${PLAIN}"
 show lifeboat keys new
 show lifeboat init "$dir/app" --name shop --repository "$dir/repository"
 write_policy
-say "four sources added to ${policy#"$dir"/}: postgres, redis, nginx, certificates"
+say "four sources added to it: postgres, redis, nginx, certificates"
 show lifeboat policy check
 
 heading "3. A snapshot, and a second one after a day's work"
@@ -396,8 +404,9 @@ show break-glass.sh restore "$dir/repository" latest --identity "$dir/config/ide
 diff -r --no-dereference "$dir/restored" "$dir/glass" || wrong "break-glass.sh restores something else"
 for source in nginx certificates env; do
     # The folder of a source is made anew; what lies in it is what was captured.
-    same "both restores of $source are equal: bytes, owners, modes, times" \
-        "$(metadata "$dir/restored/$source")" "$(metadata "$dir/glass/$source")"
+    [ "$(metadata "$dir/restored/$source")" = "$(metadata "$dir/glass/$source")" ] ||
+        wrong "break-glass.sh restores $source with other owners, modes or times"
 done
+ok "both restores are equal: every byte, and owners, modes, times and links of what was captured"
 
 heading "${GREEN}All proved in $(seconds_since "$started")${PLAIN}"

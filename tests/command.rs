@@ -1,8 +1,11 @@
 //! The output of commands, captured.
 
+#[path = "support/docker.rs"]
+mod docker;
 #[path = "support/sink.rs"]
 mod sink;
 
+use lifeboat::place::ContainerPlace;
 use lifeboat::policy::model::{CommandSpec, Target};
 use lifeboat::sources::command::CommandSource;
 use lifeboat::sources::locate::{Locate, Located};
@@ -37,7 +40,7 @@ fn capture(source: &CommandSource) -> (MemorySink, Result<Captured, SourceError>
 fn failure(source: &CommandSource) -> String {
     let (sink, result) = capture(source);
     assert!(sink.names().is_empty(), "no artefact: {:?}", sink.names());
-    result.err().expect("the capture fails").to_string()
+    result.expect_err("the capture fails").to_string()
 }
 
 #[test]
@@ -112,4 +115,33 @@ fn a_full_repository_is_not_the_command_s_fault() {
     let bench = Bench::new();
     let result = source(&["sh", "-c", "yes | head -c 1000000"]).capture(&bench.capture(&sink));
     assert!(matches!(result, Err(SourceError::Sink(_))), "{result:?}");
+}
+
+#[test]
+fn in_a_container_with_its_secrets_kept() {
+    let engine = docker::engine();
+    let container = docker::TestContainer::idle(&["-e", "APP_TOKEN=canary-in-container", "--network", "none"]);
+    let locate: Locate = Arc::new(move |target| {
+        let Target::Container(name) = target else { panic!("{target:?}") };
+        let place = ContainerPlace::named(&engine, name.clone());
+        let env = place.resolve()?.env.into_iter().collect();
+        Ok(Located { place: Arc::new(place), env })
+    });
+    let with = |run: &[&str]| {
+        let spec = CommandSpec {
+            run: run.iter().map(|s| (*s).to_owned()).collect(),
+            target: Target::Container(container.name.clone()),
+            restore: None,
+            check: None,
+            output: None,
+        };
+        CommandSource::new("defs".parse().unwrap(), spec, Duration::from_secs(30), locate.clone())
+    };
+    let (sink, result) = capture(&with(&["sh", "-c", "head -c 3000000 /dev/zero; echo \"$HOME\""]));
+    result.unwrap();
+    assert_eq!(sink.bytes("defs.out").len(), 3_000_006);
+    let error = failure(&with(&["sh", "-c", "echo \"login with $APP_TOKEN refused\" >&2; exit 4"]));
+    let place = format!("container {}", container.name);
+    assert_eq!(error, format!("sh in {place} ended with status 4: login with *** refused"));
+    assert!(failure(&with(&["no-such-program"])).contains(&format!("no \"no-such-program\" in {place}")));
 }

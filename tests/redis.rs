@@ -1,11 +1,13 @@
 //! Redis, captured from real servers that these tests start.
 
+#[path = "support/docker.rs"]
+mod docker;
 #[path = "support/redis.rs"]
 mod redis;
 #[path = "support/sink.rs"]
 mod sink;
 
-use lifeboat::place::{Command, HostPlace, Place, PlaceError, Running};
+use lifeboat::place::{Command, ContainerPlace, HostPlace, Place, PlaceError, Running};
 use lifeboat::policy::model::{RedisSpec, SecretRef, Target};
 use lifeboat::sources::locate::{Locate, Located};
 use lifeboat::sources::redis::facts::{Facts, Keys};
@@ -550,4 +552,49 @@ fn tls_and_what_happens_without_it() {
     }
     let error = failure(&with(trusted, bare()));
     assert!(error.contains("no redis-cli in this host") && error.contains("TLS"), "{error}");
+}
+
+#[test]
+fn a_server_in_a_container() {
+    let engine = docker::engine();
+    let command =
+        ["redis-server", "--requirepass", "s3cret-in-container", "--save", "", "--repl-diskless-sync-delay", "0"];
+    let container = docker::TestContainer::run(&["--network", "none"], docker::IMAGE, &command);
+    let redis_cli = |words: &[&str]| {
+        let mut argv = vec!["exec", "-e", "REDISCLI_AUTH=s3cret-in-container", &container.id, "redis-cli"];
+        argv.extend(words);
+        docker::try_docker(argv)
+    };
+    let begin = Instant::now();
+    while !String::from_utf8_lossy(&redis_cli(&["PING"]).stdout).contains("PONG") {
+        assert!(begin.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    for i in 0..20 {
+        redis_cli(&["SET", &format!("k{i}"), "v"]);
+    }
+    let locate: Locate = Arc::new(move |target| {
+        let Target::Container(name) = target else { panic!("{target:?}") };
+        let place = ContainerPlace::named(&engine, name.clone());
+        let env = place.resolve()?.env.into_iter().collect();
+        Ok(Located { place: Arc::new(place), env })
+    });
+    let with = |password_from: Option<SecretRef>| {
+        let target = Target::Container(container.name.clone());
+        source(RedisSpec { target, user: None, password_from, tls: false }, locate.clone())
+    };
+    let (_file, right) = password_file("s3cret-in-container");
+    let (rdb, facts, warnings) = captured(&with(Some(right)));
+    assert_eq!((facts.databases.as_slice(), facts.counted.as_str()), (&[keys(0, 20, 0)][..], "file"));
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(loaded(&rdb).cli(&["DBSIZE"]), "20");
+    let (file, wrong) = password_file("wr0ng-password");
+    let error = failure(&with(Some(wrong)));
+    let expected = format!(
+        "AUTH failed for container {}: password_from points to {}:REDIS_PASSWORD, which is not the one that the server accepts",
+        container.name,
+        file.path().display()
+    );
+    assert!(error.starts_with(&expected), "{error}");
+    assert!(failure(&with(None)).contains("the policy names none"));
 }

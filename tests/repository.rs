@@ -1,154 +1,18 @@
 //! The repository's own round trip: streams in, streams out, and what later runs do not store again.
 
-use lifeboat::base::cancel::Cancel;
-use lifeboat::base::ids::{HostName, Sequence, SnapshotId};
-use lifeboat::base::stream::StreamKind;
-use lifeboat::pipeline::crypt::Recipients;
-use lifeboat::pipeline::sign::SigningKey;
-use lifeboat::repository::chain::{Chain, Snapshot, resolve};
-use lifeboat::repository::format::{
-    Encoding, Outcome, Role, SignerAction, SourceEntry, SourceOutcome, StreamEntry, Trigger,
-};
-use lifeboat::repository::keys::{HostKey, IdentityFile};
-use lifeboat::repository::reader::{ReaderOptions, SnapshotReader};
-use lifeboat::repository::state::State;
+#[path = "support/world.rs"]
+mod world;
+
+use lifeboat::base::ids::Sequence;
+use lifeboat::repository::chain::{Snapshot, resolve};
+use lifeboat::repository::keys::HostKey;
 use lifeboat::repository::trust::Pin;
-use lifeboat::repository::writer::{Committed, SnapshotDraft, SnapshotWriter, WriterOptions};
 use lifeboat::repository::{Repository, RepositoryError};
-use lifeboat::storage::{LocalStorage, MemoryStorage, Storage};
+use lifeboat::storage::LocalStorage;
 use proptest::prelude::*;
 use std::io::{Read, Write};
 use std::sync::Arc;
-
-struct World {
-    dir: tempfile::TempDir,
-    storage: Arc<dyn Storage>,
-    identity: IdentityFile,
-    host_key: HostKey,
-    state: Arc<State>,
-}
-
-fn host() -> HostName {
-    "web-1".parse().unwrap()
-}
-
-impl World {
-    fn new(storage: Arc<dyn Storage>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let identity = IdentityFile::create(&dir.path().join("identity.txt"), chrono::Utc::now()).unwrap();
-        let host_key = HostKey::create(&dir.path().join("host.key"), identity.repository.clone()).unwrap();
-        let root = identity.root_key_of(identity.repository.as_ref().unwrap()).unwrap();
-        let mut repository = Repository::create(storage.clone(), &root, chrono::Utc::now()).unwrap();
-        vouch(&mut repository, &root, &host_key);
-        let state = Arc::new(State::open(&dir.path().join("state")).unwrap());
-        Self { dir, storage, identity, host_key, state }
-    }
-
-    fn open(&self) -> Arc<Repository> {
-        Arc::new(Repository::open(self.storage.clone(), &Pin::Derived(self.identity.possible_repositories())).unwrap())
-    }
-
-    fn recipients(&self) -> Recipients {
-        Recipients::parse(&[self.identity.first().unwrap().recipient()]).unwrap()
-    }
-
-    fn writer(&self, repository: &Arc<Repository>) -> Result<SnapshotWriter, RepositoryError> {
-        let chain = Chain::load(repository)?;
-        let options = WriterOptions {
-            host: host(),
-            policy: "shop".parse().unwrap(),
-            recipients: self.recipients(),
-            compression: 3,
-            cancel: Cancel::new(),
-        };
-        SnapshotWriter::begin(repository.clone(), &chain, &self.host_key, self.state.clone(), options)
-    }
-
-    fn snapshot(&self, streams: &[(&str, &[u8])]) -> Committed {
-        let repository = self.open();
-        let writer = self.writer(&repository).unwrap();
-        let sequence = writer.sequence();
-        let entries = streams.iter().map(|(name, bytes)| {
-            let mut stream = writer.stream("files", name, None, true);
-            for part in bytes.chunks(10_007) {
-                stream.write_all(part).unwrap();
-            }
-            let parts = stream.finish().unwrap();
-            StreamEntry {
-                name: name.parse().unwrap(),
-                kind: StreamKind::Raw,
-                encoding: Encoding::Plain,
-                length: parts.length,
-                sha256: parts.sha256,
-                chunk_average: parts.average.bytes(),
-                ids: parts.ids,
-            }
-        });
-        let source = SourceEntry {
-            name: "files".parse().unwrap(),
-            kind: "files".into(),
-            outcome: SourceOutcome::Complete,
-            error: None,
-            warnings: vec![],
-            streams: entries.collect(),
-            facts: serde_json::json!({}),
-        };
-        let draft = SnapshotDraft {
-            id: id(sequence),
-            time: chrono::Utc::now(),
-            tags: vec![],
-            trigger: Trigger::Manual,
-            git_commit: None,
-            outcome: Outcome::Complete,
-            sources: vec![source],
-            stream_notes: vec![],
-        };
-        writer.commit(draft, &self.host_key).unwrap()
-    }
-
-    fn read(&self, snapshot: &Snapshot) -> Vec<(String, Vec<u8>)> {
-        let reader = self.reader(snapshot);
-        let source = &reader.manifest.sources[0];
-        let read = |stream: &StreamEntry| {
-            let mut bytes = Vec::new();
-            reader.stream(source, stream, 0).unwrap().read_to_end(&mut bytes).unwrap();
-            (stream.name.to_string(), bytes)
-        };
-        source.streams.iter().map(read).collect()
-    }
-
-    fn reader(&self, snapshot: &Snapshot) -> SnapshotReader {
-        let identities = IdentityFile::load(&self.dir.path().join("identity.txt")).unwrap().identities;
-        let options = ReaderOptions {
-            identities: Arc::new(identities),
-            index_cache: None,
-            tmp: self.dir.path().to_owned(),
-            cancel: Cancel::new(),
-        };
-        SnapshotReader::open(self.open(), snapshot, options).unwrap()
-    }
-
-    fn chain(&self) -> Chain {
-        Chain::load(&self.open()).unwrap()
-    }
-}
-
-fn vouch(repository: &mut Repository, root: &SigningKey, host_key: &HostKey) {
-    let action = SignerAction::Add { role: Role::Snapshot, hosts: vec![host()] };
-    repository.add_signer(root, &host_key.signing.public(), action, chrono::Utc::now()).unwrap();
-}
-
-fn id(sequence: Sequence) -> SnapshotId {
-    format!("20261121T{:06}Z-0000000{}", sequence.0, sequence.0 % 10).parse().unwrap()
-}
-
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&seed.to_le_bytes());
-    hasher.finalize_xof().fill(&mut bytes);
-    bytes
-}
+use world::{World, noise};
 
 #[test]
 fn streams_come_back_and_known_bytes_are_not_stored_again() {
@@ -187,7 +51,7 @@ fn streams_come_back_and_known_bytes_are_not_stored_again() {
 
 #[test]
 fn a_run_that_was_killed_is_taken_up_again() {
-    let world = World::new(Arc::new(MemoryStorage::new()));
+    let world = World::memory();
     let large = noise(2, 60 << 20);
     let repository = world.open();
     let writer = world.writer(&repository).unwrap();
@@ -202,20 +66,21 @@ fn a_run_that_was_killed_is_taken_up_again() {
 
 #[test]
 fn a_host_without_a_signer_is_refused_and_so_is_another_root() {
-    let world = World::new(Arc::new(MemoryStorage::new()));
-    let other = World::new(Arc::new(MemoryStorage::new()));
+    let world = World::memory();
+    let other = World::memory();
     let pin = Pin::Derived(other.identity.possible_repositories());
     assert!(matches!(Repository::open(world.storage.clone(), &pin), Err(RepositoryError::Unpinned { .. })));
     let pin = Pin::Exactly(other.identity.repository.clone().unwrap());
     assert!(matches!(Repository::open(world.storage.clone(), &pin), Err(RepositoryError::ForeignRepository { .. })));
-    let stranger = World { host_key: HostKey::create(&other.dir.path().join("k2"), None).unwrap(), ..world };
+    let key = HostKey::create(&other.dir.path().join("k2"), None).unwrap();
+    let stranger = World { host_key: Arc::new(key), ..world };
     let repository = stranger.open();
     assert!(matches!(stranger.writer(&repository), Err(RepositoryError::NotASigner { .. })));
 }
 
 #[test]
 fn a_deleted_newest_snapshot_is_noticed() {
-    let world = World::new(Arc::new(MemoryStorage::new()));
+    let world = World::memory();
     world.snapshot(&[("a", b"1")]);
     world.snapshot(&[("a", b"2")]);
     let chain = world.chain();
@@ -232,7 +97,7 @@ proptest! {
     /// Several streams with repeating parts, against the naive copy.
     #[test]
     fn any_streams_come_back(parts in proptest::collection::vec((0u64..6, 0usize..200_000), 1..12), cuts in proptest::collection::vec(0usize..12, 0..4)) {
-        let world = World::new(Arc::new(MemoryStorage::new()));
+        let world = World::memory();
         let mut streams: Vec<Vec<u8>> = vec![Vec::new()];
         for (n, (seed, length)) in parts.iter().enumerate() {
             if cuts.contains(&n) {

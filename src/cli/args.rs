@@ -280,19 +280,28 @@ pub struct RestoreArgs {
     /// The folder that the snapshot is laid out in; it must be empty or not exist yet.
     #[arg(long, value_name = "DIR")]
     pub into: PathBuf,
+    /// Make device nodes, setuid bits and other attributes of the system as well.
+    #[arg(long)]
+    pub privileged: bool,
+    /// Print the plan, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
     #[command(flatten)]
     pub reading: Reading,
 }
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// One snapshot only, as for `show`.
-    pub id: Option<String>,
-    /// Read every stored byte and compare it with its name; needs no key.
-    #[arg(long)]
-    pub read_data: bool,
+    /// Only these snapshots, named as for `show`.
+    #[arg(value_name = "ID")]
+    pub ids: Vec<String>,
+    /// Read every stored byte, or so many percent of them (other ones every day), and compare it with its name; needs
+    /// no key.
+    #[arg(long, value_name = "PERCENT", num_args = 0..=1, require_equals = true, default_missing_value = "100",
+        value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub read_data: Option<u8>,
     /// Decrypt and check everything, as a restore would; needs the identity.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "read_data")]
     pub deep: bool,
     #[command(flatten)]
     pub reading: Reading,
@@ -300,12 +309,6 @@ pub struct VerifyArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum RepairCommand {
-    /// Rebuild the index from the archives that signed snapshots name; needs the identity.
-    Index(RepairIndexArgs),
-}
-
-#[derive(Debug, Args)]
-pub struct RepairIndexArgs {
-    #[command(flatten)]
-    pub reading: Reading,
+    /// Rebuild the index from the archives that this host's signed snapshots name; needs the policy and the identity.
+    Index,
 }

@@ -118,7 +118,7 @@ fn name(command: &Command) -> &'static str {
         Command::Diff(_) => "diff",
         Command::Restore(_) => "restore",
         Command::Verify(_) => "verify",
-        Command::Repair { command: RepairCommand::Index(_) } => "repair index",
+        Command::Repair { command: RepairCommand::Index } => "repair index",
         Command::Completions { .. } => "completions",
         Command::Man { .. } => "man",
     }
@@ -138,7 +138,9 @@ fn dispatch(session: &Session, command: &Command) -> Result<Exit, Failure> {
         Command::Diff(args) => commands::diff::run(session, args),
         Command::Completions { shell } => commands::manual::completions(session, *shell),
         Command::Man { command } => commands::manual::man(session, command.as_deref()),
-        _ => Err(Failure::usage("later", "later")),
+        Command::Restore(args) => commands::restore::run(session, args),
+        Command::Verify(args) => commands::verify::run(session, args),
+        Command::Repair { command: RepairCommand::Index } => commands::repair::index(session),
     }
 }
 

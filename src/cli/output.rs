@@ -129,6 +129,11 @@ impl Output {
         }
     }
 
+    /// Prints a failure beside a result that stands: the document is the result's.
+    pub fn complaint(&self, failure: &Failure) {
+        report_failure(failure, None, self.colour_err);
+    }
+
     pub fn paint(&self, paint: Paint, text: &str) -> String {
         if self.colour { self::paint(paint, text) } else { text.to_owned() }
     }

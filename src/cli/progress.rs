@@ -141,6 +141,8 @@ impl Progress {
         }
         let took = human_duration(running.begun.elapsed());
         match error {
+            // What gave nothing has nothing to tell, unless somebody wants to hear it all.
+            None if running.bytes == 0 && self.0.mode != (Mode::Lines { begins: true }) => {}
             None => self.line(&format!("{source}: {} in {took}", human_size(running.bytes))),
             Some(error) => self.line(&format!("{source}: failed after {took}: {error}")),
         }

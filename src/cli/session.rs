@@ -10,7 +10,7 @@ use crate::cli::progress::Progress;
 use crate::ops::Run;
 use crate::ops::access::{Access, AccessRequest, Installation, parse_time, parse_url};
 use crate::policy::{self, Policy};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -25,7 +25,8 @@ pub struct Session {
 
 impl Session {
     pub fn new(global: Global, command: &'static str, cancel: Cancel) -> Self {
-        let now = chrono::Utc::now();
+        // What is stored and compared has whole seconds.
+        let now = Utc::now().trunc_subsecs(0);
         let progress = Progress::new(&global);
         let standard = Installation::standard();
         let installation = Installation {

@@ -139,6 +139,9 @@ impl Access {
         state: Option<Arc<State>>,
         request: &AccessRequest,
     ) -> Result<Self, OpsError> {
+        if let Some(state) = &state {
+            compare_signers(state, &repository)?;
+        }
         let chain = Chain::load(&repository)?;
         let mut alarms = Vec::new();
         let mut notices = Vec::new();
@@ -206,14 +209,29 @@ impl Access {
     }
 }
 
+/// Signers only ever get more: fewer mean that one, perhaps a revocation, is being hidden.
+fn compare_signers(state: &State, repository: &Repository) -> Result<(), OpsError> {
+    let seen = state.signer(repository.id())?;
+    if let Some((number, hash)) = seen {
+        repository.check_signers(number, hash)?;
+    }
+    match repository.last_signer() {
+        Some((number, hash)) if seen != Some((number, hash)) => Ok(state.set_signer(repository.id(), number, hash)?),
+        _ => Ok(()),
+    }
+}
+
 /// What this host saw before against what is there now; what is newer is remembered.
 fn compare_heads(state: &State, repository: &Repository, chain: &Chain) -> Result<Vec<String>, OpsError> {
     let mut alarms = Vec::new();
     for seen in state.heads(repository.id())? {
+        if chain.is_damaged(&seen.host, &seen.policy, seen.sequence) {
+            continue;
+        }
         let found = chain.head(&seen.host, &seen.policy);
         if let Some(alarm) = rolled_back(Some((seen.sequence, seen.header)), found) {
             alarms.push(format!("{}/{}: {alarm}", seen.host, seen.policy));
-        } else if !chain.knows(seen.sequence, &seen.header) && chain.problems.is_empty() {
+        } else if !chain.knows(seen.sequence, &seen.header) {
             alarms.push(format!(
                 "{}/{}: snapshot {} is not the one that was seen before: the history has been replaced",
                 seen.host, seen.policy, seen.sequence

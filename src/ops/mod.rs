@@ -128,7 +128,7 @@ impl OpsError {
         match self {
             OpsError::Repository(e) => e.hint(),
             OpsError::InSnapshot { source, .. } => source.hint(),
-            OpsError::Source { source: SourceError::Problem { hint, .. }, .. } => hint.clone(),
+            OpsError::Source { source, .. } => source.way_out(),
             OpsError::Usage { hint, .. } | OpsError::Failed { hint, .. } => hint.clone(),
             OpsError::Busy { .. } => Some("wait for it to end; `lifeboat list` shows its snapshot then".to_owned()),
             OpsError::NoIdentity { .. } => Some(

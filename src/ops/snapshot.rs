@@ -251,8 +251,10 @@ fn take(
         return Err(nothing_captured(&reports));
     }
     let outcome = judge(plan, &reports);
-    let git_commit =
-        entries.iter().find(|e| e.kind == "git").and_then(|e| e.facts.get("commit")?.as_str().map(str::to_owned));
+    let git_commit = entries
+        .iter()
+        .find(|e| e.kind == "git")
+        .and_then(|e| e.facts.pointer("/head/commit")?.as_str().map(str::to_owned));
     let draft = SnapshotDraft {
         id: id.clone(),
         time: run.now,
@@ -393,9 +395,7 @@ fn settle(
         }
         Err(error) => {
             entry.outcome = SourceOutcome::Failed;
-            if let SourceError::Problem { hint: Some(text), .. } = &error {
-                hint = Some(text.clone());
-            }
+            hint = error.way_out();
             entry.error = Some(full_text(&error));
         }
     }

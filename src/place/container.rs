@@ -9,18 +9,20 @@
 //! - A program that is missing is told on standard output, with status 126 or 127: that text is never output.
 //! - An exit status that cannot be read is a failure.
 //!
-//! The environment goes through the exec's own field, never through arguments. The shell's name (`$0`) carries the
-//! mark of this process, by which a later run finds what a killed one left running.
+//! The environment goes through the exec's own field, never through arguments. The shell's name (`$0`) and a variable
+//! carry the mark of this process, by which a later run finds what a killed one left running ([`super::orphans`]).
 
-use super::docker::{Docker, engine_error, is_status};
-use super::inspect::Container;
+use super::docker::{Docker, engine_error};
+use super::inspect::{Container, ContainerSummary};
+use super::orphans::{MARK, RUN_VARIABLE, SHELL, WRAPPER, end_exec, sweep};
 use super::stream::{ChannelReader, ChannelWriter, Item};
-use super::watch::{GRACE, TICK, Tail, Watch, lock};
+use super::watch::{TICK, Tail, Watch, lock};
 use super::{Command, Exit, Place, PlaceError, Running, owner};
 use bollard::container::LogOutput;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -28,11 +30,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-const SHELL: &str = "/bin/sh";
 const ANNOUNCEMENT: &str = "lifeboat-pid:";
-const WRAPPER: &str = "echo lifeboat-pid:$$; exec \"$@\"";
-/// Precedes the mark of the process that started an exec.
-const MARK: &str = "lifeboat:";
 /// Where the engine tells that the program could not be run.
 const REFUSAL: &[u8] = b"OCI runtime exec failed";
 /// What is kept of such a text, and the most that is held back to find out.
@@ -66,22 +64,30 @@ impl ContainerPlace {
 
     /// The container as it is now; an error unless it runs.
     pub fn resolve(&self) -> Result<Container, PlaceError> {
-        let container = match &self.which {
-            Which::Name(name) => self.docker.inspect(name)?,
+        let (container, running) = match &self.which {
+            Which::Name(name) => (self.docker.inspect(name)?, Vec::new()),
             Which::Service { project, service } => {
-                let mut all = self.docker.project(project)?;
-                all.retain(|c| c.compose().is_some_and(|labels| labels.service == *service));
-                let best = all.iter().find(|c| c.state == "running").or(all.first());
+                let all = self.docker.project(project)?;
+                let mine: Vec<_> =
+                    all.iter().filter(|c| c.compose().is_some_and(|labels| labels.service == *service)).collect();
+                let best = mine.iter().find(|c| c.state == "running").or(mine.first());
                 let best = best.ok_or_else(|| PlaceError::NoContainer { name: self.describe() })?;
-                self.docker.inspect(&best.id)?
+                (self.docker.inspect(&best.id)?, running_services(&all))
             }
         };
         if container.is_running() {
             Ok(container)
         } else {
-            Err(PlaceError::NotRunning { name: container.name, state: container.state })
+            Err(PlaceError::NotRunning { name: container.name, state: container.state, running })
         }
     }
+}
+
+/// Services with a container that runs, each once, in order.
+fn running_services(containers: &[ContainerSummary]) -> Vec<String> {
+    let running = containers.iter().filter(|c| c.state == "running");
+    let services: BTreeSet<String> = running.filter_map(|c| c.compose().map(|labels| labels.service)).collect();
+    services.into_iter().collect()
 }
 
 impl Place for ContainerPlace {
@@ -166,9 +172,12 @@ impl ExecRunning {
             argv.extend([SHELL.into(), "-c".into(), WRAPPER.into(), format!("{MARK}{}", owner::mark())]);
         }
         argv.extend(command.argv.iter().cloned());
+        let mut env: Vec<String> =
+            command.env.iter().map(|(name, value)| format!("{name}={}", value.expose())).collect();
+        env.push(format!("{RUN_VARIABLE}={}", owner::mark()));
         let options = CreateExecOptions {
             cmd: Some(argv),
-            env: Some(command.env.iter().map(|(name, value)| format!("{name}={}", value.expose())).collect()),
+            env: Some(env),
             user: command.user.clone(),
             working_dir: command.dir.as_ref().map(|dir| dir.to_string_lossy().into_owned()),
             attach_stdin: Some(command.stdin),
@@ -461,113 +470,5 @@ impl Pump {
     async fn fail(&mut self, why: String) {
         *lock(&self.shared.failure) = Some(why.clone());
         let _ = self.sender.send(Err(self.watch.io("read output of", io::Error::other(why)))).await;
-    }
-}
-
-/// What the engine knows of an exec's process.
-enum ExecState {
-    Ended,
-    /// With its id on the engine's host, once there is one.
-    Alive(Option<u32>),
-}
-
-fn exec_state(docker: &Docker, exec: &str) -> ExecState {
-    match docker.settle("inspect exec", docker.client().inspect_exec(exec)) {
-        // Between its start and its first breath it does not run and has not ended either.
-        Ok(state) if state.running == Some(true) || state.exit_code.is_none() => {
-            ExecState::Alive(state.pid.and_then(|p| u32::try_from(p).ok()).filter(|p| *p > 0))
-        }
-        // Forgotten by the engine, or the engine is gone: there is nothing left to ask.
-        Ok(_) | Err(_) => ExecState::Ended,
-    }
-}
-
-/// Waits until the exec has ended, or `limit` has passed.
-fn ended_within(docker: &Docker, exec: &str, limit: Duration) -> bool {
-    let deadline = Instant::now() + limit;
-    loop {
-        if matches!(exec_state(docker, exec), ExecState::Ended) {
-            return true;
-        }
-        if Instant::now() >= deadline {
-            return false;
-        }
-        std::thread::sleep(TICK / 5);
-    }
-}
-
-/// Ends what an exec runs: SIGTERM, time to go, SIGKILL. Where there is a shell, first as the user that it runs as, who
-/// may always signal it (root may not, in a container without capabilities), then as root; and last from this host.
-fn end_exec(docker: &Docker, container: &str, exec: &str, user: Option<&str>, pid: Option<u32>, has_shell: bool) {
-    let mut on_host = None;
-    let deadline = Instant::now() + Duration::from_secs(1);
-    while on_host.is_none() && Instant::now() < deadline {
-        match exec_state(docker, exec) {
-            ExecState::Ended => return,
-            ExecState::Alive(Some(pid)) => on_host = Some(pid),
-            ExecState::Alive(None) => std::thread::sleep(TICK / 10),
-        }
-    }
-    let Some(on_host) = on_host else { return };
-    if let Some(inside) = pid.or_else(|| pid_inside(docker, on_host)).filter(|_| has_shell) {
-        let steps: [(&str, Option<&str>, Duration); 3] = [
-            ("TERM", user, GRACE),
-            ("KILL", user, Duration::from_millis(500)),
-            ("KILL", Some("0"), Duration::from_millis(500)),
-        ];
-        for (signal, as_user, limit) in steps {
-            if signal_inside(docker, container, as_user, signal, inside) && ended_within(docker, exec, limit) {
-                return;
-            }
-        }
-    }
-    // Only root may do this, and only on the engine's own machine; anybody else leaves it to its broken pipes.
-    if docker.is_local()
-        && let Some(pid) = i32::try_from(on_host).ok().and_then(rustix::process::Pid::from_raw)
-        && rustix::process::kill_process(pid, rustix::process::Signal::TERM).is_ok()
-        && !ended_within(docker, exec, GRACE)
-    {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        ended_within(docker, exec, Duration::from_millis(500));
-    }
-}
-
-/// The process id within its container, as this host's kernel tells it.
-fn pid_inside(docker: &Docker, on_host: u32) -> Option<u32> {
-    if !docker.is_local() {
-        return None;
-    }
-    let status = std::fs::read_to_string(format!("/proc/{on_host}/status")).ok()?;
-    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-    ids.split_whitespace().next_back()?.parse().ok()
-}
-
-/// Sends a signal by a second exec: to the process group that the engine made for the command, else to it alone.
-fn signal_inside(docker: &Docker, container: &str, user: Option<&str>, signal: &str, pid: u32) -> bool {
-    let script = "kill -s \"$1\" -- \"-$2\" 2>/dev/null || kill -s \"$1\" \"$2\"";
-    let argv = [SHELL, "-c", script, "lifeboat-kill", signal, &pid.to_string()].map(str::to_owned);
-    let options = CreateExecOptions { cmd: Some(argv.to_vec()), user: user.map(str::to_owned), ..Default::default() };
-    let Ok(made) = docker.settle("prepare kill", docker.client().create_exec(container, options)) else { return false };
-    let detached = Some(StartExecOptions { detach: true, ..Default::default() });
-    docker.settle("start kill", docker.client().start_exec(&made.id, detached)).is_ok()
-}
-
-/// Ends what a killed run left running in a container. What cannot be judged stays.
-fn sweep(docker: &Docker, container: &Container) {
-    for exec in &container.exec_ids {
-        let state = match docker.settle("inspect exec", docker.client().inspect_exec(exec)) {
-            Ok(state) => state,
-            Err(e) if is_status(&e, 404) => continue,
-            Err(_) => return,
-        };
-        let process = state.process_config.unwrap_or_default();
-        let arguments = process.arguments.unwrap_or_default();
-        let orphan = state.running == Some(true)
-            && arguments.get(1).is_some_and(|script| script == WRAPPER)
-            && arguments.get(2).and_then(|mark| mark.strip_prefix(MARK)).is_some_and(owner::is_gone);
-        if orphan {
-            tracing::info!(container = container.name, "ending a command that an earlier run left running");
-            end_exec(docker, &container.id, exec, process.user.as_deref().filter(|u| !u.is_empty()), None, true);
-        }
     }
 }

@@ -9,6 +9,7 @@ pub mod docker;
 pub mod helper;
 pub mod host;
 pub mod inspect;
+mod orphans;
 mod owner;
 mod stream;
 mod tar_end;
@@ -113,7 +114,12 @@ pub enum PlaceError {
     #[error("no container {name:?}")]
     NoContainer { name: String },
     #[error("container {name:?} is {state}, not running")]
-    NotRunning { name: String, state: String },
+    NotRunning {
+        name: String,
+        state: String,
+        /// Services of the same compose project that do run; empty where none was asked for.
+        running: Vec<String>,
+    },
     #[error("no container of a compose project in {}", dir.display())]
     NoProject { dir: PathBuf },
     #[error("more than one compose project in {}: {}", dir.display(), projects.join(", "))]
@@ -153,7 +159,13 @@ impl PlaceError {
                 "is the engine running, and is this user root or in group docker? DOCKER_HOST names another engine"
                     .into(),
             ),
-            PlaceError::NotRunning { name, .. } => Some(format!("start it, or look at `docker logs {name}`")),
+            PlaceError::NotRunning { name, running, .. } => {
+                let others = match running.as_slice() {
+                    [] => String::new(),
+                    some => format!("; services that run: {}", some.join(", ")),
+                };
+                Some(format!("start it, or look at `docker logs {name}`{others}"))
+            }
             PlaceError::NoProject { .. } => {
                 Some("start it with `docker compose up -d`, or name it by `project` in section [app]".into())
             }

@@ -33,7 +33,7 @@ fn world() -> String {
 }
 
 /// When a process began, in clock ticks since boot.
-fn start_time(pid: u32) -> Option<String> {
+pub(super) fn start_time(pid: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the program's name in parentheses and may hold anything; the start time is the 22nd.
     let (_, rest) = stat.rsplit_once(')')?;

@@ -197,6 +197,14 @@ impl Chain {
         pruned || self.all().any(|s| s.header.sequence == sequence && s.header_id == *header)
     }
 
+    /// Whether a header of this sequence is there and damaged: its own problem says so, and it is no sign of a
+    /// repository that went back.
+    pub fn is_damaged(&self, host: &HostName, policy: &PolicyName, sequence: Sequence) -> bool {
+        let is_it =
+            |place: layout::HeaderKey| place.host == *host && place.policy == *policy && place.sequence == sequence;
+        self.problems.iter().any(|p| layout::parse_header(&p.key).is_some_and(is_it))
+    }
+
     /// The highest sequence of a line that is there or was pruned, and the header hash where it is one alone.
     pub fn head(&self, host: &HostName, policy: &PolicyName) -> Option<(Sequence, Option<ObjectId>)> {
         let line = (host.clone(), policy.clone());

@@ -60,8 +60,8 @@ pub enum RepositoryError {
     /// The object is not there at all.
     #[error("object {key} is missing")]
     Missing { key: StorageKey },
-    /// A header names more signers than there are: a revocation may have been hidden.
-    #[error("signer {key} is missing, and a header names it: what it says, a revocation perhaps, is hidden")]
+    /// A header, or this host's memory, knows more signers than there are: a revocation may have been hidden.
+    #[error("signer {key} is missing: what it says, a revocation perhaps, is hidden")]
     SignersMissing { key: StorageKey },
     #[error("chunk {id} of stream {stream:?} of source {source_name:?} is in no archive that is at hand")]
     ChunkMissing { id: crate::base::ids::ChunkId, stream: String, source_name: String },

@@ -219,6 +219,7 @@ impl SnapshotReader {
             position: start,
             until,
             failure: None,
+            failed: None,
             sha256: (offset == 0 && until == stream.length && stream.sha256.is_some()).then(Sha256::new),
         };
         let skip = offset - start;
@@ -467,6 +468,8 @@ pub struct StreamReader<'a> {
     /// Where the bytes end that were asked for.
     until: u64,
     failure: Option<RepositoryError>,
+    /// Once failed, always failed: what lies behind a gap is never handed on.
+    failed: Option<String>,
     sha256: Option<Sha256>,
 }
 
@@ -554,14 +557,18 @@ impl Read for StreamReader<'_> {
         if out.is_empty() {
             return Ok(0);
         }
+        if let Some(text) = &self.failed {
+            return Err(io::Error::other(text.clone()));
+        }
         while self.at == self.current.len() {
             match self.fill() {
                 Ok(true) => {}
                 Ok(false) => return Ok(0),
                 Err(e) => {
-                    let text = io::Error::other(super::chain::full_text(&e));
+                    let text = super::chain::full_text(&e);
                     self.failure.get_or_insert(e);
-                    return Err(text);
+                    self.failed = Some(text.clone());
+                    return Err(io::Error::other(text));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! What this host remembers between runs (`<state-dir>/state.db`): pins, the newest snapshot seen of every policy,
+//! What this host remembers between runs (`<state-dir>/state.db`): pins, signers, the newest snapshot of every policy,
 //! index objects written by runs that did not reach their header, chunk averages, and the memo of unchanged files.
 //!
 //! Losing it costs time and one announcement (a new lineage), never data. What it remembers of order is what shows
@@ -21,6 +21,7 @@ const SCHEMA: &str = "
     create table if not exists pins (location text primary key, repository text not null);
     create table if not exists heads (repository text, host text, policy text, sequence integer not null, header text not null,
         primary key (repository, host, policy));
+    create table if not exists signers (repository text primary key, number integer not null, hash text not null);
     create table if not exists unfinished_index (repository text, id text, length integer not null, primary key (repository, id));
     create table if not exists streams (repository text, policy text, source text, stream text, average integer not null,
         lengths text not null, primary key (repository, policy, source, stream));
@@ -124,6 +125,25 @@ impl State {
             .optional()
             .map_err(self.error("look for the newest snapshot"))?;
         Ok(row.and_then(|(sequence, header)| Some((Sequence(sequence), header.parse().ok()?))))
+    }
+
+    /// The last signer seen of a repository.
+    pub fn signer(&self, repository: &RepositoryId) -> Result<Option<(u32, ObjectId)>, RepositoryError> {
+        let sql = "select number, hash from signers where repository = ?1";
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        let row: Option<(u32, String)> = self
+            .db()
+            .query_row(sql, params![repository.as_str()], read)
+            .optional()
+            .map_err(self.error("look for signers"))?;
+        Ok(row.and_then(|(number, hash)| Some((number, hash.parse().ok()?))))
+    }
+
+    /// Remembers the last signer; whoever calls has compared it with what is remembered.
+    pub fn set_signer(&self, repository: &RepositoryId, number: u32, hash: ObjectId) -> Result<(), RepositoryError> {
+        let sql = "insert or replace into signers values (?1, ?2, ?3)";
+        let done = self.db().execute(sql, params![repository.as_str(), number, hash.to_hex()]);
+        done.map(drop).map_err(self.error("keep the last signer"))
     }
 
     /// The newest header seen of every host and policy of a repository.

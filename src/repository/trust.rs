@@ -61,8 +61,8 @@ pub struct Repository {
     root: PublicKey,
     created: DateTime<Utc>,
     signers: Vec<Signer>,
-    /// The highest signer number, and the hash of that object.
-    last_signer: (u32, Option<ObjectId>),
+    /// The hashes of the signer objects, in order.
+    signer_hashes: Vec<ObjectId>,
 }
 
 impl Repository {
@@ -93,7 +93,7 @@ impl Repository {
         if storage.put_new(&layout::repository(), &bytes)? != Put::Created {
             return Err(RepositoryError::RepositoryExists { location });
         }
-        Ok(Self { storage, id, root: public, created: now, signers: Vec::new(), last_signer: (0, None) })
+        Ok(Self { storage, id, root: public, created: now, signers: Vec::new(), signer_hashes: Vec::new() })
     }
 
     /// Opens a repository and checks it against the pin.
@@ -126,7 +126,7 @@ impl Repository {
             return Err(RepositoryError::Damaged { key, problem: "it contradicts its own root key".to_owned() });
         }
         let mut repository =
-            Self { storage, id: found, root, created: claimed.created, signers: Vec::new(), last_signer: (0, None) };
+            Self { storage, id: found, root, created: claimed.created, signers: Vec::new(), signer_hashes: Vec::new() };
         repository.load_signers()?;
         Ok(repository)
     }
@@ -156,7 +156,7 @@ impl Repository {
         if object.kind != "signer" || object.number != number || object.repository != self.id {
             return Err(damaged("it is the signer of another place"));
         }
-        if object.previous != self.last_signer.1 {
+        if object.previous != self.signer_hashes.last().copied() {
             return Err(damaged("it does not follow the signer before it"));
         }
         let public = PublicKey::parse(&object.public_key)
@@ -171,7 +171,7 @@ impl Repository {
                 }
             }
         }
-        self.last_signer = (number, Some(object_id(&bytes)));
+        self.signer_hashes.push(object_id(&bytes));
         Ok(())
     }
 
@@ -183,14 +183,14 @@ impl Repository {
         action: SignerAction,
         now: DateTime<Utc>,
     ) -> Result<(), RepositoryError> {
-        let number = self.last_signer.0 + 1;
+        let number = self.signer_count() + 1;
         let object = SignerObject {
             kind: "signer".to_owned(),
             format: FORMAT,
             requires: Vec::new(),
             repository: self.id.clone(),
             number,
-            previous: self.last_signer.1,
+            previous: self.signer_hashes.last().copied(),
             time: now,
             public_key: key.to_text()?,
             action,
@@ -231,9 +231,9 @@ impl Repository {
         {
             return Err(damaged("it has been moved: its name and its content disagree"));
         }
-        if header.signers > self.last_signer.0 {
+        if header.signers > self.signer_count() {
             // What is hidden may be a revocation: then forged headers would be believed. So nothing is.
-            return Err(RepositoryError::SignersMissing { key: layout::signer(self.last_signer.0 + 1) });
+            return Err(RepositoryError::SignersMissing { key: layout::signer(self.signer_count() + 1) });
         }
         Ok(header)
     }
@@ -324,7 +324,25 @@ impl Repository {
 
     /// The highest signer number.
     pub fn signer_count(&self) -> u32 {
-        self.last_signer.0
+        self.signer_hashes.len() as u32
+    }
+
+    /// The highest signer number and the hash of that object: what a reader remembers.
+    pub fn last_signer(&self) -> Option<(u32, ObjectId)> {
+        Some((self.signer_count(), *self.signer_hashes.last()?))
+    }
+
+    /// Refuses a repository whose signers are fewer, or others, than those that were seen before.
+    pub fn check_signers(&self, number: u32, hash: ObjectId) -> Result<(), RepositoryError> {
+        let key = layout::signer(number);
+        match self.signer_hashes.get((number as usize).wrapping_sub(1)) {
+            Some(there) if *there == hash => Ok(()),
+            Some(_) => {
+                let problem = "it is not the signer that was seen here before".to_owned();
+                Err(RepositoryError::Damaged { key, problem })
+            }
+            None => Err(RepositoryError::SignersMissing { key: layout::signer(self.signer_count() + 1) }),
+        }
     }
 
     /// The keys that may sign snapshots, with their hosts, for people.

@@ -62,6 +62,15 @@ impl SourceError {
     pub fn hint(problem: impl Into<String>, hint: impl Into<String>) -> Self {
         SourceError::Problem { problem: problem.into(), hint: Some(hint.into()) }
     }
+
+    /// The way out, where there is one.
+    pub fn way_out(&self) -> Option<String> {
+        match self {
+            SourceError::Problem { hint, .. } => hint.clone(),
+            SourceError::Place(place) => place.hint(),
+            _ => None,
+        }
+    }
 }
 
 /// A run of chunks with boundaries at both ends: what the memo of unchanged files remembers of a group.

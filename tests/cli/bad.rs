@@ -156,7 +156,7 @@ fn a_full_disk_is_said_and_harms_nothing() {
     fs::write(world.app().join("uploads/large.bin"), &noise[..6_000_000]).unwrap();
     world.run(&["snapshot"]).exits(1).one_error_with_a_hint().says(&["free", "min_free"]);
     // … and the disk itself.
-    world.change_policy("[repository]", "[repository]\nmin_free = \"0%\"");
+    world.change_policy("[repository]", "[repository]\nmin_free = \"0B\"");
     world.run(&["snapshot"]).exits(1).one_error_with_a_hint().says(&["No space left"]);
     assert_eq!(world.snapshots().len(), 1);
     fs::remove_file(world.app().join("uploads/large.bin")).unwrap();
@@ -249,6 +249,16 @@ fn unknown_snapshots_sources_and_paths_name_what_there_is() {
     world.run(&["restore", "latest", "--only", "nope", "--into", "out"]).exits(2).one_error_with_a_hint();
     assert!(!world.path("out").exists());
     world.run(&["list", "--since", "yesteryear"]).exits(2).one_error_with_a_hint();
+}
+
+#[test]
+fn a_header_that_somebody_remembers_must_be_there() {
+    let world = World::with_snapshot();
+    let header = world.json(&["show", "latest"])["header"].as_str().unwrap().to_owned();
+    world.run(&["list", "--expect", &format!("1:{header}")]).exits(0);
+    world.run(&["list", "--expect", &format!("2:{header}")]).exits(4).says(&["ALARM", "is not there"]);
+    world.run(&["verify", "--expect", &format!("1:{}", "0".repeat(64))]).exits(4).says(&["ALARM"]);
+    world.run(&["list", "--expect", "latest"]).exits(2).one_error_with_a_hint();
 }
 
 #[test]

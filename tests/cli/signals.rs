@@ -4,19 +4,25 @@ use crate::exits::{hanging_snapshot, slow_source};
 use crate::world::{Ran, World};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 fn stop(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
 }
 
-/// Whether a process runs whose arguments hold this text.
-fn runs(text: &str) -> bool {
-    fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+/// The processes whose arguments hold this text.
+fn running(text: &str) -> Vec<Pid> {
+    let holds = |entry: &fs::DirEntry| {
         let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&arguments).contains(text)
-    })
+    };
+    let pid = |entry: fs::DirEntry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?);
+    fs::read_dir("/proc").unwrap().flatten().filter(holds).filter_map(pid).collect()
+}
+
+fn runs(text: &str) -> bool {
+    !running(text).is_empty()
 }
 
 fn slow_world(seconds: &str) -> World {
@@ -29,6 +35,8 @@ fn slow_world(seconds: &str) -> World {
 #[test]
 fn a_signal_ends_a_snapshot_within_five_seconds_and_leaves_nothing() {
     for (signal, code, seconds) in [(Signal::INT, 130, "36061"), (Signal::TERM, 143, "36062")] {
+        // A time of this run alone: another run of this test may be under way.
+        let seconds = &format!("{seconds}{}", std::process::id());
         let world = slow_world(seconds);
         let headers = world.files("state/repository/snapshots");
         let child = hanging_snapshot(&world);
@@ -41,8 +49,9 @@ fn a_signal_ends_a_snapshot_within_five_seconds_and_leaves_nothing() {
         assert!(!ran.err.contains("cut off"), "it stopped by itself: {}", ran.err);
         assert!(!runs(&format!("sleep\0{seconds}")), "the source's command is gone");
         assert_eq!(world.files("state/repository/snapshots"), headers, "no header was written");
-        let odd: Vec<_> =
-            world.files("state").into_iter().map(|f| f.0).filter(|p| p.to_str().unwrap().contains("tmp")).collect();
+        let below = world.path("state");
+        let left = world.files("state").into_iter().map(|(path, _)| path.strip_prefix(&below).unwrap().to_owned());
+        let odd: Vec<_> = left.filter(|path| path.to_str().unwrap().contains("tmp")).collect();
         assert!(odd.is_empty(), "{odd:?}");
         // What is there is whole, and the next run goes on.
         world.run(&["verify"]).exits(0);
@@ -54,7 +63,7 @@ fn a_signal_ends_a_snapshot_within_five_seconds_and_leaves_nothing() {
 fn with_json_a_stopped_run_says_so_in_its_document() {
     let world = slow_world("36063");
     let marker = world.path("marker");
-    let child = world.command(&["snapshot", "--json"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let child = world.command(&["snapshot", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     crate::exits::wait_for(&marker);
     stop(&child, Signal::TERM);
     let json = Ran::from(child.wait_with_output().unwrap()).exits(143).json();
@@ -63,12 +72,17 @@ fn with_json_a_stopped_run_says_so_in_its_document() {
 
 #[test]
 fn a_second_signal_ends_it_at_once() {
-    let world = slow_world("36064");
+    let seconds = &format!("36064{}", std::process::id());
+    let world = slow_world(seconds);
     let child = hanging_snapshot(&world);
     stop(&child, Signal::INT);
     stop(&child, Signal::TERM);
     let begun = Instant::now();
     let output = child.wait_with_output().unwrap();
+    // At once means that nothing is waited for: the source's command may outlive it, and this test shall not leave it.
+    for pid in running(&format!("sleep\0{seconds}")) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
     assert!(begun.elapsed() < Duration::from_secs(2));
     assert!([Some(130), Some(143)].contains(&output.status.code()), "{output:?}");
     world.run(&["verify"]).exits(0);

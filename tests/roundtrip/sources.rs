@@ -10,7 +10,7 @@ use lifeboat::ops::browse::{SourceDetail, show};
 use lifeboat::ops::restore::RestoreOutcome;
 use serde_json::{Value, json};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 fn git(dir: &Path, arguments: &[&str]) -> String {
@@ -195,6 +195,6 @@ fn clone_git(lab: &Lab, into: &Path, was: &Value) {
     git(&clone, &["apply", stream("edits").to_str().unwrap()]);
     assert_eq!(fs::read(clone.join("code.py")).unwrap(), fs::read(lab.path("app/code.py")).unwrap());
     let mut restored: Vec<String> = names(&into.join("git"));
-    restored.retain(|n| ![stream("bundle"), stream("edits")].contains(&PathBuf::from(into.join("git").join(n))));
+    restored.retain(|n| ![stream("bundle"), stream("edits")].contains(&into.join("git").join(n)));
     assert!(restored.is_empty(), "{restored:?}");
 }

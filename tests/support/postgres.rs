@@ -1,5 +1,6 @@
 //! A real PostgreSQL server of a test: made by `initdb`, run as an unprivileged account, reached by a socket in its
 //! own folder and by a random port of the loopback interface, and ended by the id that it was started with.
+#![allow(dead_code, reason = "each test binary uses its own part of this file")]
 
 use rustix::process::{Pid, Signal};
 use std::io::Write;
@@ -62,19 +63,7 @@ impl PostgresServer {
             .unwrap();
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         let port = free_port();
-        let log = std::fs::File::create(dir.join("log")).unwrap();
-        let child = as_server_account(&bin().join("postgres"))
-            .arg("-D")
-            .arg(&data)
-            .args(["-F", "-k"])
-            .arg(&dir)
-            .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "autovacuum=off"])
-            .args(options)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let child = Self::serve(&dir, &data, port, options);
         let server = Self { child, dir, data, port, _folder: folder };
         server.until_ready();
         server
@@ -95,6 +84,45 @@ impl PostgresServer {
         let server = Arc::new(Self::start_with(&[], &options));
         *shared = Arc::downgrade(&server);
         server
+    }
+
+    /// A standby of this server, made by `pg_basebackup`.
+    pub fn standby(&self) -> Self {
+        let folder = tempfile::Builder::new().prefix("lifeboat-pg-").tempdir().unwrap();
+        if is_root() {
+            let account = Account::find("postgres").expect("the account postgres");
+            chown(folder.path(), Some(account.uid), Some(account.gid)).unwrap();
+        }
+        let (dir, port) = (folder.path().to_owned(), free_port());
+        let data = dir.join("data");
+        let copied = as_server_account(&bin().join("pg_basebackup"))
+            .args(["--no-sync", "--checkpoint=fast", "--write-recovery-conf", "--username=postgres", "--host"])
+            .arg(&self.dir)
+            .args(["--port", &self.port.to_string(), "--pgdata"])
+            .arg(&data)
+            .output()
+            .unwrap();
+        assert!(copied.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&copied.stderr));
+        let child = Self::serve(&dir, &data, port, &[]);
+        let server = Self { child, dir, data, port, _folder: folder };
+        server.until_ready();
+        server
+    }
+
+    fn serve(dir: &Path, data: &Path, port: u16, options: &[&str]) -> Child {
+        let log = std::fs::File::options().append(true).create(true).open(dir.join("log")).unwrap();
+        as_server_account(&bin().join("postgres"))
+            .arg("-D")
+            .arg(data)
+            .args(["-F", "-k"])
+            .arg(dir)
+            .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "autovacuum=off"])
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap()
     }
 
     fn until_ready(&self) {
@@ -199,18 +227,7 @@ impl PostgresServer {
 
     /// Starts it again after [`PostgresServer::stop`].
     pub fn start_again(&mut self) {
-        let log = std::fs::File::options().append(true).open(self.dir.join("log")).unwrap();
-        self.child = as_server_account(&bin().join("postgres"))
-            .arg("-D")
-            .arg(&self.data)
-            .args(["-F", "-k"])
-            .arg(&self.dir)
-            .args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "autovacuum=off"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        self.child = Self::serve(&self.dir, &self.data, self.port, &[]);
         self.until_ready();
     }
 }

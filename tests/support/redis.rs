@@ -1,5 +1,6 @@
 //! A real Redis server of a test: on a random port of the loopback interface and a socket in its own folder, ended by
 //! the id that it was started with.
+#![allow(dead_code, reason = "each test binary uses its own part of this file")]
 
 use rustix::process::{Pid, Signal};
 use std::io::Write;

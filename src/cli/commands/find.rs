@@ -22,8 +22,7 @@ fn find(session: &Session, args: &FindArgs) -> Result<Exit, Failure> {
     let access = session.open(&args.reading)?;
     let report = browse::find(&access, &request, &session.run)?;
     for problem in &report.problems {
-        let snapshot = problem.snapshot.as_ref().map(|id| format!("snapshot {id}: ")).unwrap_or_default();
-        session.out.alarm(&format!("{snapshot}{}", problem.problem));
+        session.out.alarm(&problem.problem);
     }
     if report.cut {
         session.out.alarm(&format!("there is more than {} paths; --limit N shows more", args.limit));

@@ -10,5 +10,8 @@ pub mod list;
 pub mod ls;
 pub mod manual;
 pub mod policy;
+pub mod repair;
+pub mod restore;
 pub mod show;
 pub mod snapshot;
+pub mod verify;

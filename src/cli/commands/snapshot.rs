@@ -4,7 +4,7 @@ use crate::base::ids::{SourceName, Tag};
 use crate::base::units::{human_duration, human_size};
 use crate::cli::args::SnapshotArgs;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::output::{Align, Paint, Table};
+use crate::cli::output::{Align, Paint, Table, printable};
 use crate::cli::session::{Session, argument};
 use crate::ops::check;
 use crate::ops::setup;
@@ -125,11 +125,13 @@ fn text(session: &Session, report: &SnapshotReport) -> String {
             (warnings, Paint::Yellow),
         ]);
         if let Some(error) = &source.error {
-            below += &format!("{} source {:?}: {error}\n", out.paint(Paint::Red, "failed:"), source.name);
-            below += &source.hint.iter().map(|hint| format!("  hint: {hint}\n")).collect::<String>();
+            let label = out.paint(Paint::Red, "failed:");
+            below += &format!("{label} source {:?}: {}\n", source.name, printable(error));
+            below += &source.hint.iter().map(|hint| format!("  hint: {}\n", printable(hint))).collect::<String>();
         }
         for warning in &source.warnings {
-            below += &format!("{} source {:?}: {warning}\n", out.paint(Paint::Yellow, "warning:"), source.name);
+            let label = out.paint(Paint::Yellow, "warning:");
+            below += &format!("{label} source {:?}: {}\n", source.name, printable(warning));
         }
     }
     let header = &report.header;
@@ -144,7 +146,7 @@ fn text(session: &Session, report: &SnapshotReport) -> String {
         human_duration(Duration::from_secs_f64(report.seconds.max(0.0))),
     );
     let gap = if below.is_empty() { "" } else { "\n" };
-    format!("{}{gap}{}\n{last}", out.table(&table), crate::cli::output::printable_lines(&below))
+    format!("{}{gap}{}\n{last}", out.table(&table), below)
 }
 
 /// What must be seen even by somebody who asked for silence.
@@ -163,6 +165,7 @@ fn alarms(session: &Session, report: &SnapshotReport) {
         )),
         Outcome::Complete => {}
     }
+    report.notices.iter().for_each(|notice| out.alarm(notice));
     if let Some(alarm) = &report.alarm {
         out.alarm(&format!("ALARM: {alarm}"));
     }

@@ -98,8 +98,9 @@ impl Draft<'_> {
             out.line(format!("    {},", quoted(recipient)));
         }
         out.line("]");
-        out.line(format!("# The identity that opens them is looked for in {}. Snapshots,", in_comment(self.identity)));
-        out.line("# `list` and `verify` do without it: move it away and this host is sealed, and cannot read its own backups.");
+        out.line(format!("# The identity that opens them is looked for in {},", in_comment(self.identity)));
+        out.line("# or where this says. Snapshots, `list` and `verify` do without it: when it is away, this host is sealed and");
+        out.line("# cannot read its own backups.");
         out.line("# identity = \"/mnt/usb/identity.txt\"");
     }
 

@@ -78,8 +78,7 @@ pub fn init(installation: &Installation, options: &InitOptions, run: &Run) -> Re
     let keys = Keys::load_or_make(installation, options.identity.as_deref(), run)?;
     run.cancel.check()?;
     let recipients = recipients_of(&keys, &options.recipients)?;
-    let identity_path = keys.identity.as_ref().map_or_else(|| installation.identity(), |(path, _)| path.clone());
-    let (text, policy) = scene.draft(&recipients, &identity_path)?;
+    let (text, policy) = scene.draft(&recipients, &installation.identity())?;
 
     let opened = open_or_create(&policy, &keys, &host, run)?;
     let state = State::open(&installation.state_dir)?;

@@ -47,7 +47,10 @@ impl Keys {
         let usual = installation.identity();
         let mut identity_new = false;
         let identity = match named {
-            Some(path) => Some((path.to_owned(), IdentityFile::load(path)?)),
+            Some(path) => {
+                let absolute = std::path::absolute(path).map_err(|e| OpsError::file("find", path, e))?;
+                Some((absolute, IdentityFile::load(path)?))
+            }
             None if usual.exists() => Some((usual.clone(), IdentityFile::load(&usual)?)),
             None if host_key_path.exists() => None,
             None => {

@@ -32,16 +32,24 @@ struct Entry {
     sources: BTreeSet<SourceName>,
 }
 
+/// So many are named; more than that are counted. A signer gone bad could name millions of objects that are not there.
+const NAMED: usize = 10_000;
+
 /// Findings being gathered.
 #[derive(Default)]
 pub(super) struct Ledger {
     findings: BTreeMap<String, Entry>,
     notes: Vec<Note>,
+    unnamed: usize,
 }
 
 impl Ledger {
     /// A problem of an object. What is found again by a closer look is said once.
     pub fn find(&mut self, object: &str, problem: &str) {
+        if self.findings.len() >= NAMED && !self.findings.contains_key(object) {
+            self.unnamed += 1;
+            return;
+        }
         let entry = self.findings.entry(object.to_owned()).or_default();
         if !entry.problems.iter().any(|known| known == problem) {
             entry.problems.push(problem.to_owned());
@@ -57,6 +65,9 @@ impl Ledger {
     }
 
     pub fn note(&mut self, object: &str, text: &str) {
+        if self.notes.len() >= NAMED {
+            return;
+        }
         self.notes.push(Note { object: object.to_owned(), text: text.to_owned() });
     }
 
@@ -69,14 +80,15 @@ impl Ledger {
         self.findings.keys().map(String::as_str)
     }
 
-    pub fn finish(self) -> (Vec<Finding>, Vec<Note>) {
+    /// The findings, how many more there are, and the notes.
+    pub fn finish(self) -> (Vec<Finding>, usize, Vec<Note>) {
         let finding = |(object, entry): (String, Entry)| Finding {
             object,
             problem: entry.problems.join("; "),
             snapshots: entry.snapshots.into_iter().collect(),
             sources: entry.sources.into_iter().collect(),
         };
-        (self.findings.into_iter().map(finding).collect(), self.notes)
+        (self.findings.into_iter().map(finding).collect(), self.unnamed, self.notes)
     }
 }
 

@@ -60,6 +60,8 @@ pub struct VerifyReport {
     pub objects: usize,
     pub bytes_read: u64,
     pub findings: Vec<Finding>,
+    /// Findings beyond the first ten thousand, which are not named.
+    pub more_findings: usize,
     /// What is odd, and harms nothing.
     pub notes: Vec<Note>,
     /// What no snapshot needs: left by runs that ended early, or not pruned yet. Absent when only some snapshots were
@@ -119,7 +121,7 @@ pub fn verify(access: &Access, level: Level, only: &[SnapshotId], run: &Run) -> 
     }
     check.blame_snapshots(&snapshots)?;
     let unreferenced = if only.is_empty() { Some(check.unreferenced(&needed)) } else { None };
-    let (findings, notes) = check.ledger.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
+    let (findings, more_findings, notes) = check.ledger.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
     Ok(VerifyReport {
         repository: access.repository.id().clone(),
         level,
@@ -127,6 +129,7 @@ pub fn verify(access: &Access, level: Level, only: &[SnapshotId], run: &Run) -> 
         objects: check.inventory.count(),
         bytes_read: check.bytes_read.into_inner(),
         findings,
+        more_findings,
         notes,
         unreferenced,
     })

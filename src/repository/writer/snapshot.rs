@@ -112,7 +112,8 @@ impl SnapshotWriter {
 
         let remembered = state.head(repository.id(), &options.host, &options.policy)?;
         let found = chain.head(&options.host, &options.policy);
-        let alarm = rolled_back(remembered, found);
+        let damaged = remembered.is_some_and(|(seen, _)| chain.is_damaged(&options.host, &options.policy, seen));
+        let alarm = if damaged { None } else { rolled_back(remembered, found) };
         let head = match (remembered, found) {
             (Some((seen, hash)), Some((there, _))) if seen > there => Some((seen, Some(hash))),
             (Some((seen, hash)), None) => Some((seen, Some(hash))),

@@ -10,7 +10,7 @@ use crate::base::secret::Secret;
 use crate::place::{Command, Place, PlaceError};
 use crate::policy::model::{PostgresSpec, Target};
 use crate::sources::SourceError;
-use crate::sources::locate::{Located, describe};
+use crate::sources::locate::Located;
 use crate::sources::run::{Deadline, one_line, run};
 use crate::sources::secret;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(super) struct Connection {
     pub user: String,
     /// The application's own database.
     pub own_database: String,
-    /// For messages: `container "db"`, `db.example:5432`.
+    /// For messages: `container shop_db`, `db.example:5432`.
     pub server: String,
     /// For messages: where the password was taken from, as a clause.
     password_origin: Option<String>,
@@ -95,7 +95,7 @@ impl Connection {
                 _ => host.clone(),
             },
             (Target::Url(_) | Target::Host, _) => "this host's PostgreSQL".into(),
-            (other, _) => describe(other),
+            _ => located.place.describe(),
         };
         Ok(Self {
             place: located.place.clone(),

@@ -244,7 +244,8 @@ fn count(
         true => catalog::columns(session).map_err(|e| within(e, "the columns"))?,
         false => HashMap::new(),
     };
-    for table in facts.tables.iter_mut().filter(|t| t.has_data()) {
+    let readable = |t: &&mut Table| t.has_data() && !(run.standby && t.persistence == "unlogged");
+    for table in facts.tables.iter_mut().filter(readable) {
         let own = with_content.then(|| columns.get(&table.key()).map_or(&[][..], Vec::as_slice));
         catalog::count(session, table, own)
             .map_err(|e| within(e, &format!("table {}.{}", table.schema, table.name)))?;
@@ -275,10 +276,7 @@ fn prove(run: &Run<'_>, facts: &mut Database, stored: &[Stored<'_>]) -> Result<(
         let count = facts.large_objects.count;
         return Err(problem(format!("it holds {objects} large objects, and the server has {count}")));
     }
-    let readable = |t: &&mut Table| {
-        // On a standby unlogged tables have no rows to read.
-        t.has_data() && t.persistence == "permanent"
-    };
+    let readable = |t: &&mut Table| t.has_data() && !(run.standby && t.persistence == "unlogged");
     for table in facts.tables.iter_mut().filter(readable) {
         let name = format!("{}.{}", table.schema, table.name);
         if name.contains('\u{fffd}') {

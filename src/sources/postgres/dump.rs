@@ -26,6 +26,8 @@ pub(super) struct Run<'a> {
     pub deadline: Deadline,
     pub stall: Duration,
     pub cancel: &'a Cancel,
+    /// The server is one, so that unlogged tables have no rows to read.
+    pub standby: bool,
 }
 
 /// A `pg_dump` that has begun to write, which it does when it holds every lock.

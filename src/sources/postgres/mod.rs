@@ -74,6 +74,7 @@ struct Preflight {
     version: u32,
     version_text: String,
     pg_dump_version: String,
+    pg_dump_major: u32,
     databases: Vec<String>,
     other_runs: Vec<OtherRun>,
 }
@@ -188,6 +189,7 @@ impl PostgresSource {
             version: session.version,
             version_text: session.version_text.clone(),
             pg_dump_version,
+            pg_dump_major: tool_major,
             databases,
             other_runs,
         };
@@ -258,7 +260,9 @@ impl PostgresSource {
         session.close().map_err(asked)?;
         warnings.extend(facts_warnings(&facts, &preflight.databases));
 
-        let run = dump::Run { connection, database: &preflight.via, deadline, stall: self.limits.stall, cancel };
+        let standby = preflight.server.standby;
+        let stall = self.limits.stall;
+        let run = dump::Run { connection, database: &preflight.via, deadline, stall, cancel, standby };
         cx.events.step(format!("{}: roles of {}", self.name, connection.server));
         let stream = cx.sink.stream(GLOBALS.parse()?, StreamKind::Sql, None).map_err(SourceError::Sink)?;
         let globals = dump::globals(&run, stream, preflight.server.reads_passwords)?;
@@ -267,7 +271,7 @@ impl PostgresSource {
         for name in &preflight.databases {
             cx.cancel.check()?;
             cx.events.step(format!("{}: database {name:?} of {}", self.name, connection.server));
-            let run = dump::Run { connection, database: name, deadline, stall: self.limits.stall, cancel };
+            let run = dump::Run { connection, database: name, deadline, stall, cancel, standby };
             let (database, said) = database::capture(&run, cx, &self.spec, &self.limits)?;
             warnings.extend(said);
             facts.databases.push(database);
@@ -295,6 +299,13 @@ impl Preflight {
         if self.server.standby {
             warnings
                 .push("the server is a standby: unlogged tables are empty there, and its data may lag behind".into());
+        }
+        let server_major = self.version / 10_000;
+        if self.pg_dump_major > server_major {
+            warnings.push(format!(
+                "pg_dump {} is newer than the server: its dumps are read by pg_restore {} only, which may want settings that PostgreSQL {server_major} does not know",
+                self.pg_dump_version, self.pg_dump_major
+            ));
         }
         for run in &self.other_runs {
             warnings.push(format!(

@@ -74,7 +74,7 @@ impl RedisSource {
         let (password, password_origin) = self.password(&located)?;
         let name = match &self.spec.target {
             Target::Url(_) | Target::Host => format!("Redis at {}", address.describe()),
-            other => describe(other),
+            _ => located.place.describe(),
         };
         let mut server = Server {
             place: located.place.clone(),

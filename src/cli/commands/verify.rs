@@ -1,0 +1,84 @@
+//! `verify`.
+
+use crate::base::units::human_size;
+use crate::cli::args::VerifyArgs;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::{Paint, printable};
+use crate::cli::session::Session;
+use crate::ops::verify::{self, Finding, Level, VerifyReport};
+
+pub fn run(session: &Session, args: &VerifyArgs) -> Result<Exit, Failure> {
+    let done = check(session, args);
+    session.progress.finish();
+    done.map_err(|f| f.attempted("verify"))
+}
+
+fn check(session: &Session, args: &VerifyArgs) -> Result<Exit, Failure> {
+    let level = match args.read_data {
+        _ if args.deep => Level::Deep,
+        Some(percent) => Level::ReadData { percent },
+        None => Level::Objects,
+    };
+    let access = session.open(&args.reading)?;
+    let mut only = Vec::new();
+    for name in &args.ids {
+        only.push(access.resolve(name, session.run.now)?.header.id.clone());
+    }
+    let report = verify::verify(&access, level, &only, &session.run)?;
+    session.progress.finish();
+    let exit = if report.failure().is_none() { Exit::Done } else { Exit::Integrity };
+    if session.out.json {
+        session.out.document(exit, &report)?;
+    } else if exit == Exit::Done {
+        session.out.note(&text(session, &report))?;
+    } else {
+        session.out.text(&text(session, &report))?;
+    }
+    Ok(exit)
+}
+
+fn text(session: &Session, report: &VerifyReport) -> String {
+    let out = &session.out;
+    let mut text = String::new();
+    for finding in &report.findings {
+        text += &finding_text(session, finding);
+    }
+    for note in &report.notes {
+        text += &format!("{} {}: {}\n", out.paint(Paint::Dim, "note:"), printable(&note.object), printable(&note.text));
+    }
+    if let Some(left) = report.unreferenced.filter(|left| left.objects > 0) {
+        let word = if left.objects == 1 { "object is" } else { "objects are" };
+        let size = human_size(left.bytes);
+        text += &format!("{} {} {word} of no snapshot ({size})\n", out.paint(Paint::Dim, "note:"), left.objects);
+    }
+    let how = match report.level {
+        Level::Objects => "signatures, order, names and lengths".to_owned(),
+        Level::ReadData { percent: 100 } => format!("every byte read ({})", human_size(report.bytes_read)),
+        Level::ReadData { percent } => format!("{percent} % of the data read ({})", human_size(report.bytes_read)),
+        Level::Deep => format!("everything decrypted and proved ({} read)", human_size(report.bytes_read)),
+    };
+    let counts = format!("{} snapshots, {} objects: {how}", report.snapshots, report.objects);
+    let verdict = match report.findings.len() {
+        0 => out.paint(Paint::Green, "sound"),
+        1 => out.paint(Paint::Red, "1 damaged object"),
+        n => out.paint(Paint::Red, &format!("{n} damaged objects")),
+    };
+    text += &format!("{verdict}: {counts}\n");
+    text
+}
+
+fn finding_text(session: &Session, finding: &Finding) -> String {
+    let label = session.out.paint(Paint::Red, "damaged:");
+    let mut text = format!("{label} {}: {}\n", printable(&finding.object), printable(&finding.problem));
+    let list = |names: Vec<&str>| match names.len() {
+        n if n > 8 => format!("{} and {} more", names[..8].join(", "), n - 8),
+        _ => names.join(", "),
+    };
+    if !finding.snapshots.is_empty() {
+        text += &format!("  costs snapshots {}\n", list(finding.snapshots.iter().map(|id| id.as_str()).collect()));
+    }
+    if !finding.sources.is_empty() {
+        text += &format!("  of them sources {}\n", list(finding.sources.iter().map(|s| s.as_str()).collect()));
+    }
+    text
+}

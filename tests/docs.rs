@@ -1,0 +1,82 @@
+//! The documents do not lie: what they link to is there, and every command that they show is one that the binary
+//! takes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn documents() -> Vec<PathBuf> {
+    let markdown = |dir: PathBuf| {
+        let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|e| e == "md")).collect::<Vec<_>>()
+    };
+    [root().to_owned(), root().join("docs"), root().join("docs/decisions")].into_iter().flat_map(markdown).collect()
+}
+
+/// The targets of Markdown links that are files.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    targets.filter(|t| !t.contains("://") && !t.starts_with('#')).map(|t| t.split('#').next().unwrap_or(t))
+}
+
+/// The arguments of each `lifeboat …` line in blocks of `sh`, without comments and what stands behind a pipe.
+fn commands(text: &str) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    let mut in_shell = false;
+    for line in text.lines() {
+        if let Some(language) = line.strip_prefix("```") {
+            in_shell = language == "sh";
+        } else if in_shell {
+            let line = line.trim_start_matches("$ ");
+            let line = line.split(" #").next().unwrap_or(line).split(" | ").next().unwrap_or(line);
+            let line = line.split(" > ").next().unwrap_or(line);
+            if let Some(arguments) = line.strip_prefix("lifeboat ") {
+                found.push(arguments.split_whitespace().map(|w| w.trim_matches(['\'', '"']).to_owned()).collect());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn links_lead_to_files() {
+    let mut broken = Vec::new();
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
+        for link in links(&text).filter(|link| !document.with_file_name("").join(link).exists()) {
+            broken.push(format!("{}: {link}", document.strip_prefix(root()).unwrap().display()));
+        }
+    }
+    assert!(broken.is_empty(), "links to nothing: {broken:#?}");
+}
+
+#[test]
+fn commands_are_ones_that_the_binary_takes() {
+    let mut tried = 0;
+    for document in documents() {
+        for arguments in commands(&fs::read_to_string(&document).unwrap()) {
+            // Everything before --help is parsed as ever; nothing runs.
+            let output = Command::new(env!("CARGO_BIN_EXE_lifeboat")).args(&arguments).arg("--help").output().unwrap();
+            assert!(output.status.success(), "{}: lifeboat {arguments:?}: {output:?}", document.display());
+            tried += 1;
+        }
+    }
+    assert!(tried > 10, "only {tried} commands found in the documents");
+    let unknown = Command::new(env!("CARGO_BIN_EXE_lifeboat")).args(["list", "--bogus", "--help"]).output().unwrap();
+    assert!(!unknown.status.success(), "an unknown option would not be noticed");
+}
+
+#[test]
+fn every_script_is_executable_and_named_in_a_document() {
+    use std::os::unix::fs::PermissionsExt;
+    let all: String = documents().iter().map(|d| fs::read_to_string(d).unwrap()).collect();
+    for name in ["test.sh", "demo.sh", "audit.sh", "break-glass.sh"] {
+        let script = root().join("scripts").join(name);
+        assert!(fs::metadata(&script).unwrap().permissions().mode() & 0o111 == 0o111, "{name} is not executable");
+        assert!(all.contains(&format!("scripts/{name}")), "no document names scripts/{name}");
+    }
+}

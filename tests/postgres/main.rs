@@ -1,0 +1,12 @@
+//! PostgreSQL, captured from real servers that these tests start.
+
+mod access;
+mod bench;
+mod content;
+#[path = "../support/docker.rs"]
+mod docker;
+mod faults;
+#[path = "../support/postgres.rs"]
+mod postgres;
+#[path = "../support/sink.rs"]
+mod sink;
