@@ -43,6 +43,9 @@ fn text(session: &Session, report: &VerifyReport) -> String {
     for finding in &report.findings {
         text += &finding_text(session, finding);
     }
+    if report.more_findings > 0 {
+        text += &format!("and {} more\n", report.more_findings);
+    }
     for note in &report.notes {
         text += &format!("{} {}: {}\n", out.paint(Paint::Dim, "note:"), printable(&note.object), printable(&note.text));
     }
@@ -58,7 +61,7 @@ fn text(session: &Session, report: &VerifyReport) -> String {
         Level::Deep => format!("everything decrypted and proved ({} read)", human_size(report.bytes_read)),
     };
     let counts = format!("{} snapshots, {} objects: {how}", report.snapshots, report.objects);
-    let verdict = match report.findings.len() {
+    let verdict = match report.findings.len() + report.more_findings {
         0 => out.paint(Paint::Green, "sound"),
         1 => out.paint(Paint::Red, "1 damaged object"),
         n => out.paint(Paint::Red, &format!("{n} damaged objects")),
