@@ -7,17 +7,25 @@ mod tree;
 
 use lab::{Lab, command, files, flip, full, noise};
 use lifeboat::base::stream::{FileType, ListingEntry, StreamKind};
+use lifeboat::ops::access::{Access, AccessRequest, Installation};
 use lifeboat::ops::browse::{
-    Aspect, Change, Content, DiffRequest, FindRequest, ListFilter, LsEntry, LsRequest, PathInfo, list, show,
+    Aspect, Change, Content, DiffRequest, FindRequest, ListFilter, LsEntry, LsRequest, PathInfo, cat, list, show,
 };
+use lifeboat::ops::restore::{self, RestoreRequest};
 use lifeboat::ops::{ErrorKind, Outcome};
+use lifeboat::repository::Repository;
+use lifeboat::repository::trust::Pin;
 use lifeboat::sources::{Capture, Captured, Source, SourceError};
+use lifeboat::storage::local::Reserve;
+use lifeboat::storage::{LocalStorage, ObjectInfo, Put, Storage, StorageError, StorageKey};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A path as listings have it.
 fn inside(path: &Path) -> String {
@@ -274,6 +282,62 @@ fn cat_writes_streams_and_files_whatever_they_are() {
     refused("nothing".into(), "its sources are site, db, bad");
 }
 
+/// Storage that counts the bytes which are fetched from archives.
+struct Counting(LocalStorage, AtomicU64);
+
+impl Storage for Counting {
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+
+    fn put_new(&self, key: &StorageKey, bytes: &[u8]) -> Result<Put, StorageError> {
+        self.0.put_new(key, bytes)
+    }
+
+    fn get(&self, key: &StorageKey, limit: u64) -> Result<Vec<u8>, StorageError> {
+        self.0.get(key, limit)
+    }
+
+    fn get_range(&self, key: &StorageKey, offset: u64, length: u64) -> Result<Vec<u8>, StorageError> {
+        self.1.fetch_add(length, Ordering::SeqCst);
+        self.0.get_range(key, offset, length)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StorageError> {
+        self.0.list(prefix)
+    }
+
+    fn head(&self, key: &StorageKey) -> Result<Option<ObjectInfo>, StorageError> {
+        self.0.head(key)
+    }
+
+    fn delete(&self, key: &StorageKey) -> Result<(), StorageError> {
+        self.0.delete(key)
+    }
+}
+
+#[test]
+fn one_file_of_a_large_tree_costs_little_reading() {
+    let lab = Lab::new();
+    let site = lab.path("site");
+    fs::create_dir(&site).unwrap();
+    for n in 0..48 {
+        fs::write(site.join(format!("{n:02}")), noise(n, 1_000_000)).unwrap();
+    }
+    let id = lab.snapshot(&lab.sources(&[files("site", &[&site])]), &[]);
+    let local = LocalStorage::new(lab.path("repository"), Reserve::Bytes(0));
+    let counting = Arc::new(Counting(local, AtomicU64::new(0)));
+    let mut access = lab.access();
+    let pin = Pin::Exactly(access.repository.id().clone());
+    access.repository = Arc::new(Repository::open(counting.clone(), &pin).unwrap());
+    let mut out = Vec::new();
+    cat(&access, &id, site.join("20").as_os_str(), &lab.run(), &mut out).unwrap();
+    assert!(out == noise(20, 1_000_000));
+    let fetched = counting.1.load(Ordering::SeqCst);
+    // The listing's frame, and the two or three that hold the file.
+    assert!((1_000_000..4_500_000).contains(&fetched), "{fetched} bytes for a file of 1,000,000");
+}
+
 #[test]
 fn a_source_with_several_streams_must_be_asked_for_one() {
     let lab = Lab::new();
@@ -303,27 +367,33 @@ fn find_tells_versions_and_where_they_were() {
     let site = lab.path("site");
     fs::create_dir_all(site.join("conf.d")).unwrap();
     let sources = lab.sources(&[files("site", &[&site]), command("db", &["echo", "same"], "shop.dump")]);
-    fs::write(site.join("conf.d/app.conf"), b"one").unwrap();
+    let conf = site.join("conf.d/app.conf");
+    let write = |bytes: &[u8], seconds| {
+        fs::write(&conf, bytes).unwrap();
+        tree::set_mtime(&conf, seconds, 0);
+    };
+    write(b"one", 1_000_000_000);
     fs::write(site.join("other.txt"), b"x").unwrap();
     let first = lab.snapshot(&sources, &[]);
     let second = lab.snapshot(&sources, &[]);
-    fs::write(site.join("conf.d/app.conf"), b"three").unwrap();
+    write(b"three", 1_000_000_003);
     let third = lab.snapshot(&sources, &[]);
-    fs::remove_file(site.join("conf.d/app.conf")).unwrap();
+    fs::remove_file(&conf).unwrap();
     lab.snapshot(&sources, &[]);
-    fs::write(site.join("conf.d/app.conf"), b"five").unwrap();
+    write(b"three", 1_000_000_003);
     let fifth = lab.snapshot(&sources, &[]);
 
     let report = lab.find(&FindRequest::new("*.conf"));
     assert_eq!((report.found.len(), report.searched, report.cut), (1, 5, false));
     let found = &report.found[0];
-    assert_eq!(found.path, inside(&site.join("conf.d/app.conf")));
+    assert_eq!(found.path, inside(&conf));
     let versions: Vec<_> = found
         .versions
         .iter()
         .map(|v| (v.oldest.to_string(), v.newest.to_string(), v.snapshots, v.state.size))
         .collect();
-    let expected = [(fifth.clone(), fifth.clone(), 1, 4), (third.clone(), third, 1, 5), (first.clone(), second, 2, 3)];
+    // It was away in between, so what came back is told as a version of its own.
+    let expected = [(fifth.clone(), fifth.clone(), 1, 5), (third.clone(), third, 1, 5), (first.clone(), second, 2, 3)];
     assert_eq!(versions, expected);
 
     // A stream; one version, because its bytes never changed.
@@ -347,6 +417,41 @@ fn find_tells_versions_and_where_they_were() {
     assert_eq!(report.searched, 4);
     assert_eq!(report.problems[0].snapshot.as_ref().unwrap().to_string(), first);
     assert!(report.problems[0].problem.contains("manifests/"), "{:?}", report.problems);
+}
+
+#[test]
+fn a_listing_that_has_not_changed_counts_as_read() {
+    let lab = Lab::new();
+    let source = || vec![Box::new(Shuffled::new(&[("a/app.conf", b"1"), ("b", b"2")], &[])) as Box<dyn Source>];
+    let ids: Vec<String> = (0..3).map(|_| lab.snapshot(&source(), &[])).collect();
+    let report = lab.find(&FindRequest::new("*.conf"));
+    let version = &report.found[0].versions[0];
+    assert_eq!((version.oldest.to_string(), version.newest.to_string()), (ids[0].clone(), ids[2].clone()));
+    assert_eq!((version.snapshots, report.found[0].versions.len(), report.found.len()), (3, 1, 1));
+}
+
+#[test]
+fn a_stranger_with_the_identity_alone_sees_everything() {
+    let lab = Lab::new();
+    let site = lab.path("site");
+    fs::create_dir(&site).unwrap();
+    fs::write(site.join("a"), b"content").unwrap();
+    let id = lab.snapshot(&lab.sources(&[files("site", &[&site])]), &["v1"]);
+    let nowhere = Installation { config_dir: lab.path("nowhere"), state_dir: lab.path("nowhere") };
+    let request = AccessRequest {
+        repository: Some(lab.policy.repository.url.clone()),
+        identity: Some(lab.installation.identity()),
+        ..AccessRequest::default()
+    };
+    let access = Access::open(&nowhere, &request).unwrap_or_else(|e| panic!("{}", full(&e)));
+    assert!(!access.notices.is_empty(), "that newer ones were removed cannot be excluded");
+    assert_eq!(list(&access, &ListFilter::default()).unwrap().snapshots[0].id.to_string(), id);
+    let mut out = Vec::new();
+    cat(&access, "v1", site.join("a").as_os_str(), &lab.run(), &mut out).unwrap();
+    assert_eq!(out, b"content");
+    let plan = restore::plan(&access, &RestoreRequest::new("latest", lab.path("out")), &lab.run()).unwrap();
+    assert!(restore::run(&access, &plan, &lab.run()).unwrap().is_complete());
+    assert!(!lab.path("nowhere").exists(), "a stranger leaves no state behind");
 }
 
 /// The changes of paths, as `what name` and the aspects.
@@ -467,7 +572,7 @@ fn diff_tells_what_differs_and_nothing_else() {
     let found = told(&changes);
     assert!(found.contains(&"content [Time] Unknown".to_owned()) && !found.iter().any(|c| c.starts_with("silent")));
     let uncompared = report.sources.iter().find(|s| s.name.as_str() == "site").unwrap().uncompared;
-    assert!((3..400).contains(&uncompared), "{uncompared}");
+    assert!((3..100).contains(&uncompared), "{uncompared}: chunk ids tell that the others are the same");
 
     // One folder, one source.
     let deep = DiffRequest { path: Some(site.join("deep").into()), ..DiffRequest::new(&before, &after) };

@@ -14,7 +14,7 @@ use crate::ops::browse::select::{Selector, is_named, require_captured};
 use crate::ops::{OpsError, Run};
 use crate::repository::format::SourceEntry;
 use crate::repository::reader::SnapshotReader;
-use crate::sources::extract::{Archive, write_content};
+use crate::sources::extract::{Archive, ExtractError, write_content};
 use crate::sources::files::entry::Kind;
 use serde::Serialize;
 use std::ffi::OsStr;
@@ -226,7 +226,7 @@ fn file(tree: Tree<'_>, listed: &Listed, out: &mut dyn Write) -> Result<CatRepor
     }
     let written = write_content(&mut archive, &member, out);
     written.map_err(|e| match e {
-        crate::sources::extract::ExtractError::File { source, .. } => write_error(source),
+        ExtractError::File { source, .. } => write_error(source),
         e => reader.tar_failure(e),
     })?;
     out.flush().map_err(write_error)?;

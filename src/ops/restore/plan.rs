@@ -11,6 +11,7 @@ use crate::ops::browse::listing::{Tree, trees};
 use crate::ops::browse::part::open_snapshot;
 use crate::ops::browse::select::{normal, require_captured, source_named};
 use crate::ops::{ErrorKind, OpsError, Run};
+use crate::repository::chain::full_text;
 use crate::repository::format::{SourceEntry, SourceOutcome};
 use crate::repository::reader::SnapshotReader;
 use chrono::{DateTime, Utc};
@@ -93,21 +94,30 @@ pub fn plan(access: &Access, request: &RestoreRequest, run: &Run) -> Result<Rest
     let manifest = &reader.manifest;
     let mut wanted: Vec<&SourceEntry> = Vec::new();
     for name in &request.only {
-        wanted.push(source_named(manifest, name)?);
+        let source = source_named(manifest, name)?;
+        if wanted.iter().all(|s| s.name != source.name) {
+            wanted.push(source);
+        }
     }
     if wanted.is_empty() {
         wanted = manifest.sources.iter().collect();
     }
     let paths: Vec<Vec<u8>> = request.paths.iter().map(|p| normal(p.as_bytes())).collect::<Result<_, _>>()?;
-    let mut planner =
-        Planner { reader: &reader, into: &into, need: Need::default(), found: vec![false; paths.len()], paths };
+    let mut planner = Planner {
+        reader: &reader,
+        into: &into,
+        need: Need::default(),
+        found: vec![false; paths.len()],
+        paths,
+        notes: notes(&reader),
+    };
     let wanted_failed = wanted.iter().copied().find(|s| s.outcome == SourceOutcome::Failed);
     let mut sources = Vec::new();
     for source in wanted {
         run.cancel.check()?;
         sources.extend(planner.source(source)?);
     }
-    let Planner { need, found, paths, .. } = planner;
+    let Planner { need, found, paths, notes, .. } = planner;
     if let Some(at) = found.iter().position(|found| !found) {
         return Err(not_found(&reader, &request.only, &paths[at])?);
     }
@@ -127,7 +137,7 @@ pub fn plan(access: &Access, request: &RestoreRequest, run: &Run) -> Result<Rest
         inodes_needed: need.inodes,
         inodes_free: room.inodes,
         privileged: request.privileged,
-        notes: notes(&reader),
+        notes,
     };
     plan.check_room()?;
     Ok(plan)
@@ -139,7 +149,7 @@ fn notes(reader: &SnapshotReader) -> Vec<String> {
         notes.push("owners are not restored: only root may give files away".to_owned());
     }
     for problem in &reader.index_problems {
-        notes.push(format!("{}; other index objects stood in for it", crate::repository::chain::full_text(problem)));
+        notes.push(format!("{}; other index objects stood in for it", full_text(problem)));
     }
     notes
 }
@@ -182,6 +192,7 @@ struct Planner<'a> {
     paths: Vec<Vec<u8>>,
     found: Vec<bool>,
     need: Need,
+    notes: Vec<String>,
 }
 
 impl Planner<'_> {
@@ -229,8 +240,12 @@ impl Planner<'_> {
             let need = match tree.map(selection::need_of) {
                 Some(Ok(need)) => Some(need),
                 // A damaged listing costs the estimate, not the tree.
-                Some(Err(e)) if e.kind() != ErrorKind::Integrity => return Err(e),
-                _ => None,
+                Some(Err(e)) if e.kind() == ErrorKind::Integrity => {
+                    self.notes.push(format!("{}; its tree is restored all the same", full_text(&e)));
+                    None
+                }
+                Some(Err(e)) => return Err(e),
+                None => None,
             };
             self.need.bytes += need.map_or(length, |n| n.bytes);
             self.need.inodes += need.map_or(0, |n| n.inodes);
