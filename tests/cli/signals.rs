@@ -91,18 +91,15 @@ fn a_second_signal_ends_it_at_once() {
 /// Killed outright, a run leaves a repository that verifies and that the next run goes on with.
 #[test]
 fn kill_9_leaves_a_sound_repository() {
-    let world = slow_world("36065");
+    let seconds = &format!("36065{}", std::process::id());
+    let world = slow_world(seconds);
     let mut child = hanging_snapshot(&world);
     child.kill().unwrap();
     child.wait().unwrap();
+    // The command that it left behind is this test's to end.
+    for pid in running(&format!("sleep\0{seconds}")) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
     world.run(&["verify"]).exits(0);
     world.run(&["snapshot", "--only", "uploads"]).exits(0);
-    // The command that it left behind is this test's to end.
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        if arguments == b"sleep\x0036065\0" {
-            let pid = entry.file_name().to_str().unwrap().parse().ok().and_then(Pid::from_raw);
-            let _ = kill_process(pid.unwrap(), Signal::KILL);
-        }
-    }
 }

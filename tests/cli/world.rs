@@ -81,7 +81,7 @@ impl Ran {
 impl World {
     /// An application with env files and uploads; nothing is set up yet.
     pub fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("lifeboat-cli-").tempdir().unwrap();
+        let dir = tempfile::Builder::new().prefix("lifeboat-cli-").tempdir_in(room()).unwrap();
         let world = Self { dir };
         let app = world.app();
         fs::create_dir_all(app.join("uploads/a")).unwrap();
@@ -168,6 +168,13 @@ impl World {
     pub fn files(&self, name: &str) -> Vec<(PathBuf, Vec<u8>)> {
         tree(&self.path(name))
     }
+}
+
+/// Where installations of these tests lie: in memory where that is possible. On a disk that is nearly full every
+/// snapshot would be refused, as it must be (`min_free`).
+fn room() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() }
 }
 
 pub const UPLOADS: &str = "[[source]]\nkind = \"files\"\nname = \"uploads\"\npaths = [\"uploads\"]\n";
