@@ -5,6 +5,7 @@ mod lab;
 #[path = "support/tree.rs"]
 mod tree;
 
+use chrono::{DateTime, Utc};
 use lab::{Lab, command, files, flip, full, noise};
 use lifeboat::base::stream::{FileType, ListingEntry, StreamKind};
 use lifeboat::ops::access::{Access, AccessRequest, Installation};
@@ -313,6 +314,10 @@ impl Storage for Counting {
 
     fn delete(&self, key: &StorageKey) -> Result<(), StorageError> {
         self.0.delete(key)
+    }
+
+    fn clock(&self) -> Result<DateTime<Utc>, StorageError> {
+        self.0.clock()
     }
 }
 

@@ -1,18 +1,18 @@
 //! Opening a repository: as an installed host, as a sealed one, or as a stranger who has an identity and a URL.
 
 use crate::base::ids::{HostName, ObjectId, PolicyName, RepositoryId, Sequence};
+use crate::ops::storage::{StorageOptions, open_storage};
 use crate::ops::{OpsError, Run};
 use crate::pipeline::crypt::Identities;
 use crate::policy::Policy;
-use crate::policy::model::{MinFree, RepositoryUrl};
+use crate::policy::model::RepositoryUrl;
 use crate::repository::Repository;
 use crate::repository::chain::{Chain, Snapshot, resolve, rolled_back};
 use crate::repository::keys::{HostKey, IdentityFile};
 use crate::repository::reader::{ReaderOptions, SnapshotReader};
 use crate::repository::state::State;
 use crate::repository::trust::{ChainHead, Pin};
-use crate::storage::local::Reserve;
-use crate::storage::{LocalStorage, Storage};
+use crate::storage::Storage;
 use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, TimeDelta, TimeZone, Utc};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,23 +57,6 @@ pub fn host_name() -> Result<HostName, OpsError> {
     name.parse().map_err(|e| OpsError::failed(format!("{e}"), "give the host a name of letters, digits, '-' and '.'"))
 }
 
-/// The storage that a repository's URL names.
-pub fn open_storage(url: &RepositoryUrl, min_free: MinFree) -> Result<Arc<dyn Storage>, OpsError> {
-    match url {
-        RepositoryUrl::Local(path) => {
-            let reserve = match min_free {
-                MinFree::Percent(p) => Reserve::Percent(p),
-                MinFree::Bytes(b) => Reserve::Bytes(b),
-            };
-            Ok(Arc::new(LocalStorage::new(path, reserve)))
-        }
-        RepositoryUrl::S3 { bucket, prefix } => Err(OpsError::usage(
-            format!("repository s3://{bucket}/{prefix} cannot be used: this version stores in local folders only"),
-            "name a local folder as the repository's url",
-        )),
-    }
-}
-
 /// What a reading command was given.
 #[derive(Debug, Clone, Default)]
 pub struct AccessRequest {
@@ -115,8 +98,8 @@ impl Access {
         let url = url.ok_or_else(|| {
             OpsError::usage("no repository is named", "name a policy with -p, or a repository with --repository")
         })?;
-        let min_free = policy.map_or(MinFree::Bytes(0), |p| p.repository.min_free);
-        let storage = open_storage(url, min_free)?;
+        let options = policy.map_or_else(StorageOptions::stranger, |p| StorageOptions::of(&p.repository));
+        let storage = open_storage(url, &options)?;
         let identity = load_identity(installation, request)?;
         // A stranger leaves no state behind; an installed host remembers what it has seen.
         let state = if installation.state_dir.is_dir() || policy.is_some() {

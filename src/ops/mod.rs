@@ -2,6 +2,7 @@
 //! repository.
 //!
 //! - [`access`]: opening a repository as an installed host, as a sealed one, or as a stranger with an identity
+//! - [`storage`]: which storage a URL names, and how it is reached
 //! - [`setup`]: `init`: keys, policy, repository
 //! - [`check`]: is everything that a policy names within reach
 //! - [`snapshot`]: capture every source of a policy
@@ -17,6 +18,7 @@ pub mod repair;
 pub mod restore;
 pub mod setup;
 pub mod snapshot;
+pub mod storage;
 pub mod verify;
 
 use crate::base::cancel::{Cancel, Cancelled};

@@ -1,6 +1,6 @@
 //! The one suite that every storage passes. It panics on the first promise that is not kept; tests call it.
 
-use super::{Put, Storage, StorageError, StorageKey};
+use super::{LockMode, Locked, Put, Storage, StorageError, StorageKey};
 
 /// Runs the suite on a storage that holds nothing yet.
 ///
@@ -40,6 +40,16 @@ pub fn run(storage: &dyn Storage) {
     let listed = &storage.list("a/").expect("list")[0];
     assert_eq!(listed.length, end);
     assert_eq!(storage.head(&key("a/b")).expect("head").as_ref(), Some(listed));
+
+    let clock = storage.clock().expect("the storage's clock");
+    let age = (clock - listed.modified).num_seconds();
+    assert!((-2..600).contains(&age), "what was just written is {age} s old by the storage's clock");
+    if let Locked::Held(writer) = storage.lock(LockMode::Shared).expect("lock") {
+        assert!(matches!(storage.lock(LockMode::Shared), Ok(Locked::Held(_))), "writers do not exclude each other");
+        assert!(matches!(storage.lock(LockMode::Exclusive), Ok(Locked::Busy)));
+        drop(writer);
+        assert!(matches!(storage.lock(LockMode::Exclusive), Ok(Locked::Held(_))), "the lock goes with its holder");
+    }
 
     storage.delete(&key("a/b")).expect("delete");
     storage.delete(&key("a/b")).expect("delete what is gone");

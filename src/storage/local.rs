@@ -4,10 +4,11 @@
 //! of the folder. A crash before the link leaves nothing behind, not even a temporary name. File systems without
 //! `O_TMPFILE` get a named temporary file instead (`.tmp-…`, which no list shows).
 
-use super::{ObjectInfo, Put, Storage, StorageError, StorageKey};
+use super::{LockMode, Locked, ObjectInfo, Put, Storage, StorageError, StorageKey};
 use crate::base::atomic;
 use chrono::{DateTime, Utc};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -87,7 +88,7 @@ impl LocalStorage {
                 rustix::fs::linkat(CWD, own.as_str(), CWD, path, AtFlags::SYMLINK_FOLLOW)?;
                 atomic::fsync_dir(dir)
             }
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::INVAL) => {
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
                 atomic::write(path, bytes, 0o600, atomic::IfExists::Fail)
             }
             Err(e) => Err(e.into()),
@@ -203,6 +204,32 @@ impl Storage for LocalStorage {
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(self.io("delete", &path, e)),
+        }
+    }
+
+    /// The file system's clock, which on a network share is not this host's.
+    fn clock(&self) -> Result<DateTime<Utc>, StorageError> {
+        let file = tempfile::tempfile_in(&self.root).map_err(|e| self.io("ask for the time at", &self.root, e))?;
+        let modified = file.metadata().and_then(|meta| meta.modified());
+        modified.map(DateTime::from).map_err(|e| self.io("ask for the time at", &self.root, e))
+    }
+
+    fn lock(&self, mode: LockMode) -> Result<Locked, StorageError> {
+        atomic::create_private_dir(&self.root).map_err(|e| self.io("create folder", &self.root, e))?;
+        // No key begins with a dot: no list shows it.
+        let path = self.root.join(".writers.lock");
+        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let file = file.map_err(|e| self.io("open", &path, e))?;
+        let how = match mode {
+            LockMode::Shared => FlockOperation::NonBlockingLockShared,
+            LockMode::Exclusive => FlockOperation::NonBlockingLockExclusive,
+        };
+        match rustix::fs::flock(&file, how) {
+            Ok(()) => Ok(Locked::Held(Box::new(file))),
+            Err(Errno::WOULDBLOCK) => Ok(Locked::Busy),
+            // A share without locks is like an object store.
+            Err(Errno::OPNOTSUPP | Errno::NOLCK | Errno::NOSYS) => Ok(Locked::Unsupported),
+            Err(e) => Err(self.io("lock", &path, e.into())),
         }
     }
 }

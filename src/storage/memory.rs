@@ -1,15 +1,19 @@
 //! A repository in memory: for tests of what stands above, and as the simplest reading of the contract.
 
 use super::{ObjectInfo, Put, Storage, StorageError, StorageKey};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 type Objects = BTreeMap<StorageKey, (Vec<u8>, DateTime<Utc>)>;
 
-/// Objects in a map.
+/// Objects in a map, with a clock that can be put forward.
 #[derive(Default)]
-pub struct MemoryStorage(Mutex<Objects>);
+pub struct MemoryStorage {
+    objects: Mutex<Objects>,
+    ahead_seconds: AtomicI64,
+}
 
 impl MemoryStorage {
     /// An empty storage.
@@ -17,8 +21,17 @@ impl MemoryStorage {
         Self::default()
     }
 
+    /// Lets time pass in the storage, as it passes for a server while a host sleeps.
+    pub fn advance(&self, by: TimeDelta) {
+        self.ahead_seconds.fetch_add(by.num_seconds(), Ordering::SeqCst);
+    }
+
+    fn now(&self) -> DateTime<Utc> {
+        Utc::now() + TimeDelta::seconds(self.ahead_seconds.load(Ordering::SeqCst))
+    }
+
     fn objects(&self) -> MutexGuard<'_, Objects> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -33,7 +46,7 @@ impl Storage for MemoryStorage {
             Some((there, _)) if there == bytes => Ok(Put::AlreadyThere),
             Some(_) => Err(StorageError::Exists { key: key.clone() }),
             None => {
-                objects.insert(key.clone(), (bytes.to_vec(), Utc::now()));
+                objects.insert(key.clone(), (bytes.to_vec(), self.now()));
                 Ok(Put::Created)
             }
         }
@@ -79,6 +92,10 @@ impl Storage for MemoryStorage {
     fn delete(&self, key: &StorageKey) -> Result<(), StorageError> {
         self.objects().remove(key);
         Ok(())
+    }
+
+    fn clock(&self) -> Result<DateTime<Utc>, StorageError> {
+        Ok(self.now())
     }
 }
 

@@ -139,4 +139,29 @@ pub trait Storage: Send + Sync {
     fn head(&self, key: &StorageKey) -> Result<Option<ObjectInfo>, StorageError>;
     /// Removes an object; one that is not there is no error.
     fn delete(&self, key: &StorageKey) -> Result<(), StorageError>;
+    /// What time it is by the storage's own clock, the one that [`ObjectInfo::modified`] is told by.
+    fn clock(&self) -> Result<DateTime<Utc>, StorageError>;
+    /// Takes the lock that keeps writers and an immediate prune apart, without waiting. Storages that cannot have one
+    /// are [`Locked::Unsupported`]; there only the waiting times of two-phase deletion hold.
+    fn lock(&self, _mode: LockMode) -> Result<Locked, StorageError> {
+        Ok(Locked::Unsupported)
+    }
+}
+
+/// Who else may hold the lock of a storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockMode {
+    /// Writers: any number of them.
+    Shared,
+    /// A prune that deletes at once: nobody else.
+    Exclusive,
+}
+
+/// What [`Storage::lock`] gave.
+pub enum Locked {
+    /// Held until dropped, or until the process ends.
+    Held(Box<dyn Send + Sync>),
+    /// Somebody else holds it in a way that excludes this one.
+    Busy,
+    Unsupported,
 }

@@ -1,6 +1,7 @@
 //! A storage that remembers what was asked of it, and fails where a test wants it to.
 #![allow(dead_code, reason = "each test binary uses its own part of this file")]
 
+use chrono::{DateTime, Utc};
 use lifeboat::storage::{ObjectInfo, Put, Storage, StorageError, StorageKey};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -137,5 +138,9 @@ impl Storage for Rigged {
     fn delete(&self, key: &StorageKey) -> Result<(), StorageError> {
         self.alive();
         self.inner.delete(key)
+    }
+
+    fn clock(&self) -> Result<DateTime<Utc>, StorageError> {
+        self.inner.clock()
     }
 }

@@ -6,7 +6,8 @@ use super::look::{Seen, look};
 use super::proof::{Proof, prove};
 use crate::base::atomic::{self, IfExists};
 use crate::base::ids::{HostName, PolicyName, RepositoryId};
-use crate::ops::access::{Installation, host_name, open_storage};
+use crate::ops::access::{Installation, host_name};
+use crate::ops::storage::{StorageOptions, open_storage};
 use crate::ops::{OpsError, Run};
 use crate::pipeline::crypt::Recipients;
 use crate::policy::model::RepositoryUrl;
@@ -230,7 +231,7 @@ struct Opened {
 
 /// Opens the repository, or creates it; and lets the root key vouch for this host's key.
 fn open_or_create(policy: &Policy, keys: &Keys, host: &HostName, run: &Run) -> Result<Opened, OpsError> {
-    let storage = open_storage(&policy.repository.url, policy.repository.min_free)?;
+    let storage = open_storage(&policy.repository.url, &StorageOptions::of(&policy.repository))?;
     let expected = match (&keys.host_key.repository, &keys.identity) {
         (Some(id), _) => id.clone(),
         (None, Some((path, file))) => root_id(file, path)?,

@@ -1,0 +1,66 @@
+//! Which storage a repository's URL names, and how it is reached.
+
+use crate::ops::OpsError;
+use crate::policy::model::{Credentials, MinFree, Repository, RepositoryUrl};
+use crate::storage::local::Reserve;
+use crate::storage::{LocalStorage, Storage};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How a storage is reached: what a policy's `[repository]` says beside the URL.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StorageOptions {
+    pub min_free: MinFree,
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    pub credentials: Credentials,
+    pub path_style: bool,
+    /// Bytes per second.
+    pub limit_upload: Option<u64>,
+    pub object_lock: Option<Duration>,
+}
+
+impl StorageOptions {
+    /// As a policy has it.
+    pub fn of(repository: &Repository) -> Self {
+        Self {
+            min_free: repository.min_free,
+            endpoint: repository.endpoint.clone(),
+            region: repository.region.clone(),
+            credentials: repository.credentials.clone(),
+            path_style: repository.path_style,
+            limit_upload: repository.limit_upload,
+            object_lock: repository.object_lock,
+        }
+    }
+
+    /// Without a policy: what the environment says, and no reserve.
+    pub fn stranger() -> Self {
+        Self {
+            min_free: MinFree::Bytes(0),
+            endpoint: None,
+            region: None,
+            credentials: Credentials::Default,
+            path_style: false,
+            limit_upload: None,
+            object_lock: None,
+        }
+    }
+}
+
+/// The storage that a repository's URL names.
+pub fn open_storage(url: &RepositoryUrl, options: &StorageOptions) -> Result<Arc<dyn Storage>, OpsError> {
+    match url {
+        RepositoryUrl::Local(path) => {
+            let reserve = match options.min_free {
+                MinFree::Percent(p) => Reserve::Percent(p),
+                MinFree::Bytes(b) => Reserve::Bytes(b),
+            };
+            Ok(Arc::new(LocalStorage::new(path, reserve)))
+        }
+        RepositoryUrl::S3 { bucket, prefix } => Err(OpsError::usage(
+            format!("repository s3://{bucket}/{prefix} cannot be used: this version stores in local folders only"),
+            "name a local folder as the repository's url",
+        )),
+    }
+}
