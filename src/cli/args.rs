@@ -107,6 +107,8 @@ pub enum Command {
     Restore(RestoreArgs),
     /// Check that everything stored is still what it was.
     Verify(VerifyArgs),
+    /// Remove the snapshots that the policy's [retention] does not keep, and delete what none needs any more.
+    Prune(PruneArgs),
     /// Make lost or damaged helper objects of a repository anew.
     Repair {
         #[command(subcommand)]
@@ -305,6 +307,28 @@ pub struct VerifyArgs {
     pub deep: bool,
     #[command(flatten)]
     pub reading: Reading,
+}
+
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// Say what would become of each snapshot, and why; do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Delete at once what nothing references, instead of condemning it first: for a local repository on a full disk.
+    #[arg(long)]
+    pub now: bool,
+    /// Give up snapshots that are damaged or missing: while there are any, nothing else is removed.
+    #[arg(long)]
+    pub accept_lost: bool,
+    /// Do not ask.
+    #[arg(long)]
+    pub yes: bool,
+    /// Prune this host's snapshots of the policy [default: this host's own].
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
+    /// The identity file with which the root key vouches for this host's key to prune, where it does not yet.
+    #[arg(long, value_name = "FILE", env = "LIFEBOAT_IDENTITY", hide_env_values = true)]
+    pub identity: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -74,6 +74,13 @@ pub struct AccessRequest {
     pub expect: Option<(Sequence, ObjectId)>,
 }
 
+impl AccessRequest {
+    /// A policy's own repository.
+    pub fn of(policy: &Policy) -> Self {
+        Self { policy: Some(policy.clone()), ..Self::default() }
+    }
+}
+
 /// A repository open for reading.
 pub struct Access {
     pub repository: Arc<Repository>,
@@ -229,7 +236,8 @@ fn compare_heads(state: &State, repository: &Repository, chain: &Chain) -> Resul
     Ok(alarms)
 }
 
-fn load_identity(installation: &Installation, request: &AccessRequest) -> Result<Option<IdentityFile>, OpsError> {
+/// The identity file that a request, its policy or the installation names; absent on a sealed host.
+pub fn load_identity(installation: &Installation, request: &AccessRequest) -> Result<Option<IdentityFile>, OpsError> {
     let policy = request.policy.as_ref().and_then(|p| p.repository.identity.clone());
     let load = |path: &Path| -> Result<Option<IdentityFile>, OpsError> { Ok(Some(IdentityFile::load(path)?)) };
     match (&request.identity, policy) {

@@ -7,6 +7,7 @@
 //! - [`check`]: is everything that a policy names within reach
 //! - [`snapshot`]: capture every source of a policy
 //! - [`verify`]: is everything that is stored still what it was
+//! - [`prune`]: retention, and deleting what nothing references
 //! - [`repair`]: an index made anew
 //! - [`browse`]: list, show, ls, cat, find, diff
 //! - [`restore`]: a snapshot's streams into a folder
@@ -14,6 +15,7 @@
 pub mod access;
 pub mod browse;
 pub mod check;
+pub mod prune;
 pub mod repair;
 pub mod restore;
 pub mod setup;
@@ -27,6 +29,7 @@ use crate::base::ids::SnapshotId;
 use crate::repository::RepositoryError;
 use crate::repository::chain::NameError;
 use crate::sources::SourceError;
+use crate::storage::StorageError;
 use chrono::{DateTime, Utc};
 use std::io::ErrorKind as IoErrorKind;
 use std::path::PathBuf;
@@ -75,8 +78,14 @@ pub enum OpsError {
         #[source]
         source: Box<RepositoryError>,
     },
+    /// Something is damaged, hidden or doubtful, and what was asked for must not be done on top of it.
+    #[error("{problem}")]
+    Doubt { problem: String, hint: String },
     #[error("another run is at work on policy {policy:?}")]
     Busy { policy: String },
+    /// Writers are at work where something must be alone.
+    #[error("a snapshot is being written to {location}")]
+    Writing { location: String },
     #[error("{what} needs the identity, and none is at hand")]
     NoIdentity { what: &'static str },
     #[error("{action} {}", path.display())]
@@ -93,6 +102,12 @@ pub enum OpsError {
     Failed { problem: String, hint: Option<String> },
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+}
+
+impl From<StorageError> for OpsError {
+    fn from(e: StorageError) -> Self {
+        OpsError::Repository(e.into())
+    }
 }
 
 impl OpsError {
@@ -116,11 +131,12 @@ impl OpsError {
             | OpsError::Cancelled(_) => ErrorKind::Cancelled,
             OpsError::Repository(e) if e.is_integrity() => ErrorKind::Integrity,
             OpsError::InSnapshot { source, .. } if source.is_integrity() => ErrorKind::Integrity,
-            OpsError::Name(NameError::Forked { .. }) => ErrorKind::Integrity,
+            OpsError::Name(NameError::Forked { .. }) | OpsError::Doubt { .. } => ErrorKind::Integrity,
             OpsError::Repository(RepositoryError::ForeignRepository { .. }) => ErrorKind::Integrity,
             OpsError::Name(_) | OpsError::Usage { .. } | OpsError::NoIdentity { .. } => ErrorKind::Usage,
             OpsError::Repository(RepositoryError::Unpinned { .. }) => ErrorKind::Usage,
-            OpsError::Busy { .. } => ErrorKind::Busy,
+            OpsError::Busy { .. } | OpsError::Writing { .. } => ErrorKind::Busy,
+            OpsError::Repository(RepositoryError::Pruning { .. }) => ErrorKind::Busy,
             _ => ErrorKind::Failed,
         }
     }
@@ -132,7 +148,9 @@ impl OpsError {
             OpsError::InSnapshot { source, .. } => source.hint(),
             OpsError::Source { source, .. } => source.way_out(),
             OpsError::Usage { hint, .. } | OpsError::Failed { hint, .. } => hint.clone(),
+            OpsError::Doubt { hint, .. } => Some(hint.clone()),
             OpsError::Busy { .. } => Some("wait for it to end; `lifeboat list` shows its snapshot then".to_owned()),
+            OpsError::Writing { .. } => Some("wait for it to end".to_owned()),
             OpsError::NoIdentity { .. } => Some(
                 "name it with --identity FILE or LIFEBOAT_IDENTITY; on a sealed host it lies elsewhere, on purpose"
                     .to_owned(),

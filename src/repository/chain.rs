@@ -176,6 +176,16 @@ impl Chain {
         self.pruned.get(&line).into_iter().flatten().any(|removed| removed.header == snapshot.header_id)
     }
 
+    /// Whether a prune record removed the header of this hash.
+    pub fn is_removed(&self, header: &ObjectId) -> bool {
+        self.pruned.values().flatten().any(|removed| removed.header == *header)
+    }
+
+    /// What prune records say was removed of a line.
+    pub fn pruned(&self, line: &Line) -> &[HeaderRef] {
+        self.pruned.get(line).map_or(&[], Vec::as_slice)
+    }
+
     /// Every snapshot, by host and policy, oldest first.
     pub fn all(&self) -> impl DoubleEndedIterator<Item = &Snapshot> {
         self.snapshots.values().flatten()

@@ -11,11 +11,11 @@ use crate::pipeline::sign::{self, Namespace, PublicKey, SigningKey};
 use crate::repository::format::{
     self, FORMAT, Header, LastGood, Record, RepositoryObject, Role, SignerAction, SignerObject,
 };
+use crate::repository::trash::TrashObject;
 use crate::repository::{RepositoryError, layout};
 use crate::storage::{Put, Storage, StorageError, StorageKey};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Which repository a reader expects.
@@ -202,9 +202,12 @@ impl Repository {
 
     /// Whether `key` may sign snapshots of `host` now.
     pub fn signs_for(&self, key: &PublicKey, host: &HostName) -> bool {
-        self.signers
-            .iter()
-            .any(|s| s.role == Role::Snapshot && s.key == *key && s.hosts.contains(host) && s.last_good.is_none())
+        self.has_role(key, Role::Snapshot, host)
+    }
+
+    pub(super) fn has_role(&self, key: &PublicKey, role: Role, host: &HostName) -> bool {
+        let has = |s: &Signer| s.role == role && s.key == *key && s.hosts.contains(host) && s.last_good.is_none();
+        self.signers.iter().any(has)
     }
 
     /// Verifies a header: signature, role, host, revocation, its key in the storage, and that no signers are hidden.
@@ -251,11 +254,11 @@ impl Repository {
             return Err(damaged("it has been moved: its name and its content disagree"));
         }
         let believed = who.iter().any(|s| {
-            s.last_good.is_none()
-                && match record.note {
-                    format::Note::Prune { .. } => s.role == Role::Prune,
-                    _ => s.role != Role::Drill && s.hosts.contains(&record.host),
-                }
+            let may = match record.note {
+                format::Note::Prune { .. } => s.role == Role::Prune,
+                _ => s.role != Role::Drill,
+            };
+            may && s.last_good.is_none() && s.hosts.contains(&record.host)
         });
         if believed { Ok(record) } else { Err(damaged("its signer may not sign this record")) }
     }
@@ -270,21 +273,6 @@ impl Repository {
         let (line, who) = sign::open(bytes, namespace, &keys)
             .map_err(|source| RepositoryError::DamagedBy { key: key.clone(), source })?;
         Ok((line, self.signers.iter().filter(|s| s.key == keys[who]).collect()))
-    }
-
-    /// Every object that a validly signed trash object condemns.
-    pub fn condemned(&self) -> Result<HashSet<ObjectId>, RepositoryError> {
-        let mut condemned = HashSet::new();
-        for object in self.storage.list(layout::TRASH)? {
-            let read = self.get(&object.key, limits::REFS);
-            match read.and_then(|bytes| self.verify_trash(&object.key, &bytes)) {
-                Ok(trash) => condemned.extend(trash.objects),
-                // Forged or damaged trash condemns nothing, since no prune acts on it either; verify names it.
-                Err(e) if e.is_integrity() => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(condemned)
     }
 
     /// Verifies a trash object, which needs a signer with the role `prune`.
@@ -349,17 +337,6 @@ impl Repository {
     pub fn snapshot_signers(&self) -> impl Iterator<Item = (&PublicKey, &[HostName], bool)> {
         self.signers.iter().filter(|s| s.role == Role::Snapshot).map(|s| (&s.key, &s.hosts[..], s.last_good.is_some()))
     }
-}
-
-/// `trash/<time>-<8 hex>.json`: objects that a prune has condemned but not yet deleted.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct TrashObject {
-    pub kind: String,
-    pub format: u64,
-    pub requires: Vec<String>,
-    pub repository: RepositoryId,
-    pub time: DateTime<Utc>,
-    pub objects: Vec<ObjectId>,
 }
 
 /// A header's place in the order: what a chain remembers of the newest one.

@@ -101,6 +101,11 @@ impl StorageError {
         matches!(self, StorageError::Io { source, .. } if matches!(source.kind(), io::ErrorKind::Interrupted | io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionReset))
     }
 
+    /// Whether the storage will not let this one object go (no right to, or locked), and others perhaps will.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, StorageError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+
     /// What a person can do about it.
     pub fn hint(&self) -> Option<&'static str> {
         let StorageError::Io { source, .. } = self else {

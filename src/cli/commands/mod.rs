@@ -10,6 +10,7 @@ pub mod list;
 pub mod ls;
 pub mod manual;
 pub mod policy;
+pub mod prune;
 pub mod repair;
 pub mod restore;
 pub mod show;
