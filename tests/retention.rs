@@ -278,6 +278,20 @@ fn without_a_complete_one_the_best_has_its_place() {
     assert_eq!(kept(&partial, &decide(&partial, &keep, ZAGREB, time("2026-11-20T12:00:00Z"))), [2]);
 }
 
+/// Two of the newest sequence: either may be the true one, so neither is too old.
+#[test]
+fn of_a_fork_at_the_top_both_stay() {
+    let fork = |outcome| Candidate { forked: true, outcome, ..complete(4, "2026-01-04T02:00:00Z") };
+    let mut snapshots = nightly(3, "2026-01-03T02:00:00Z");
+    snapshots[1].forked = true;
+    snapshots.extend([fork(Outcome::Complete), fork(Outcome::Complete), fork(Outcome::Partial)]);
+    let keep = Retention { max_age: Some(90 * DAY), ..DEFAULTS };
+    let verdicts = decide(&snapshots, &keep, ZAGREB, time("2026-11-20T12:00:00Z"));
+    assert_eq!(kept(&snapshots, &verdicts), [3, 4, 4]);
+    let text = "older than max_age 90d, which wins over: forked: another one carries its number";
+    assert_eq!((verdicts[1].to_string(), verdicts[5].to_string()), (text.into(), text.into()));
+}
+
 #[test]
 fn where_no_rule_is_set_nothing_goes_but_by_age() {
     let snapshots = nightly(50, "2026-11-20T02:00:00Z");
