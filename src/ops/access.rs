@@ -6,12 +6,12 @@ use crate::ops::{OpsError, Run};
 use crate::pipeline::crypt::Identities;
 use crate::policy::Policy;
 use crate::policy::model::RepositoryUrl;
-use crate::repository::Repository;
 use crate::repository::chain::{Chain, Snapshot, resolve, rolled_back};
 use crate::repository::keys::{HostKey, IdentityFile};
 use crate::repository::reader::{ReaderOptions, SnapshotReader};
 use crate::repository::state::State;
 use crate::repository::trust::{ChainHead, Pin};
+use crate::repository::{Repository, RepositoryError};
 use crate::storage::Storage;
 use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, TimeDelta, TimeZone, Utc};
 use std::path::{Path, PathBuf};
@@ -115,7 +115,16 @@ impl Access {
             None
         };
         let pin = find_pin(installation, request, storage.as_ref(), state.as_deref(), identity.as_ref())?;
-        let repository = Arc::new(Repository::open(storage, &pin)?);
+        let mut repository = Arc::new(Repository::open(storage.clone(), &pin)?);
+        if let Some(state) = &state
+            && matches!(
+                compare_signers(state, &repository),
+                Err(OpsError::Repository(RepositoryError::SignersMissing { .. }))
+            )
+        {
+            // Another process may have vouched for a key between this one's look at the signers and at the memory.
+            repository = Arc::new(Repository::open(storage, &Pin::Exactly(repository.id().clone()))?);
+        }
         if let Some(state) = &state {
             state.set_pin(&repository.storage().describe(), repository.id())?;
         }
@@ -132,6 +141,8 @@ impl Access {
         if let Some(state) = &state {
             compare_signers(state, &repository)?;
         }
+        // Remembered before it is looked at: what another process commits meanwhile is seen then, or not remembered yet.
+        let seen = state.as_ref().map_or(Ok(Vec::new()), |state| state.heads(repository.id()))?;
         let chain = Chain::load(&repository)?;
         let mut alarms = Vec::new();
         let mut notices = Vec::new();
@@ -141,7 +152,7 @@ impl Access {
             alarms.push(format!("snapshot {sequence} with hash {header} is expected, and it is not there"));
         }
         match &state {
-            Some(state) => alarms.extend(compare_heads(state, &repository, &chain)?),
+            Some(state) => alarms.extend(compare_heads(state, &repository, &seen, &chain)?),
             None if request.expect.is_none() && chain.all().next().is_some() => notices.push(
                 "nothing is remembered here of this repository: that newer snapshots were removed cannot be excluded \
                  (give --expect SEQ:HASH from a notification or kit)"
@@ -212,9 +223,14 @@ fn compare_signers(state: &State, repository: &Repository) -> Result<(), OpsErro
 }
 
 /// What this host saw before against what is there now; what is newer is remembered.
-fn compare_heads(state: &State, repository: &Repository, chain: &Chain) -> Result<Vec<String>, OpsError> {
+fn compare_heads(
+    state: &State,
+    repository: &Repository,
+    seen: &[ChainHead],
+    chain: &Chain,
+) -> Result<Vec<String>, OpsError> {
     let mut alarms = Vec::new();
-    for seen in state.heads(repository.id())? {
+    for seen in seen {
         if chain.is_damaged(&seen.host, &seen.policy, seen.sequence) {
             continue;
         }

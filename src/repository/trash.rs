@@ -10,9 +10,9 @@
 use crate::base::ids::{HostName, ObjectId, RepositoryId};
 use crate::pipeline::crypt::object_id;
 use crate::pipeline::limits;
-use crate::pipeline::sign::{Namespace, SigningKey};
-use crate::repository::format::FORMAT;
-use crate::repository::trust::to_json;
+use crate::pipeline::sign::{Namespace, PublicKey, SigningKey};
+use crate::repository::format::{FORMAT, Role};
+use crate::repository::trust::{Pin, to_json};
 use crate::repository::{Repository, RepositoryError, layout};
 use crate::storage::StorageKey;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -76,10 +76,13 @@ impl Repository {
             return Ok(Vec::new());
         }
         let clock = self.storage().clock()?;
+        // The key that prunes may have been vouched for since this repository was opened.
+        let newer = self.with_newer_signers()?;
+        let signers = newer.as_ref().unwrap_or(self);
         let mut trash = Vec::new();
         for object in listed {
             let read = self.get(&object.key, limits::REFS);
-            match read.and_then(|bytes| self.verify_trash(&object.key, &bytes)) {
+            match read.and_then(|bytes| signers.verify_trash(&object.key, &bytes)) {
                 Ok(found) => {
                     let age = clock - object.modified;
                     trash.push(Trash { key: object.key, age, objects: found.objects });
@@ -89,6 +92,16 @@ impl Repository {
             }
         }
         Ok(trash)
+    }
+
+    /// The repository opened anew, where it has more signers than were read.
+    fn with_newer_signers(&self) -> Result<Option<Repository>, RepositoryError> {
+        let numbers = self.storage().list(layout::SIGNERS)?;
+        let newest = numbers.iter().filter_map(|object| layout::parse_signer(&object.key)).max();
+        if newest.is_none_or(|newest| newest <= self.signer_count()) {
+            return Ok(None);
+        }
+        Repository::open(self.storage().clone(), &Pin::Exactly(self.id().clone())).map(Some)
     }
 
     /// Every object that a validly signed trash object condemns.
@@ -121,7 +134,7 @@ impl Repository {
     }
 
     /// Whether `key` may condemn objects, and remove snapshots of this host.
-    pub fn prunes_for(&self, key: &crate::pipeline::sign::PublicKey, host: &HostName) -> bool {
-        self.has_role(key, crate::repository::format::Role::Prune, host)
+    pub fn prunes_for(&self, key: &PublicKey, host: &HostName) -> bool {
+        self.has_role(key, Role::Prune, host)
     }
 }

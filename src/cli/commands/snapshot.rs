@@ -70,10 +70,10 @@ struct PlanDocument<'a> {
 }
 
 fn exit_of(report: &SnapshotReport) -> Exit {
-    match (&report.alarm, report.header.outcome) {
+    match (&report.alarm, report.failed) {
         (Some(_), _) => Exit::Integrity,
-        (None, Outcome::Partial) => Exit::Partial,
-        (None, Outcome::Complete | Outcome::Suspect) => Exit::Done,
+        (None, true) => Exit::Partial,
+        (None, false) => Exit::Done,
     }
 }
 
@@ -157,6 +157,10 @@ fn alarms(session: &Session, report: &SnapshotReport) {
             "SUSPECT: snapshot {} is much smaller than usual: {}",
             report.header.id,
             warned(report, SourceOutcome::Suspect)
+        )),
+        Outcome::Partial if !report.failed => out.alarm(&format!(
+            "snapshot {} holds a part of the policy's sources, as asked: it does not count as a complete one",
+            report.header.id,
         )),
         Outcome::Partial => out.alarm(&format!(
             "PARTIAL: snapshot {} lacks {}",
