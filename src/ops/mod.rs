@@ -10,11 +10,13 @@
 //! - [`prune`]: retention, and deleting what nothing references
 //! - [`repair`]: an index made anew
 //! - [`browse`]: list, show, ls, cat, find, diff
+//! - [`mark`]: tag, untag, hold, release
 //! - [`restore`]: a snapshot's streams into a folder
 
 pub mod access;
 pub mod browse;
 pub mod check;
+pub mod mark;
 pub mod prune;
 pub mod repair;
 pub mod restore;
