@@ -118,6 +118,7 @@ fn name(command: &Command) -> &'static str {
         Command::Diff(_) => "diff",
         Command::Restore(_) => "restore",
         Command::Verify(_) => "verify",
+        Command::Copy(_) => "copy",
         Command::Prune(_) => "prune",
         Command::Repair { command: RepairCommand::Index } => "repair index",
         Command::Completions { .. } => "completions",
@@ -141,6 +142,7 @@ fn dispatch(session: &Session, command: &Command) -> Result<Exit, Failure> {
         Command::Man { command } => commands::manual::man(session, command.as_deref()),
         Command::Restore(args) => commands::restore::run(session, args),
         Command::Verify(args) => commands::verify::run(session, args),
+        Command::Copy(args) => commands::copy::run(session, args),
         Command::Prune(args) => commands::prune::run(session, args),
         Command::Repair { command: RepairCommand::Index } => commands::repair::index(session),
     }
