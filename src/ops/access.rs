@@ -182,8 +182,15 @@ impl Access {
         })
     }
 
-    /// The snapshots that the command is about, oldest first: of the policy (and host) where one is named.
+    /// The snapshots that the command is about, oldest first: of the policy (and host) where one is named. One that a
+    /// prune removed is none of them, even while its header is still there.
     pub fn snapshots(&self) -> Vec<&Snapshot> {
+        let mut all = self.all_snapshots();
+        all.retain(|s| !self.chain.was_pruned(s));
+        all
+    }
+
+    fn all_snapshots(&self) -> Vec<&Snapshot> {
         let wanted = |s: &&Snapshot| {
             self.policy.as_ref().is_none_or(|p| s.header.policy == *p)
                 && self.host.as_ref().is_none_or(|h| s.header.host == *h)
@@ -200,7 +207,14 @@ impl Access {
 
     /// The snapshot that a person means.
     pub fn resolve(&self, name: &str, now: DateTime<Utc>) -> Result<&Snapshot, OpsError> {
-        Ok(resolve(&self.snapshots(), name, parse_time(name, now))?)
+        match resolve(&self.snapshots(), name, parse_time(name, now)) {
+            Ok(found) => Ok(found),
+            // One that was removed may still be whole, and its id is asking for no other: locked storage keeps it.
+            Err(e) => match self.all_snapshots().into_iter().find(|s| s.header.id.as_str() == name) {
+                Some(removed) => Ok(removed),
+                None => Err(e.into()),
+            },
+        }
     }
 
     /// The identities, or the error that says what needs them.
