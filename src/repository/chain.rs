@@ -4,9 +4,9 @@
 //! damage. Two headers of one sequence are a fork: both restorable, neither is `latest`.
 
 use crate::base::ids::{HostName, ObjectId, PolicyName, Sequence, SnapshotId, Tag};
-use crate::pipeline::crypt::object_id;
 use crate::pipeline::limits;
-use crate::repository::format::{Header, HeaderRef, Note, Outcome};
+use crate::repository::format::{Header, HeaderRef, Note, Outcome, Record};
+use crate::repository::headers::{self, HeaderCache};
 use crate::repository::{Repository, RepositoryError, layout};
 use crate::storage::StorageKey;
 use chrono::{DateTime, Utc};
@@ -49,26 +49,31 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Reads and verifies every header and record.
+    /// Reads and verifies every header and record from the storage.
     pub fn load(repository: &Repository) -> Result<Self, RepositoryError> {
+        Self::load_with(repository, None)
+    }
+
+    /// The same; what was verified before need not be read again. Damage of what is remembered stays unseen, so whoever
+    /// asks for damage, or deletes, calls [`Chain::load`].
+    pub fn load_with(repository: &Repository, cache: Option<&HeaderCache>) -> Result<Self, RepositoryError> {
         let mut chain = Chain::default();
-        for object in repository.storage().list(layout::SNAPSHOTS)? {
-            let read = repository.get(&object.key, limits::SIGNED);
-            let verified =
-                read.and_then(|bytes| Ok((repository.verify_header(&object.key, &bytes)?, object_id(&bytes))));
-            match verified {
-                Ok((header, header_id)) => chain.add(object.key, header, header_id),
+        let verify = |key: &StorageKey, bytes: &[u8]| repository.verify_header(key, bytes).map(|h| (h, Vec::new()));
+        headers::read_all(repository, layout::SNAPSHOTS, limits::SIGNED, cache, verify, |key, read| {
+            match read {
+                Ok(verified) => chain.add(key, verified.value, verified.id),
                 Err(e @ RepositoryError::SignersMissing { .. }) => return Err(e),
                 // Listed, and gone since: a prune's work, or else a gap.
                 Err(RepositoryError::Missing { .. }) => {}
                 Err(e) if e.is_integrity() => {
-                    let snapshot = layout::parse_header(&object.key).map(|place| place.id);
-                    chain.problems.push(ChainProblem { key: object.key, problem: full_text(&e), snapshot });
+                    let snapshot = layout::parse_header(&key).map(|place| place.id);
+                    chain.problems.push(ChainProblem { key, problem: full_text(&e), snapshot });
                 }
                 Err(e) => return Err(e),
             }
-        }
-        chain.load_records(repository)?;
+            Ok(())
+        })?;
+        chain.load_records(repository, cache)?;
         chain.check_order();
         Ok(chain)
     }
@@ -86,23 +91,24 @@ impl Chain {
         });
     }
 
-    fn load_records(&mut self, repository: &Repository) -> Result<(), RepositoryError> {
-        let mut records = Vec::new();
-        for object in repository.storage().list(layout::RECORDS)? {
-            let read = repository.get(&object.key, limits::REFS);
-            match read.and_then(|bytes| repository.verify_record(&object.key, &bytes)) {
-                Ok(record) => records.push(record),
+    fn load_records(&mut self, repository: &Repository, cache: Option<&HeaderCache>) -> Result<(), RepositoryError> {
+        let mut records: Vec<Record> = Vec::new();
+        let verify = |key: &StorageKey, bytes: &[u8]| repository.verify_record(key, bytes).map(|r| (r, Vec::new()));
+        headers::read_all(repository, layout::RECORDS, limits::REFS, cache, verify, |key, read| {
+            match read {
+                Ok(verified) => records.push(verified.value),
                 Err(e) if e.is_integrity() => {
-                    self.problems.push(ChainProblem { key: object.key, problem: full_text(&e), snapshot: None });
+                    self.problems.push(ChainProblem { key, problem: full_text(&e), snapshot: None });
                 }
                 Err(e) => return Err(e),
             }
-        }
+            Ok(())
+        })?;
         // In the order in which they were written: whoever writes a record dates it behind those that are there. (A sort
         // that keeps the order of keys where two have one time all the same.)
         records.sort_by_key(|record| record.time);
         for record in records {
-            let line = (record.host, record.policy);
+            let line: Line = (record.host, record.policy);
             self.newest_records.insert(line.clone(), record.time);
             match record.note {
                 Note::Prune { removed } => self.pruned.entry(line).or_default().extend(removed),

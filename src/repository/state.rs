@@ -8,6 +8,7 @@ use crate::base::atomic;
 use crate::base::ids::{HostName, ObjectId, PolicyName, RepositoryId, Sequence, random_bytes};
 use crate::repository::RepositoryError;
 use crate::repository::format::StreamNote;
+use crate::repository::headers::HeaderCache;
 use crate::repository::trust::ChainHead;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::fs::{self, File};
@@ -72,8 +73,17 @@ impl State {
 
     /// Where decrypted index objects are kept.
     pub fn index_cache(&self, repository: &RepositoryId) -> PathBuf {
+        self.cache(repository).join("index")
+    }
+
+    /// What is remembered of a repository's headers and records; `None` where nothing can be.
+    pub fn header_cache(&self, repository: &RepositoryId) -> Option<HeaderCache> {
+        HeaderCache::open(&self.cache(repository))
+    }
+
+    fn cache(&self, repository: &RepositoryId) -> PathBuf {
         let name: String = repository.as_str().chars().filter(char::is_ascii_alphanumeric).take(24).collect();
-        self.dir.join("cache").join(name).join("index")
+        self.dir.join("cache").join(name)
     }
 
     /// Random, made once per state folder.
