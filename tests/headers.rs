@@ -13,8 +13,8 @@ use lifeboat::base::ids::ObjectId;
 use lifeboat::ops::access::{Access, AccessRequest};
 use lifeboat::pipeline::crypt::object_id;
 use lifeboat::pipeline::sign::{Namespace, SigningKey};
-use lifeboat::repository::chain::Chain;
-use lifeboat::repository::format::{Role, SignerAction};
+use lifeboat::repository::chain::{Chain, Snapshot};
+use lifeboat::repository::format::{LastGood, Role, SignerAction};
 use lifeboat::repository::layout;
 use lifeboat::storage::{MemoryStorage, Storage, StorageKey};
 use rigged::Rigged;
@@ -194,6 +194,112 @@ fn a_revocation_counts_for_what_is_remembered_too() {
     assert_eq!((chain.problems.len(), fetched, chain.all().count()), (1, 1, 6), "the rest is checked as remembered");
     world.add_signer(&world.host_key.signing, SignerAction::Revoke { last_good: vec![] });
     assert_eq!(look(&world).0.all().count(), 0);
+}
+
+/// A stolen key, revoked: headers below the last good one count only where that one leads down to them.
+#[test]
+fn below_the_last_good_header_a_revoked_key_forges_nothing() {
+    let world = long_line(5);
+    let own = &world.host_key.signing;
+    let all: Vec<Snapshot> = world.chain().all().cloned().collect();
+    // What follows the last good one is refused; so last_good is the fifth of six.
+    let last_good = LastGood {
+        host: world::host(),
+        policy: "shop".parse().unwrap(),
+        sequence: all[4].header.sequence,
+        header: all[4].header_id,
+    };
+    world.delete(&all[5].key);
+    look(&world);
+    world.add_signer(own, SignerAction::Revoke { last_good: vec![last_good] });
+    // Fresh, as remembered before the revocation, and as remembered after it: the same.
+    let sees = |world: &World, snapshots: &[u64], problems: &[(&StorageKey, &str)]| {
+        for _ in 0..2 {
+            for chain in [world.chain(), look(world).0] {
+                let found: Vec<u64> = chain.all().map(|s| s.header.sequence.0).collect();
+                assert_eq!(found, snapshots, "{:?}", chain.problems);
+                assert_eq!(chain.problems.len(), problems.len(), "{:?}", chain.problems);
+                for (key, text) in problems {
+                    let named = |p: &lifeboat::repository::chain::ChainProblem| {
+                        p.key.as_str().starts_with(key.as_str()) && p.problem.contains(text)
+                    };
+                    assert!(chain.problems.iter().any(named), "{key} {text}: {:?}", chain.problems);
+                }
+                assert!(chain.all().all(|s| !s.forked));
+            }
+        }
+    };
+    sees(&world, &[1, 2, 3, 4, 5], &[]);
+    let forge = |world: &World, sequence: u64| {
+        let bytes = world.get(&all[1].key);
+        let mut header: Value =
+            serde_json::from_slice(&bytes[..bytes.iter().position(|b| *b == b'\n').unwrap()]).unwrap();
+        header["sequence"] = json!(sequence);
+        header["id"] = json!("20261122T000000Z-0badbad0");
+        header["previous"] = json!(all[sequence as usize - 2].header_id);
+        let key: StorageKey =
+            format!("snapshots/web-1/shop/{sequence:010}.20261122T000000Z-0badbad0.json").parse().unwrap();
+        world.set(&key, &own.sign(Namespace::Snapshot, &header.to_string()).unwrap());
+        key
+    };
+    // Beside the true one, which is no fork then; and in its place.
+    let copy = world.copy();
+    let forged = forge(&copy, 3);
+    sees(&copy, &[1, 2, 3, 4, 5], &[(&forged, "it is forged")]);
+    copy.delete(&all[2].key);
+    let open = "it may be forged";
+    sees(&copy, &[1, 2, 4, 5], &[(&forged, "it is forged"), (&all[0].key, open), (&all[1].key, open)]);
+    // Where one between is gone, nothing tells the true ones below from forged ones: they stay, and it is said.
+    let copy = world.copy();
+    copy.delete(&all[2].key);
+    let gap = layout::header_prefix(&world::host(), &"shop".parse().unwrap(), lifeboat::base::ids::Sequence(3));
+    sees(&copy, &[1, 2, 4, 5], &[(&gap, "is gone"), (&all[0].key, open), (&all[1].key, open)]);
+    // A prune record leads across what it removed.
+    let pruner = SigningKey::from_seed(&[77; 32]);
+    world.vouch(&pruner, Role::Prune);
+    let prune = |copy: &World, at: usize, previous: Value| {
+        copy.delete(&all[at].key);
+        let mut removed = json!({ "sequence": at + 1, "header": all[at].header_id });
+        if !previous.is_null() {
+            removed["previous"] = previous;
+        }
+        let record = copy.record(json!({ "note": "prune", "removed": [removed] }));
+        copy.put_dated(layout::RECORDS, Namespace::Record, &pruner, &record);
+    };
+    let copy = world.copy();
+    prune(&copy, 2, json!(all[2].header.previous));
+    sees(&copy, &[1, 2, 4, 5], &[]);
+    let forged = forge(&copy, 2);
+    sees(&copy, &[1, 2, 4, 5], &[(&forged, "it is forged")]);
+    copy.delete(&forged);
+    let forged = forge(&copy, 3);
+    sees(&copy, &[1, 2, 4, 5], &[(&forged, "it is forged")]);
+    let copy = world.copy();
+    prune(&copy, 2, Value::Null);
+    sees(&copy, &[1, 2, 4, 5], &[(&all[0].key, open), (&all[1].key, open)]);
+    // The last good one itself may have been pruned.
+    let copy = world.copy();
+    prune(&copy, 4, json!(all[4].header.previous));
+    sees(&copy, &[1, 2, 3, 4], &[]);
+}
+
+/// Decrypted index objects are kept only as long as the repository has them.
+#[test]
+fn the_index_cache_is_tidied() {
+    let world = cli::World::with_snapshot();
+    world.run(&["snapshot"]).exits(0);
+    let cached = || -> Vec<PathBuf> {
+        let files = world.files("state/cache").into_iter().map(|(path, _)| path);
+        files.filter(|path| path.extension().is_some_and(|e| e == "cbor")).collect()
+    };
+    let kept = cached();
+    assert!(!kept.is_empty());
+    let gone = kept[0].with_file_name(format!("{}.cbor", "ab".repeat(32)));
+    fs::copy(&kept[0], &gone).unwrap();
+    fs::write(kept[0].with_file_name("notes.txt"), "not ours").unwrap();
+    world.run(&["verify"]).exits(0);
+    assert_eq!(cached(), kept);
+    assert!(kept[0].with_file_name("notes.txt").exists());
 }
 
 /// Records that are too long to be read many at once.

@@ -11,6 +11,7 @@
 use crate::base::atomic;
 use crate::base::ids::ObjectId;
 use crate::pipeline::crypt::object_id;
+use crate::repository::format::HeaderRef;
 use crate::repository::{Repository, RepositoryError};
 use crate::storage::{ObjectInfo, StorageKey};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -41,11 +42,11 @@ pub(super) struct Verified<T> {
     /// SHA-256 of the object.
     pub id: ObjectId,
     /// Where its signer has been revoked: the headers, of the same host and policy, that the revocation calls good.
-    pub last_good: Vec<ObjectId>,
+    pub last_good: Vec<HeaderRef>,
 }
 
 /// What a verification says: the parsed object, and [`Verified::last_good`].
-pub(super) type Checked<T> = Result<(T, Vec<ObjectId>), RepositoryError>;
+pub(super) type Checked<T> = Result<(T, Vec<HeaderRef>), RepositoryError>;
 
 /// What this host remembers of a repository's headers and records. Nothing that fails here is an error: it costs a read.
 pub struct HeaderCache {
@@ -58,7 +59,7 @@ struct Known {
     hash: ObjectId,
     /// By the same signers as now.
     checked: bool,
-    last_good: Vec<ObjectId>,
+    last_good: Vec<HeaderRef>,
 }
 
 impl HeaderCache {
@@ -105,7 +106,7 @@ impl HeaderCache {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
         });
         let (hash, by, last_good, bytes): ([u8; 32], Vec<u8>, String, Vec<u8>) = row.optional().ok()??;
-        let last_good = last_good.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+        let last_good = serde_json::from_str(&last_good).ok()?;
         Some(Known { bytes, hash: ObjectId(hash), checked: by == signers, last_good })
     }
 
@@ -117,16 +118,8 @@ impl HeaderCache {
                 transaction.prepare_cached("insert or replace into objects values (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
             for Fetched { object, id, last_good, bytes } in objects {
                 let key = object.key.as_str();
-                let last_good: Vec<String> = last_good.iter().map(|id| id.to_hex()).collect();
-                insert.execute(params![
-                    key,
-                    object.length,
-                    modified(object),
-                    id.0,
-                    signers,
-                    last_good.join(" "),
-                    bytes
-                ])?;
+                let last_good = serde_json::to_string(last_good).unwrap_or_default();
+                insert.execute(params![key, object.length, modified(object), id.0, signers, last_good, bytes])?;
             }
         }
         transaction.commit()
@@ -162,7 +155,7 @@ fn modified(object: &ObjectInfo) -> String {
 struct Fetched<'a> {
     object: &'a ObjectInfo,
     id: ObjectId,
-    last_good: Vec<ObjectId>,
+    last_good: Vec<HeaderRef>,
     bytes: Vec<u8>,
 }
 

@@ -76,6 +76,18 @@ impl State {
         self.cache(repository).join("index")
     }
 
+    /// Drops decrypted index objects that the repository no longer has. One that cannot be dropped costs room only.
+    pub fn tidy_index_cache(&self, repository: &RepositoryId, is_there: impl Fn(&ObjectId) -> bool) {
+        let Ok(entries) = fs::read_dir(self.index_cache(repository)) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let id = name.to_str().and_then(|name| name.strip_suffix(".cbor")?.parse().ok());
+            if id.is_some_and(|id| !is_there(&id)) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
     /// What is remembered of a repository's headers and records; `None` where nothing can be.
     pub fn header_cache(&self, repository: &RepositoryId) -> Option<HeaderCache> {
         HeaderCache::open(&self.cache(repository))
