@@ -74,7 +74,9 @@ fn ids(chain: &Chain) -> Vec<ObjectId> {
 }
 
 fn cache_file(world: &World) -> PathBuf {
-    world.state.index_cache(world.open().id()).parent().unwrap().join("headers.db")
+    let cache = world.state.index_cache(world.open().id());
+    let mut entries = fs::read_dir(cache.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    entries.find(|path| path.extension().is_some_and(|e| e == "db")).unwrap()
 }
 
 #[test]
@@ -172,10 +174,11 @@ fn a_torn_or_spoilt_cache_costs_a_read_and_nothing_else() {
         assert_eq!(look(&world).1, 0, "made anew");
     }
     // A folder where the file should be.
-    for file in ["headers.db", "headers.db-wal", "headers.db-shm"] {
-        let _ = fs::remove_file(cache_file(&world).with_file_name(file));
+    let file = cache_file(&world);
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(format!("{}{suffix}", file.display()));
     }
-    fs::create_dir(cache_file(&world)).unwrap();
+    fs::create_dir(&file).unwrap();
     assert_eq!((ids(&look(&world).0), look(&world).1), (fresh, 6));
 }
 

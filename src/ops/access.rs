@@ -150,7 +150,8 @@ impl Access {
         // Remembered before it is looked at: what another process commits meanwhile is seen then, or not remembered yet.
         let seen = state.as_ref().map_or(Ok(Vec::new()), |state| state.heads(repository.id()))?;
         let remembering = state.as_ref().filter(|_| request.remembered);
-        let headers = remembering.and_then(|state| state.header_cache(repository.id()));
+        let headers =
+            remembering.and_then(|state| state.header_cache(repository.id(), &repository.storage().describe()));
         let chain = Chain::load_with(&repository, headers.as_ref())?;
         let mut alarms = Vec::new();
         let mut notices = Vec::new();

@@ -1,7 +1,7 @@
 //! Headers and records as they are read: many at once, and only once where a host remembers what it has verified.
 //!
 //! They never change, so a host keeps the bytes of those that it has verified in its state folder
-//! (`<state>/cache/<repository>/headers.db`). A remembered object is used where the storage still lists it under the same
+//! (`<state>/cache/<repository>/headers-<location>.db`). A remembered object is used where the storage still lists it under the same
 //! key with the same length and time. Its bytes must have the hash that was kept with them; whose signature is on them
 //! is not looked at again until the signers of the repository are others (a key may have been revoked since). So the
 //! cache is trusted as far as the pins beside it are, and no further: it saves reading, it replaces no listing, and what
@@ -64,8 +64,8 @@ struct Known {
 
 impl HeaderCache {
     /// Opens the cache in a folder, creating both. One that cannot be read is made anew; `None` where that fails too.
-    pub fn open(dir: &Path) -> Option<Self> {
-        let path = dir.join("headers.db");
+    pub fn open(dir: &Path, name: &str) -> Option<Self> {
+        let path = dir.join(name);
         let open = || -> rusqlite::Result<Connection> {
             let db = Connection::open(&path)?;
             db.busy_timeout(Duration::from_secs(2))?;
@@ -84,8 +84,8 @@ impl HeaderCache {
         }
         let db = open().or_else(|e| {
             tracing::debug!("{} is made anew: {e}", path.display());
-            for file in ["headers.db", "headers.db-wal", "headers.db-shm"] {
-                let _ = fs::remove_file(dir.join(file));
+            for suffix in ["", "-wal", "-shm"] {
+                let _ = fs::remove_file(dir.join(format!("{name}{suffix}")));
             }
             let _ = create();
             open()

@@ -6,6 +6,7 @@
 
 use crate::base::atomic;
 use crate::base::ids::{HostName, ObjectId, PolicyName, RepositoryId, Sequence, random_bytes};
+use crate::pipeline::crypt::object_id;
 use crate::repository::RepositoryError;
 use crate::repository::format::StreamNote;
 use crate::repository::headers::HeaderCache;
@@ -88,9 +89,11 @@ impl State {
         }
     }
 
-    /// What is remembered of a repository's headers and records; `None` where nothing can be.
-    pub fn header_cache(&self, repository: &RepositoryId) -> Option<HeaderCache> {
-        HeaderCache::open(&self.cache(repository))
+    /// What is remembered of a repository's headers and records as they lie at one location (a copy has the same id, and
+    /// may hold others); `None` where nothing can be.
+    pub fn header_cache(&self, repository: &RepositoryId, location: &str) -> Option<HeaderCache> {
+        let place = object_id(location.as_bytes()).to_hex();
+        HeaderCache::open(&self.cache(repository), &format!("headers-{}.db", &place[..8]))
     }
 
     fn cache(&self, repository: &RepositoryId) -> PathBuf {
