@@ -8,6 +8,7 @@ use crate::pipeline::crypt::Identities;
 use crate::policy::Policy;
 use crate::policy::model::RepositoryUrl;
 use crate::repository::chain::{Chain, Snapshot, resolve, rolled_back};
+use crate::repository::headers::HeaderCache;
 use crate::repository::keys::{HostKey, IdentityFile};
 use crate::repository::reader::{ReaderOptions, SnapshotReader};
 use crate::repository::state::State;
@@ -73,6 +74,9 @@ pub struct AccessRequest {
     pub host: Option<HostName>,
     /// `--expect SEQ:HASH`: a header that somebody else remembers, from a notification or a kit.
     pub expect: Option<(Sequence, ObjectId)>,
+    /// Headers and records that this host has verified before are not read again; they are listed all the same. Not for
+    /// what looks for damage, or deletes.
+    pub remembered: bool,
 }
 
 impl AccessRequest {
@@ -92,6 +96,8 @@ pub struct Access {
     pub state: Option<Arc<State>>,
     pub policy: Option<PolicyName>,
     pub host: Option<HostName>,
+    /// What is remembered of headers and records, where it may be used.
+    headers: Option<HeaderCache>,
     /// The repository holds less than was seen before: it has been rolled back, or the history replaced.
     pub alarms: Vec<String>,
     /// What cannot be excluded, because nothing is remembered here.
@@ -147,9 +153,12 @@ impl Access {
         }
         // Remembered before it is looked at: what another process commits meanwhile is seen then, or not remembered yet.
         let is_named = request.repository.is_some();
-        let remembered = |state: &Arc<State>| Remembered::of(state, &repository, is_named);
-        let remembered = state.as_ref().map_or(Ok(Remembered::default()), remembered)?;
-        let chain = Chain::load(&repository)?;
+        let recall = |state: &Arc<State>| Remembered::of(state, &repository, is_named);
+        let remembered = state.as_ref().map_or(Ok(Remembered::default()), recall)?;
+        let remembering = state.as_ref().filter(|_| request.remembered);
+        let headers =
+            remembering.and_then(|state| state.header_cache(repository.id(), &repository.storage().describe()));
+        let chain = Chain::load_with(&repository, headers.as_ref())?;
         let mut alarms = Vec::new();
         let mut notices = Vec::new();
         if let Some((sequence, header)) = &request.expect
@@ -179,7 +188,13 @@ impl Access {
             state,
             policy: request.policy.as_ref().map(|p| p.app.name.clone()),
             host: request.host.clone(),
+            headers,
         })
+    }
+
+    /// The headers as they are by now: what has come since is read from the storage.
+    pub fn reload(&self) -> Result<Chain, OpsError> {
+        Ok(Chain::load_with(&self.repository, self.headers.as_ref())?)
     }
 
     /// The snapshots that the command is about, oldest first: of the policy (and host) where one is named. One that a

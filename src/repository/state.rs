@@ -10,8 +10,10 @@ mod slices;
 use crate::base::atomic;
 use crate::base::ids::{HostName, ObjectId, PolicyName, RepositoryId, Sequence, random_bytes};
 use crate::base::time::rfc3339;
+use crate::pipeline::crypt::object_id;
 use crate::repository::RepositoryError;
 use crate::repository::format::StreamNote;
+use crate::repository::headers::HeaderCache;
 use crate::repository::trust::ChainHead;
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -80,8 +82,31 @@ impl State {
 
     /// Where decrypted index objects are kept.
     pub fn index_cache(&self, repository: &RepositoryId) -> PathBuf {
+        self.cache(repository).join("index")
+    }
+
+    /// Drops decrypted index objects that the repository no longer has. One that cannot be dropped costs room only.
+    pub fn tidy_index_cache(&self, repository: &RepositoryId, is_there: impl Fn(&ObjectId) -> bool) {
+        let Ok(entries) = fs::read_dir(self.index_cache(repository)) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let id = name.to_str().and_then(|name| name.strip_suffix(".cbor")?.parse().ok());
+            if id.is_some_and(|id| !is_there(&id)) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// What is remembered of a repository's headers and records as they lie at one location (a copy has the same id, and
+    /// may hold others); `None` where nothing can be.
+    pub fn header_cache(&self, repository: &RepositoryId, location: &str) -> Option<HeaderCache> {
+        let place = object_id(location.as_bytes()).to_hex();
+        HeaderCache::open(&self.cache(repository), &format!("headers-{}.db", &place[..8]))
+    }
+
+    fn cache(&self, repository: &RepositoryId) -> PathBuf {
         let name: String = repository.as_str().chars().filter(char::is_ascii_alphanumeric).take(24).collect();
-        self.dir.join("cache").join(name).join("index")
+        self.dir.join("cache").join(name)
     }
 
     /// Random, made once per state folder.
