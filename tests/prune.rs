@@ -15,6 +15,7 @@ use lifeboat::ops::prune::{self as ops, PruneOptions};
 use lifeboat::pipeline::sign::{Namespace, SigningKey};
 use lifeboat::repository::RepositoryError;
 use lifeboat::repository::format::Role;
+use lifeboat::repository::writer::SnapshotWriter;
 use lifeboat::repository::{layout, state::State};
 use lifeboat::storage::{ObjectInfo, Put, Storage, StorageError, StorageKey};
 use prune::Pruned;
@@ -206,11 +207,13 @@ fn forged_trash_condemns_nothing_and_honest_trash_deletes_nothing_that_is_needed
     pruned.is_sound("all is there");
 }
 
-/// A line whose lists hide, cut short or fail.
+type Answer = dyn Fn(usize, &str, Vec<ObjectInfo>) -> Result<Vec<ObjectInfo>, StorageError> + Send + Sync;
+
+/// A storage whose lists hide, cut short or fail.
 struct Listing {
     inner: Arc<dyn Storage>,
     lists: AtomicUsize,
-    answer: Box<dyn Fn(usize, &str, Vec<ObjectInfo>) -> Result<Vec<ObjectInfo>, StorageError> + Send + Sync>,
+    answer: Box<Answer>,
 }
 
 impl Storage for Listing {
@@ -466,21 +469,27 @@ fn killed_at_any_step_it_goes_on() {
     }
 }
 
+/// A writer at work, and what it will write.
+struct Begun {
+    writer: SnapshotWriter,
+    files: Vec<(String, Vec<u8>)>,
+    begun: TimeDelta,
+}
+
 /// Writers that begin, sleep, die and commit, prunes, and time that passes, in any order: whatever has a header restores.
 #[test]
 fn no_order_of_events_loses_a_snapshot() {
     for seed in 0..40u64 {
         let pruned = Pruned::new("keep_last = 2\nkeep_tagged = true");
         let mut random = Random(noise(seed, 4096), 0);
-        let mut open: Vec<(lifeboat::repository::writer::SnapshotWriter, Vec<(String, Vec<u8>)>, TimeDelta)> =
-            Vec::new();
+        let mut open: Option<Begun> = None;
         let mut clock = TimeDelta::zero();
         for step in 0..60 {
             let what = format!("seed {seed}, step {step}");
             let world = &pruned.world;
             match random.below(10) {
                 // One writer at a time, as the policy's lock has it.
-                0..=2 if open.is_empty() => {
+                0..=2 if open.is_none() => {
                     let writer = world.writer(&world.open()).unwrap();
                     let files = (0..1 + random.below(3)).map(|_| {
                         let file = random.below(6);
@@ -489,10 +498,10 @@ fn no_order_of_events_loses_a_snapshot() {
                     let mut files: Vec<_> = files.collect();
                     files.sort();
                     files.dedup();
-                    open.push((writer, files, clock));
+                    open = Some(Begun { writer, files, begun: clock });
                 }
                 3..=5 => {
-                    if let Some((writer, files, begun)) = open.pop() {
+                    if let Some(Begun { writer, files, begun }) = open.take() {
                         if clock - begun > TimeDelta::days(6) || random.below(5) == 0 {
                             drop(writer); // too long, or killed
                             continue;

@@ -105,6 +105,14 @@ pub enum Command {
     Diff(DiffArgs),
     /// Restore a snapshot, or a part of it, into a folder.
     Restore(RestoreArgs),
+    /// Give a snapshot a tag: it is kept until untagged (with `keep_tagged`), and can be named by it.
+    Tag(TagArgs),
+    /// Take a tag from a snapshot.
+    Untag(TagArgs),
+    /// Hold a snapshot: no prune removes it until it is released (only `max_age` wins over it).
+    Hold(HoldArgs),
+    /// Let prune decide about a held snapshot again.
+    Release(HoldArgs),
     /// Check that everything stored is still what it was.
     Verify(VerifyArgs),
     /// Remove the snapshots that the policy's [retention] does not keep, and delete what none needs any more.
@@ -292,6 +300,20 @@ pub struct RestoreArgs {
     pub dry_run: bool,
     #[command(flatten)]
     pub reading: Reading,
+}
+
+#[derive(Debug, Args)]
+pub struct TagArgs {
+    /// The snapshot, as for `show`; it must be one of this host's.
+    pub id: String,
+    /// The tag.
+    pub tag: String,
+}
+
+#[derive(Debug, Args)]
+pub struct HoldArgs {
+    /// The snapshot, as for `show`; it must be one of this host's.
+    pub id: String,
 }
 
 #[derive(Debug, Args)]

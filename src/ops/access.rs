@@ -7,12 +7,12 @@ use crate::ops::{OpsError, Run};
 use crate::pipeline::crypt::Identities;
 use crate::policy::Policy;
 use crate::policy::model::RepositoryUrl;
-use crate::repository::Repository;
 use crate::repository::chain::{Chain, Snapshot, resolve, rolled_back};
 use crate::repository::keys::{HostKey, IdentityFile};
 use crate::repository::reader::{ReaderOptions, SnapshotReader};
 use crate::repository::state::State;
 use crate::repository::trust::{ChainHead, Pin};
+use crate::repository::{Repository, RepositoryError};
 use crate::storage::Storage;
 use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, TimeDelta, TimeZone, Utc};
 use std::path::{Path, PathBuf};
@@ -119,7 +119,16 @@ impl Access {
             None
         };
         let pin = find_pin(installation, request, storage.as_ref(), state.as_deref(), identity.as_ref())?;
-        let repository = Arc::new(Repository::open(storage, &pin)?);
+        let mut repository = Arc::new(Repository::open(storage.clone(), &pin)?);
+        if let Some(state) = &state
+            && matches!(
+                compare_signers(state, &repository),
+                Err(OpsError::Repository(RepositoryError::SignersMissing { .. }))
+            )
+        {
+            // Another process may have vouched for a key between this one's look at the signers and at the memory.
+            repository = Arc::new(Repository::open(storage, &Pin::Exactly(repository.id().clone()))?);
+        }
         if let Some(state) = &state {
             state.set_pin(&repository.storage().describe(), repository.id())?;
         }
@@ -136,6 +145,8 @@ impl Access {
         if let Some(state) = &state {
             compare_signers(state, &repository)?;
         }
+        // Remembered before it is looked at: what another process commits meanwhile is seen then, or not remembered yet.
+        let seen = state.as_ref().map_or(Ok(Vec::new()), |state| state.heads(repository.id()))?;
         let chain = Chain::load(&repository)?;
         let mut alarms = Vec::new();
         let mut notices = Vec::new();
@@ -146,7 +157,8 @@ impl Access {
         }
         match &state {
             Some(state) => {
-                let (gone_back, behind) = compare_heads(state, &repository, &chain, request.repository.is_some())?;
+                let named = request.repository.is_some();
+                let (gone_back, behind) = compare_heads(state, &repository, &seen, &chain, named)?;
                 alarms.extend(gone_back);
                 notices.extend(behind);
             }
@@ -224,14 +236,14 @@ fn compare_signers(state: &State, repository: &Repository) -> Result<(), OpsErro
 fn compare_heads(
     state: &State,
     repository: &Repository,
+    seen: &[ChainHead],
     chain: &Chain,
     is_named: bool,
 ) -> Result<(Vec<String>, Vec<String>), OpsError> {
     let (mut alarms, mut notices) = (Vec::new(), Vec::new());
-    let seen_here =
+    let left =
         if is_named { state.copy_heads(&repository.storage().describe(), repository.id())? } else { Vec::new() };
-    let all = state.heads(repository.id())?;
-    for newest in all.iter().filter(|_| !seen_here.is_empty()) {
+    for newest in seen.iter().filter(|_| !left.is_empty()) {
         match chain.head(&newest.host, &newest.policy) {
             Some((there, _)) if there >= newest.sequence => {}
             found => notices.push(format!(
@@ -243,7 +255,7 @@ fn compare_heads(
             )),
         }
     }
-    for seen in if seen_here.is_empty() { all } else { seen_here } {
+    for seen in if left.is_empty() { seen } else { &left[..] } {
         if chain.is_damaged(&seen.host, &seen.policy, seen.sequence) {
             continue;
         }

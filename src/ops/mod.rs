@@ -11,6 +11,7 @@
 //! - [`prune`]: retention, and deleting what nothing references
 //! - [`repair`]: an index made anew
 //! - [`browse`]: list, show, ls, cat, find, diff
+//! - [`mark`]: tag, untag, hold, release
 //! - [`restore`]: a snapshot's streams into a folder
 
 pub mod access;
@@ -18,6 +19,7 @@ pub mod browse;
 pub mod check;
 pub mod copy;
 mod crew;
+pub mod mark;
 pub mod prune;
 pub mod repair;
 pub mod restore;

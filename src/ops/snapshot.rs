@@ -60,6 +60,8 @@ pub struct SnapshotPlan {
     pub sources: Vec<PlannedSource>,
     /// What is not ours to back up.
     pub external: Vec<String>,
+    /// Every source of the policy: what leaves one out that counts is no complete snapshot.
+    pub whole: bool,
     #[serde(skip)]
     pub trigger: Trigger,
     #[serde(skip)]
@@ -93,6 +95,8 @@ pub struct SourceReport {
 pub struct SnapshotReport {
     pub header: Header,
     pub sources: Vec<SourceReport>,
+    /// A source that counts failed: the snapshot is partial, and not because only a part was asked for.
+    pub failed: bool,
     /// The repository has been rolled back behind this host's back.
     pub alarm: Option<String>,
     /// What a person should know of the host or the repository.
@@ -119,7 +123,9 @@ pub fn plan(policy: &Policy, sources: &[Box<dyn Source>], options: &SnapshotOpti
         what: s.describe(),
         optional: optional(s.name()),
     });
+    let left_out = sources.iter().map(AsRef::as_ref).any(|s: &dyn Source| !wanted(&s) && !optional(s.name()));
     let plan = SnapshotPlan {
+        whole: !left_out,
         policy: policy.app.name.clone(),
         host: host_name()?,
         repository: policy.repository.url.to_string(),
@@ -149,7 +155,7 @@ pub fn run(
     }
     let host_key = HostKey::load(&installation.host_key())?;
     let request = AccessRequest { policy: Some(policy.clone()), ..AccessRequest::default() };
-    let access = Access::open(installation, &request)?;
+    let mut access = Access::open(installation, &request)?;
     if access.identities.is_none() {
         tracing::debug!("no identity at hand: this host is sealed");
     }
@@ -160,22 +166,24 @@ pub fn run(
     if let Some(head) = &lookout.head {
         state.set_head(access.repository.id(), head)?;
     }
-    let attempt = || take(&access, policy, plan, &wanted, &host_key, &state, run);
-    let (committed, reports, alarm) = match attempt() {
+    let (committed, reports, alarm) = match take(&access, policy, plan, &wanted, &host_key, &state, run) {
         // Something pruned what this run counted on; what is known now is read anew, once.
         Err(OpsError::Repository(RepositoryError::ReferencedGone { id })) => {
-            run.events.step(format!("archive {id} vanished meanwhile: taking the snapshot again"));
-            attempt()?
+            run.events.step(format!("object {id} vanished meanwhile: taking the snapshot again"));
+            access = Access::open(installation, &request)?;
+            take(&access, policy, plan, &wanted, &host_key, &state, run)?
         }
         other => other?,
     };
     let chain = prove(&access, &committed)?;
     drop(lock);
     let notices = new_lineage(&access, &committed.header).into_iter().chain(lookout.notices).collect();
+    let optional = |r: &SourceReport| plan.sources.iter().any(|p| p.name == r.name && p.optional);
     // The snapshot stands, whatever becomes of its copies.
     let access = Access { chain, ..access };
     let copies = copy::every(&access, policy, &lookout.silent, &CopyRequest::default(), run);
     Ok(SnapshotReport {
+        failed: reports.iter().any(|r| r.outcome == SourceOutcome::Failed && !optional(r)),
         header: committed.header,
         sources: reports,
         alarm: lookout.alarm.or(alarm),
@@ -294,10 +302,10 @@ fn nothing_captured(reports: &[SourceReport]) -> OpsError {
     }
 }
 
-/// `complete`, unless a source that counts failed or something is oddly small.
+/// `complete`, unless a source that counts failed or was left out, or something is oddly small.
 fn judge(plan: &SnapshotPlan, reports: &[SourceReport]) -> Outcome {
     let counts = |r: &&SourceReport| plan.sources.iter().any(|p| p.name == r.name && !p.optional);
-    if reports.iter().filter(counts).any(|r| r.outcome == SourceOutcome::Failed) {
+    if !plan.whole || reports.iter().filter(counts).any(|r| r.outcome == SourceOutcome::Failed) {
         Outcome::Partial
     } else if reports.iter().any(|r| r.outcome == SourceOutcome::Suspect) {
         Outcome::Suspect

@@ -384,8 +384,9 @@ fn back(time: DateTime<Utc>, duration: Duration) -> DateTime<Utc> {
 
 /// The period that a time falls into. Two hours of one name, when the clock goes back, are two.
 fn label<Z: TimeZone>(period: Period, time: DateTime<Utc>, zone: &Z) -> String {
-    // Nothing was captured before 1970, and no calendar overflows after it.
-    let local = time.max(DateTime::UNIX_EPOCH).with_timezone(zone);
+    // A signer may write any time; nothing was captured before 1970, and no calendar ends before 10000.
+    let last = DateTime::from_timestamp(253_402_300_799, 0).unwrap_or(DateTime::UNIX_EPOCH);
+    let local = time.clamp(DateTime::UNIX_EPOCH, last).with_timezone(zone);
     let (date, offset) = (local.naive_local(), local.offset().fix());
     match period {
         Period::Hourly => format!("{}{offset}", date.format("%Y-%m-%d %H:00")),

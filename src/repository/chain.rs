@@ -44,6 +44,7 @@ pub struct Chain {
     /// By host and policy, oldest first.
     snapshots: BTreeMap<Line, Vec<Snapshot>>,
     pruned: HashMap<Line, Vec<HeaderRef>>,
+    newest_records: HashMap<Line, DateTime<Utc>>,
     pub problems: Vec<ChainProblem>,
 }
 
@@ -97,13 +98,16 @@ impl Chain {
                 Err(e) => return Err(e),
             }
         }
-        // Keys begin with the time, so records come in the order in which they were written.
+        // In the order in which they were written: whoever writes a record dates it behind those that are there. (A sort
+        // that keeps the order of keys where two have one time all the same.)
+        records.sort_by_key(|record| record.time);
         for record in records {
             let line = (record.host, record.policy);
+            self.newest_records.insert(line.clone(), record.time);
             match record.note {
                 Note::Prune { removed } => self.pruned.entry(line).or_default().extend(removed),
                 Note::Tag { snapshot, tag } => self.change(&line, &snapshot, |s| {
-                    s.tags.insert(tag);
+                    s.tags.insert(tag.clone());
                 }),
                 Note::Untag { snapshot, tag } => self.change(&line, &snapshot, |s| {
                     s.tags.remove(&tag);
@@ -115,9 +119,10 @@ impl Chain {
         Ok(())
     }
 
-    fn change(&mut self, line: &Line, id: &SnapshotId, change: impl FnOnce(&mut Snapshot)) {
+    fn change(&mut self, line: &Line, id: &SnapshotId, change: impl Fn(&mut Snapshot)) {
         let snapshots = self.snapshots.get_mut(line);
-        if let Some(snapshot) = snapshots.and_then(|list| list.iter_mut().find(|s| s.header.id == *id)) {
+        // One id may stand in two headers where somebody forged the second: a hold is for both.
+        for snapshot in snapshots.into_iter().flatten().filter(|s| s.header.id == *id) {
             change(snapshot);
         }
     }
@@ -184,6 +189,11 @@ impl Chain {
     /// What prune records say was removed of a line.
     pub fn pruned(&self, line: &Line) -> &[HeaderRef] {
         self.pruned.get(line).map_or(&[], Vec::as_slice)
+    }
+
+    /// The time of the newest record of a host and policy: one that is written now must be later.
+    pub fn newest_record(&self, host: &HostName, policy: &PolicyName) -> Option<DateTime<Utc>> {
+        self.newest_records.get(&(host.clone(), policy.clone())).copied()
     }
 
     /// Every snapshot, by host and policy, oldest first.

@@ -270,12 +270,22 @@ impl State {
 
     /// Takes the lock of one policy; `None` when another run holds it.
     pub fn lock_policy(&self, policy: &PolicyName) -> Result<Option<PolicyLock>, RepositoryError> {
-        let path = self.dir.join(format!("{policy}.lock"));
+        Ok(self.lock_file(&format!("{policy}.lock"))?.map(|_file| PolicyLock { _file }))
+    }
+
+    /// Takes the lock under which this host writes records about its snapshots; `None` when another process holds it.
+    pub fn lock_records(&self) -> Result<Option<RecordsLock>, RepositoryError> {
+        // No policy's name has a dot.
+        Ok(self.lock_file("records.marks.lock")?.map(|_file| RecordsLock { _file }))
+    }
+
+    fn lock_file(&self, name: &str) -> Result<Option<File>, RepositoryError> {
+        let path = self.dir.join(name);
         let file_error = |source| RepositoryError::File { action: "lock", path: path.clone(), source };
         let file = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = file.map_err(file_error)?;
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(PolicyLock { _file: file })),
+            Ok(()) => Ok(Some(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(e) => Err(file_error(e.into())),
         }
@@ -299,6 +309,11 @@ impl State {
 
 /// Held for as long as a run works on a policy. The kernel frees it with the process, however that ends.
 pub struct PolicyLock {
+    _file: File,
+}
+
+/// Held while a record is written.
+pub struct RecordsLock {
     _file: File,
 }
 

@@ -86,6 +86,8 @@ fn the_documented_examples_are_what_is_printed() {
     check(&world.json(&["verify", "--read-data=50", "-p", "shop"]));
     check(&world.json(&["verify", "latest", "-p", "shop"]));
     check(&world.json(&["show", "nope", "-p", "shop"]));
+    check(&world.json(&["prune", "-p", "shop", "--dry-run"]));
+    check(&world.json(&["prune", "-p", "shop"]));
     // Without an identity, and with what is wrong.
     fs::rename(world.identity(), world.path("usb.txt")).unwrap();
     check(&world.json(&["show", "latest", "-p", "shop"]));

@@ -5,6 +5,7 @@ mod docs;
 mod exits;
 mod journey;
 mod output;
+mod prune;
 mod setup;
 mod signals;
 mod world;

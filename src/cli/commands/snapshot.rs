@@ -70,10 +70,10 @@ struct PlanDocument<'a> {
 /// The snapshot is complete and stays so when a copy of it fails: that is partial, as when a source failed.
 fn exit_of(session: &Session, report: &SnapshotReport) -> Exit {
     let copies = copy::exit_beside(session, &report.copies);
-    match (&report.alarm, report.header.outcome) {
+    match (&report.alarm, report.failed) {
         (Some(_), _) => Exit::Integrity,
         (None, _) if copies == Exit::Integrity => copies,
-        (None, Outcome::Partial) if copies == Exit::Done => Exit::Partial,
+        (None, true) if copies == Exit::Done => Exit::Partial,
         (None, _) => copies,
     }
 }
@@ -159,6 +159,10 @@ fn alarms(session: &Session, report: &SnapshotReport) {
             "SUSPECT: snapshot {} is much smaller than usual: {}",
             report.header.id,
             warned(report, SourceOutcome::Suspect)
+        )),
+        Outcome::Partial if !report.failed => out.alarm(&format!(
+            "snapshot {} holds a part of the policy's sources, as asked: it does not count as a complete one",
+            report.header.id,
         )),
         Outcome::Partial => out.alarm(&format!(
             "PARTIAL: snapshot {} lacks {}",

@@ -65,11 +65,10 @@ pub fn run(
     if steps.is_empty() {
         return Ok(report);
     }
+    // On a full disk this makes room for what must be written.
+    Pruner { repository: &access.repository, host_key: &host_key, run }.delete(&steps.delete_first, &mut report)?;
     let repository = signer(installation, access, &host_key, request, &options.host, run)?;
     let pruner = Pruner { repository: &repository, host_key: &host_key, run };
-
-    // On a full disk this makes room for the record.
-    pruner.delete(&steps.delete_first, &mut report)?;
     if let Some(line) = &steps.line {
         report.removed = pruner.remove(line, &references(&steps.remove))?;
         pruner.delete_keys(steps.remove.iter().map(|s| &s.key).chain(&steps.leftovers))?;
