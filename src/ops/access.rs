@@ -241,8 +241,7 @@ fn compare_heads(
     is_named: bool,
 ) -> Result<(Vec<String>, Vec<String>), OpsError> {
     let (mut alarms, mut notices) = (Vec::new(), Vec::new());
-    let left =
-        if is_named { state.copy_heads(&repository.storage().describe(), repository.id())? } else { Vec::new() };
+    let left = if is_named { state.copy_heads(&repository.storage().describe(), repository.id())? } else { Vec::new() };
     for newest in seen.iter().filter(|_| !left.is_empty()) {
         match chain.head(&newest.host, &newest.policy) {
             Some((there, _)) if there >= newest.sequence => {}
