@@ -139,7 +139,8 @@ fn attempt(world: &World, to: Arc<Rigged>, cancel: &Cancel) -> Option<Result<Cop
     let (tell, told) = channel();
     let (there, run) = (to.clone(), Run { cancel: cancel.clone(), ..run() });
     std::thread::spawn(move || {
-        tell.send(copy_as(&world, there, &CopyRequest { begin_anew: true, ..CopyRequest::default() }, &run))
+        let request = CopyRequest { begin_anew: true, ..CopyRequest::default() };
+        drop(tell.send(copy_as(&world, there, &request, &run)));
     });
     let begun = Instant::now();
     loop {
@@ -241,6 +242,8 @@ fn what_was_pruned_is_not_copied_and_what_was_copied_before_stays() {
 
 // --- damage -----------------------------------------------------------------------------------------------------------
 
+type Change = fn(&World, &StorageKey);
+
 fn corrupt(world: &World, key: &StorageKey) {
     let mut bytes = world.get(key);
     let middle = bytes.len() / 2;
@@ -250,7 +253,7 @@ fn corrupt(world: &World, key: &StorageKey) {
 
 #[test]
 fn what_is_damaged_here_is_named_and_costs_its_snapshots_only() {
-    let changes: [(&str, fn(&World, &StorageKey)); 3] = [
+    let changes: [(&str, Change); 3] = [
         ("flipped", corrupt),
         ("cut", |world, key| world.set(key, &world.get(key)[1..])),
         ("gone", |world, key| world.delete(key)),
@@ -375,7 +378,7 @@ fn other_bytes_under_a_name_keep_a_snapshot_away() {
     });
     let report = try_copy(&world, Arc::new(rigged)).unwrap();
     assert_eq!((report.problems[0].side, report.problems[0].object.as_str()), (Side::Copy, key.as_str()));
-    assert_eq!(report.problems[0].snapshots, [snapshot.header.id.clone()]);
+    assert_eq!(report.problems[0].snapshots, std::slice::from_ref(&snapshot.header.id));
     assert_eq!(report.snapshots.len(), 3);
     assert_eq!(storage.get(&key, 100).unwrap(), b"forged");
 }

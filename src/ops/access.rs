@@ -241,8 +241,10 @@ fn compare_heads(
     is_named: bool,
 ) -> Result<(Vec<String>, Vec<String>), OpsError> {
     let (mut alarms, mut notices) = (Vec::new(), Vec::new());
-    let left = if is_named { state.copy_heads(&repository.storage().describe(), repository.id())? } else { Vec::new() };
-    for newest in seen.iter().filter(|_| !left.is_empty()) {
+    let location = repository.storage().describe();
+    let is_copy = is_named && state.is_copy(&location, repository.id())?;
+    let left = if is_copy { state.copy_heads(&location, repository.id())? } else { Vec::new() };
+    for newest in seen.iter().filter(|_| is_copy) {
         match chain.head(&newest.host, &newest.policy) {
             Some((there, _)) if there >= newest.sequence => {}
             found => notices.push(format!(
@@ -254,7 +256,7 @@ fn compare_heads(
             )),
         }
     }
-    for seen in if left.is_empty() { seen } else { &left[..] } {
+    for seen in if is_copy { &left[..] } else { seen } {
         if chain.is_damaged(&seen.host, &seen.policy, seen.sequence) {
             continue;
         }
