@@ -2,11 +2,13 @@
 
 use crate::ops::OpsError;
 use crate::policy::model::{Credentials, MinFree, Repository, RepositoryUrl};
-use crate::repository::RepositoryError;
+use crate::repository::{RepositoryError, layout};
 use crate::storage::local::Reserve;
 use crate::storage::s3::credentials::CredentialSource;
+use crate::storage::s3::lock::LockSettings;
 use crate::storage::s3::settings::{Pace, S3Settings, ServerTraits};
 use crate::storage::{LocalStorage, S3Storage, Storage};
+use chrono::TimeDelta;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,6 +87,13 @@ pub fn s3_settings(bucket: &str, prefix: &str, options: &StorageOptions) -> S3Se
         credentials,
         path_style: options.path_style,
         limit_upload: options.limit_upload,
+        object_lock: options.object_lock.and_then(|period| TimeDelta::from_std(period).ok()).map(|period| {
+            LockSettings {
+                period,
+                // A prune must be able to take away what it has dealt with.
+                exempt: vec![layout::TRASH.to_owned()],
+            }
+        }),
         server: ServerTraits::default(),
         pace: Pace::default(),
     }

@@ -1,6 +1,11 @@
 //! S3 storage against real servers, directly and through a proxy that makes everything go wrong.
 
+#[path = "../support/prune.rs"]
+mod prune;
 #[path = "../support/s3.rs"]
 mod s3;
+#[path = "../support/world.rs"]
+mod world;
 
 mod conforms;
+mod locks;

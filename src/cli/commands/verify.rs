@@ -46,6 +46,10 @@ pub fn text(session: &Session, report: &VerifyReport) -> String {
     if report.more_findings > 0 {
         text += &format!("and {} more\n", report.more_findings);
     }
+    for note in &report.tampered {
+        text +=
+            &format!("{} {}: {}\n", out.paint(Paint::Red, "tampered:"), printable(&note.object), printable(&note.text));
+    }
     for note in &report.notes {
         text += &format!("{} {}: {}\n", out.paint(Paint::Dim, "note:"), printable(&note.object), printable(&note.text));
     }

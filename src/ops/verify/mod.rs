@@ -27,6 +27,7 @@ use crate::repository::chain::Snapshot;
 use crate::repository::reader::load_refs;
 use crate::repository::refs::Refs;
 use crate::repository::{Repository, RepositoryError, layout};
+use crate::storage::{Tampered, Tampering};
 use inventory::Inventory;
 use ledger::Ledger;
 use serde::Serialize;
@@ -62,6 +63,8 @@ pub struct VerifyReport {
     pub findings: Vec<Finding>,
     /// Findings beyond the first ten thousand, which are not named.
     pub more_findings: usize,
+    /// What somebody deleted or overwrote behind its lock: it is read all the same, and somebody tried.
+    pub tampered: Vec<Note>,
     /// What is odd, and harms nothing.
     pub notes: Vec<Note>,
     /// What no snapshot needs: left by runs that ended early, or not pruned yet. Absent when only some snapshots were
@@ -78,7 +81,7 @@ pub struct Unreferenced {
 impl VerifyReport {
     /// The tier of failure that the exit code tells: integrity, as soon as anything was found.
     pub fn failure(&self) -> Option<ErrorKind> {
-        (!self.findings.is_empty()).then_some(ErrorKind::Integrity)
+        (!self.findings.is_empty() || !self.tampered.is_empty()).then_some(ErrorKind::Integrity)
     }
 }
 
@@ -123,6 +126,7 @@ pub fn verify(access: &Access, level: Level, only: &[SnapshotId], run: &Run) -> 
         Level::Deep => check.deep(&snapshots, &needed, only)?,
     }
     check.blame_snapshots(&snapshots)?;
+    let tampered = tampered(&access.repository)?;
     let unreferenced = if only.is_empty() { Some(check.unreferenced(&needed)) } else { None };
     let (findings, more_findings, notes) = check.ledger.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
     Ok(VerifyReport {
@@ -133,6 +137,7 @@ pub fn verify(access: &Access, level: Level, only: &[SnapshotId], run: &Run) -> 
         bytes_read: check.bytes_read.into_inner(),
         findings,
         more_findings,
+        tampered,
         notes,
         unreferenced,
     })
@@ -274,6 +279,17 @@ impl<'a> Check<'a> {
         }
         self.inventory.unreferenced(&ids)
     }
+}
+
+/// Keys whose newest version is not the one that their writer wrote.
+fn tampered(repository: &Repository) -> Result<Vec<Note>, OpsError> {
+    let Some(locks) = repository.storage().object_locks() else { return Ok(Vec::new()) };
+    let text = |how| match how {
+        Tampering::Deleted => "deleted by somebody; it is locked, and read behind the delete marker",
+        Tampering::Overwritten => "overwritten by somebody; it is locked, and its first version is read",
+    };
+    let note = |t: Tampered| Note { object: t.key.to_string(), text: text(t.how).to_owned() };
+    Ok(locks.tampered("")?.into_iter().map(note).collect())
 }
 
 /// A name under which events tell how far a long step is.
