@@ -99,6 +99,7 @@ impl Access {
             OpsError::usage("no repository is named", "name a policy with -p, or a repository with --repository")
         })?;
         let options = policy.map_or_else(StorageOptions::stranger, |p| StorageOptions::of(&p.repository));
+        let options = options.knowing(&installation.state_dir, url);
         let storage = open_storage(url, &options)?;
         let identity = load_identity(installation, request)?;
         // A stranger leaves no state behind; an installed host remembers what it has seen.

@@ -3,6 +3,7 @@
 //!
 //! - [`access`]: opening a repository as an installed host, as a sealed one, or as a stranger with an identity
 //! - [`storage`]: which storage a URL names, and how it is reached
+//! - [`probe`]: what the server of a repository really does
 //! - [`setup`]: `init`: keys, policy, repository
 //! - [`check`]: is everything that a policy names within reach
 //! - [`snapshot`]: capture every source of a policy
@@ -14,6 +15,7 @@
 pub mod access;
 pub mod browse;
 pub mod check;
+pub mod probe;
 pub mod repair;
 pub mod restore;
 pub mod setup;

@@ -1,12 +1,13 @@
 //! Which storage a repository's URL names, and how it is reached.
 
-use crate::ops::OpsError;
+use crate::ops::{OpsError, probe};
 use crate::policy::model::{Credentials, MinFree, Repository, RepositoryUrl};
 use crate::repository::RepositoryError;
 use crate::storage::local::Reserve;
 use crate::storage::s3::credentials::CredentialSource;
 use crate::storage::s3::settings::{Pace, S3Settings, ServerTraits};
 use crate::storage::{LocalStorage, S3Storage, Storage};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub struct StorageOptions {
     /// Bytes per second.
     pub limit_upload: Option<u64>,
     pub object_lock: Option<Duration>,
+    /// What is known of an S3 server.
+    pub server: ServerTraits,
 }
 
 impl StorageOptions {
@@ -34,6 +37,7 @@ impl StorageOptions {
             path_style: repository.path_style,
             limit_upload: repository.limit_upload,
             object_lock: repository.object_lock,
+            server: ServerTraits::default(),
         }
     }
 
@@ -48,7 +52,13 @@ impl StorageOptions {
             path_style: true,
             limit_upload: None,
             object_lock: None,
+            server: ServerTraits::default(),
         }
+    }
+
+    /// With what an earlier probe found out about the server of this repository.
+    pub fn knowing(self, state_dir: &Path, url: &RepositoryUrl) -> Self {
+        Self { server: probe::known(state_dir, url, self.endpoint.as_deref()), ..self }
     }
 }
 
@@ -85,7 +95,7 @@ pub fn s3_settings(bucket: &str, prefix: &str, options: &StorageOptions) -> S3Se
         credentials,
         path_style: options.path_style,
         limit_upload: options.limit_upload,
-        server: ServerTraits::default(),
+        server: options.server,
         pace: Pace::default(),
     }
 }

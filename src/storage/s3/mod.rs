@@ -9,6 +9,7 @@
 //! - [`settings`]: where the bucket is, how long it is waited for
 //! - [`client`], [`wire`], [`limit`], [`credentials`]: how requests are signed and sent
 //! - [`get`], [`put`], [`multipart`], [`digest`], [`list`]: what is asked
+//! - [`probe`]: what the server really does
 //! - [`retry`], [`error`]: what goes wrong
 
 mod client;
@@ -19,6 +20,7 @@ mod get;
 mod limit;
 mod list;
 mod multipart;
+pub mod probe;
 mod put;
 mod retry;
 pub mod settings;
