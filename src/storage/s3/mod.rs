@@ -10,6 +10,7 @@
 //! - [`client`], [`wire`], [`limit`], [`credentials`]: how requests are signed and sent
 //! - [`get`], [`put`], [`multipart`], [`digest`], [`list`]: what is asked
 //! - [`lock`]: what cannot be deleted, and what hides it
+//! - [`probe`]: what the server really does
 //! - [`retry`], [`error`]: what goes wrong
 
 mod client;
@@ -21,6 +22,7 @@ mod limit;
 mod list;
 pub mod lock;
 mod multipart;
+pub mod probe;
 mod put;
 mod retry;
 pub mod settings;

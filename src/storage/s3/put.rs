@@ -129,7 +129,7 @@ impl Bucket {
         .await
     }
 
-    async fn write_once(&self, key: &str, body: &Bytes, conditional: bool) -> Result<Answer, S3Error> {
+    pub(super) async fn write_once(&self, key: &str, body: &Bytes, conditional: bool) -> Result<Answer, S3Error> {
         let with_checksum = self.checksum_wanted();
         match self.send(key, body, conditional, with_checksum).await {
             // Some servers refuse a checksum header that they do not know; the signature covers the bytes as well.
