@@ -1,6 +1,7 @@
 //! Opening a repository: as an installed host, as a sealed one, or as a stranger who has an identity and a URL.
 
 use crate::base::ids::{HostName, ObjectId, PolicyName, RepositoryId, Sequence};
+use crate::ops::copy;
 use crate::ops::storage::{StorageOptions, open_storage};
 use crate::ops::{OpsError, Run};
 use crate::pipeline::crypt::Identities;
@@ -96,7 +97,7 @@ pub struct Access {
     pub policy: Option<PolicyName>,
     pub host: Option<HostName>,
     /// What is remembered of headers and records, where it may be used.
-    headers: Option<HeaderCache>,
+    pub headers: Option<HeaderCache>,
     /// The repository holds less than was seen before: it has been rolled back, or the history replaced.
     pub alarms: Vec<String>,
     /// What cannot be excluded, because nothing is remembered here.
@@ -111,7 +112,10 @@ impl Access {
         let url = url.ok_or_else(|| {
             OpsError::usage("no repository is named", "name a policy with -p, or a repository with --repository")
         })?;
-        let options = policy.map_or_else(StorageOptions::stranger, |p| StorageOptions::of(&p.repository));
+        let options = policy.map_or_else(StorageOptions::stranger, |p| match copy::listed(p, url) {
+            Some(listed) => copy::options(&p.repository, listed),
+            None => StorageOptions::of(&p.repository),
+        });
         let storage = open_storage(url, &options)?;
         let identity = load_identity(installation, request)?;
         // A stranger leaves no state behind; an installed host remembers what it has seen.
@@ -148,10 +152,12 @@ impl Access {
             compare_signers(state, &repository)?;
         }
         // Remembered before it is looked at: what another process commits meanwhile is seen then, or not remembered yet.
-        let seen = state.as_ref().map_or(Ok(Vec::new()), |state| state.heads(repository.id()))?;
-        let remembering = state.as_ref().filter(|_| request.remembered);
-        let headers =
-            remembering.and_then(|state| state.header_cache(repository.id(), &repository.storage().describe()));
+        let is_named = request.repository.is_some();
+        let remembered = |state: &Arc<State>| Remembered::of(state, &repository, is_named);
+        let remembered = state.as_ref().map_or(Ok(Remembered::default()), remembered)?;
+        let location = repository.storage().describe();
+        let headers = state.as_ref().filter(|_| request.remembered);
+        let headers = headers.and_then(|state| state.header_cache(repository.id(), &location));
         let chain = Chain::load_with(&repository, headers.as_ref())?;
         let mut alarms = Vec::new();
         let mut notices = Vec::new();
@@ -161,7 +167,11 @@ impl Access {
             alarms.push(format!("snapshot {sequence} with hash {header} is expected, and it is not there"));
         }
         match &state {
-            Some(state) => alarms.extend(compare_heads(state, &repository, &seen, &chain)?),
+            Some(state) => {
+                let (gone_back, behind) = compare_heads(state, &repository, &remembered, &chain)?;
+                alarms.extend(gone_back);
+                notices.extend(behind);
+            }
             None if request.expect.is_none() && chain.all().next().is_some() => notices.push(
                 "nothing is remembered here of this repository: that newer snapshots were removed cannot be excluded \
                  (give --expect SEQ:HASH from a notification or kit)"
@@ -237,15 +247,45 @@ fn compare_signers(state: &State, repository: &Repository) -> Result<(), OpsErro
     }
 }
 
-/// What this host saw before against what is there now; what is newer is remembered.
+/// What this host remembers of the newest snapshots.
+#[derive(Default)]
+struct Remembered {
+    all: Vec<ChainHead>,
+    /// At this place, which is a copy; empty where it is not.
+    here: Vec<ChainHead>,
+}
+
+impl Remembered {
+    fn of(state: &State, repository: &Repository, is_named: bool) -> Result<Self, OpsError> {
+        let place = repository.storage().describe();
+        let here = if is_named { state.copy_heads(&place, repository.id())? } else { Vec::new() };
+        Ok(Self { all: state.heads(repository.id())?, here })
+    }
+}
+
+/// What this host saw before against what is there now: alarms, and notices; what is newer is remembered. A copy may
+/// be behind the repository, and not behind what it was left with.
 fn compare_heads(
     state: &State,
     repository: &Repository,
-    seen: &[ChainHead],
+    remembered: &Remembered,
     chain: &Chain,
-) -> Result<Vec<String>, OpsError> {
-    let mut alarms = Vec::new();
-    for seen in seen {
+) -> Result<(Vec<String>, Vec<String>), OpsError> {
+    let (mut alarms, mut notices) = (Vec::new(), Vec::new());
+    let Remembered { all, here } = remembered;
+    for newest in all.iter().filter(|_| !here.is_empty()) {
+        match chain.head(&newest.host, &newest.policy) {
+            Some((there, _)) if there >= newest.sequence => {}
+            found => notices.push(format!(
+                "{}/{}: this copy is behind: snapshot {} has been taken, the newest one here is {}",
+                newest.host,
+                newest.policy,
+                newest.sequence,
+                found.map_or_else(|| "none".to_owned(), |(there, _)| there.to_string())
+            )),
+        }
+    }
+    for seen in if here.is_empty() { all } else { here } {
         if chain.is_damaged(&seen.host, &seen.policy, seen.sequence) {
             continue;
         }
@@ -264,7 +304,7 @@ fn compare_heads(
             state.set_head(repository.id(), &ChainHead { host, policy, sequence, header })?;
         }
     }
-    Ok(alarms)
+    Ok((alarms, notices))
 }
 
 /// The identity file that a request, its policy or the installation names; absent on a sealed host.

@@ -4,6 +4,9 @@
 //! Losing it costs time and one announcement (a new lineage), never data. What it remembers of order is what shows
 //! that a repository has been rolled back.
 
+mod copies;
+mod slices;
+
 use crate::base::atomic;
 use crate::base::ids::{HostName, ObjectId, PolicyName, RepositoryId, Sequence, random_bytes};
 use crate::pipeline::crypt::object_id;
@@ -28,6 +31,8 @@ const SCHEMA: &str = "
     create table if not exists streams (repository text, policy text, source text, stream text, average integer not null,
         lengths text not null, primary key (repository, policy, source, stream));
     pragma user_version = 1;";
+
+pub use slices::Turn;
 
 /// The state folder, open.
 pub struct State {

@@ -37,7 +37,7 @@ fn check(session: &Session, args: &VerifyArgs) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
-fn text(session: &Session, report: &VerifyReport) -> String {
+pub fn text(session: &Session, report: &VerifyReport) -> String {
     let out = &session.out;
     let mut text = String::new();
     for finding in &report.findings {
