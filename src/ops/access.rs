@@ -97,7 +97,7 @@ pub struct Access {
     pub policy: Option<PolicyName>,
     pub host: Option<HostName>,
     /// What is remembered of headers and records, where it may be used.
-    pub headers: Option<HeaderCache>,
+    headers: Option<HeaderCache>,
     /// The repository holds less than was seen before: it has been rolled back, or the history replaced.
     pub alarms: Vec<String>,
     /// What cannot be excluded, because nothing is remembered here.
@@ -153,11 +153,11 @@ impl Access {
         }
         // Remembered before it is looked at: what another process commits meanwhile is seen then, or not remembered yet.
         let is_named = request.repository.is_some();
-        let remembered = |state: &Arc<State>| Remembered::of(state, &repository, is_named);
-        let remembered = state.as_ref().map_or(Ok(Remembered::default()), remembered)?;
-        let location = repository.storage().describe();
-        let headers = state.as_ref().filter(|_| request.remembered);
-        let headers = headers.and_then(|state| state.header_cache(repository.id(), &location));
+        let recall = |state: &Arc<State>| Remembered::of(state, &repository, is_named);
+        let remembered = state.as_ref().map_or(Ok(Remembered::default()), recall)?;
+        let remembering = state.as_ref().filter(|_| request.remembered);
+        let headers =
+            remembering.and_then(|state| state.header_cache(repository.id(), &repository.storage().describe()));
         let chain = Chain::load_with(&repository, headers.as_ref())?;
         let mut alarms = Vec::new();
         let mut notices = Vec::new();
@@ -197,8 +197,15 @@ impl Access {
         Ok(Chain::load_with(&self.repository, self.headers.as_ref())?)
     }
 
-    /// The snapshots that the command is about, oldest first: of the policy (and host) where one is named.
+    /// The snapshots that the command is about, oldest first: of the policy (and host) where one is named. One that a
+    /// prune removed is none of them, even while its header is still there.
     pub fn snapshots(&self) -> Vec<&Snapshot> {
+        let mut all = self.all_snapshots();
+        all.retain(|s| !self.chain.was_pruned(s));
+        all
+    }
+
+    fn all_snapshots(&self) -> Vec<&Snapshot> {
         let wanted = |s: &&Snapshot| {
             self.policy.as_ref().is_none_or(|p| s.header.policy == *p)
                 && self.host.as_ref().is_none_or(|h| s.header.host == *h)
@@ -215,7 +222,14 @@ impl Access {
 
     /// The snapshot that a person means.
     pub fn resolve(&self, name: &str, now: DateTime<Utc>) -> Result<&Snapshot, OpsError> {
-        Ok(resolve(&self.snapshots(), name, parse_time(name, now))?)
+        match resolve(&self.snapshots(), name, parse_time(name, now)) {
+            Ok(found) => Ok(found),
+            // One that was removed may still be whole, and its id is asking for no other: locked storage keeps it.
+            Err(e) => match self.all_snapshots().into_iter().find(|s| s.header.id.as_str() == name) {
+                Some(removed) => Ok(removed),
+                None => Err(e.into()),
+            },
+        }
     }
 
     /// The identities, or the error that says what needs them.

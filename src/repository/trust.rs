@@ -106,6 +106,27 @@ impl Repository {
 
     /// Opens a repository and checks it against the pin.
     pub fn open(storage: Arc<dyn Storage>, pin: &Pin) -> Result<Self, RepositoryError> {
+        match Self::open_as_it_is(storage.clone(), pin) {
+            // Somebody may have written another repository over it, or deleted it: what is locked is behind that.
+            Err(e)
+                if e.is_integrity()
+                    || matches!(
+                        e,
+                        RepositoryError::ForeignRepository { .. }
+                            | RepositoryError::NoRepository { .. }
+                            | RepositoryError::Unpinned { .. }
+                    ) =>
+            {
+                match storage.object_locks() {
+                    Some(locks) if locks.look_behind(&layout::repository())? => Self::open_as_it_is(storage, pin),
+                    _ => Err(e),
+                }
+            }
+            other => other,
+        }
+    }
+
+    fn open_as_it_is(storage: Arc<dyn Storage>, pin: &Pin) -> Result<Self, RepositoryError> {
         let location = storage.describe();
         let key = layout::repository();
         let bytes = match storage.get(&key, limits::SIGNED) {
@@ -311,9 +332,28 @@ impl Repository {
         Ok(trash)
     }
 
-    /// An object's bytes; a missing one is [`RepositoryError::Missing`], and one that is too long is damage.
+    /// An object's bytes; a missing one is [`RepositoryError::Missing`], and one that is too long is damage. Where objects
+    /// are locked, one that was deleted or overwritten is found behind that.
     pub fn get(&self, key: &StorageKey, limit: u64) -> Result<Vec<u8>, RepositoryError> {
-        self.storage.get(key, limit).map_err(|e| as_damage(e, key))
+        let read = self.storage.get(key, limit).map_err(|e| as_damage(e, key));
+        let hidden = match &read {
+            Ok(bytes) => {
+                layout::object_id(key).is_some_and(|id| self.storage.object_locks().is_some() && object_id(bytes) != id)
+            }
+            Err(e) => e.is_integrity(),
+        };
+        if hidden && self.look_behind(key)? {
+            return self.storage.get(key, limit).map_err(|e| as_damage(e, key));
+        }
+        read
+    }
+
+    /// Whether there is an older version of an object that does not read as it must; it is read from now on.
+    pub(super) fn look_behind(&self, key: &StorageKey) -> Result<bool, RepositoryError> {
+        match self.storage.object_locks() {
+            Some(locks) => Ok(locks.look_behind(key)?),
+            None => Ok(false),
+        }
     }
 
     pub fn storage(&self) -> &Arc<dyn Storage> {

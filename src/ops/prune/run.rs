@@ -13,7 +13,7 @@ use crate::repository::garbage::{self, Stored};
 use crate::repository::keys::HostKey;
 use crate::repository::trust::{Pin, to_json};
 use crate::repository::{Repository, RepositoryError, layout};
-use crate::storage::{LockMode, Locked, StorageKey};
+use crate::storage::{LockMode, Locked, StorageError, StorageKey};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +31,9 @@ pub struct PruneReport {
     pub lost: usize,
     pub condemned: Amount,
     pub deleted: Amount,
-    /// What the storage did not let go, and why: locked, or no right to delete.
+    /// What cannot be deleted yet, because it is locked; a later prune does.
+    pub locked: Amount,
+    /// What the storage did not let go, and why.
     pub refused: Amount,
     pub refusal: Option<String>,
 }
@@ -150,9 +152,8 @@ impl Pruner<'_> {
         for key in keys {
             self.run.cancel.check()?;
             match self.repository.storage().delete(key) {
-                Err(e) if e.is_refusal() => {
-                    tracing::warn!("{key} stays: {e}");
-                }
+                // A header that a record removed is no snapshot any more, there or not.
+                Err(e) if e.is_refusal() => tracing::debug!("{key} stays: {e}"),
                 other => other?,
             }
         }
@@ -179,7 +180,7 @@ impl Pruner<'_> {
         let needed = garbage::referenced(self.repository, retained, &self.run.cancel)?;
         let delete: Vec<Stored> = steps.delete.iter().filter(|o| !needed.contains(&o.id)).cloned().collect();
         self.delete(&delete, report)?;
-        if report.refused.objects == 0 {
+        if report.refused.objects + report.locked.objects == 0 {
             self.delete_keys(steps.due.iter().map(|trash| &trash.key))?;
         }
         Ok(())
@@ -204,6 +205,9 @@ impl Pruner<'_> {
                         let (report, failure) = &mut *done;
                         match deleted {
                             Ok(()) => report.deleted.add(object),
+                            Err(OpsError::Repository(RepositoryError::Storage(StorageError::Locked { .. }))) => {
+                                report.locked.add(object);
+                            }
                             Err(OpsError::Repository(RepositoryError::Storage(e))) if e.is_refusal() => {
                                 report.refused.add(object);
                                 report.refusal.get_or_insert_with(|| full_text(&e));
