@@ -194,7 +194,17 @@ impl Access {
 
     /// The headers as they are by now: what has come since is read from the storage.
     pub fn reload(&self) -> Result<Chain, OpsError> {
-        Ok(Chain::load_with(&self.repository, self.headers.as_ref())?)
+        self.reload_as(&self.repository)
+    }
+
+    /// The same as another look at this repository sees them, one that knows more signers.
+    pub fn reload_as(&self, repository: &Repository) -> Result<Chain, OpsError> {
+        Ok(Chain::load_with(repository, self.headers.as_ref())?)
+    }
+
+    /// The same repository with its headers as they are by now.
+    pub fn with_chain(self, chain: Chain) -> Self {
+        Self { chain, ..self }
     }
 
     /// The snapshots that the command is about, oldest first: of the policy (and host) where one is named. One that a
@@ -265,15 +275,19 @@ fn compare_signers(state: &State, repository: &Repository) -> Result<(), OpsErro
 #[derive(Default)]
 struct Remembered {
     all: Vec<ChainHead>,
-    /// At this place, which is a copy; empty where it is not.
-    here: Vec<ChainHead>,
+    /// What a copy was left with, where this is one.
+    copy: Option<Vec<ChainHead>>,
 }
 
 impl Remembered {
     fn of(state: &State, repository: &Repository, is_named: bool) -> Result<Self, OpsError> {
-        let place = repository.storage().describe();
-        let here = if is_named { state.copy_heads(&place, repository.id())? } else { Vec::new() };
-        Ok(Self { all: state.heads(repository.id())?, here })
+        let location = repository.storage().describe();
+        let copy = if is_named && state.is_copy(&location, repository.id())? {
+            Some(state.copy_heads(&location, repository.id())?)
+        } else {
+            None
+        };
+        Ok(Self { all: state.heads(repository.id())?, copy })
     }
 }
 
@@ -286,8 +300,8 @@ fn compare_heads(
     chain: &Chain,
 ) -> Result<(Vec<String>, Vec<String>), OpsError> {
     let (mut alarms, mut notices) = (Vec::new(), Vec::new());
-    let Remembered { all, here } = remembered;
-    for newest in all.iter().filter(|_| !here.is_empty()) {
+    let Remembered { all, copy } = remembered;
+    for newest in all.iter().filter(|_| copy.is_some()) {
         match chain.head(&newest.host, &newest.policy) {
             Some((there, _)) if there >= newest.sequence => {}
             found => notices.push(format!(
@@ -299,7 +313,7 @@ fn compare_heads(
             )),
         }
     }
-    for seen in if here.is_empty() { all } else { here } {
+    for seen in copy.as_ref().unwrap_or(all) {
         if chain.is_damaged(&seen.host, &seen.policy, seen.sequence) {
             continue;
         }

@@ -180,7 +180,7 @@ pub fn run(
     let notices = new_lineage(&access, &committed.header).into_iter().chain(lookout.notices).collect();
     let optional = |r: &SourceReport| plan.sources.iter().any(|p| p.name == r.name && p.optional);
     // The snapshot stands, whatever becomes of its copies.
-    let access = Access { chain, ..access };
+    let access = access.with_chain(chain);
     let copies = copy::every(&access, policy, &lookout.silent, &CopyRequest::default(), run);
     Ok(SnapshotReport {
         failed: reports.iter().any(|r| r.outcome == SourceOutcome::Failed && !optional(r)),

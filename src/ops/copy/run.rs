@@ -69,6 +69,9 @@ pub fn run(access: &Access, to: &Target, plan: CopyPlan, run: &Run) -> Result<Co
     if matches!(lock, Locked::Busy) {
         return Err(RepositoryError::Pruning { location: target.describe() }.into());
     }
+    if let Some(state) = &access.state {
+        state.note_copy(&target.describe(), access.repository.id())?;
+    }
     let source: SourceName = "copy".parse().map_err(|e| OpsError::failed(format!("{e}"), "report this"))?;
     run.events.send(Event::SourceBegin { source: source.clone(), expected_bytes: Some(plan.bytes) });
     let work = Work {

@@ -7,7 +7,7 @@ use crate::ops::access::{Access, AccessRequest, Installation, load_identity};
 use crate::ops::{OpsError, Run};
 use crate::pipeline::crypt::object_id;
 use crate::pipeline::sign::Namespace;
-use crate::repository::chain::{Chain, Line, full_text};
+use crate::repository::chain::{Line, full_text};
 use crate::repository::format::{FORMAT, HeaderRef, Note, Record, Role, SignerAction};
 use crate::repository::garbage::{self, Stored};
 use crate::repository::keys::HostKey;
@@ -68,9 +68,10 @@ pub fn run(
         return Ok(report);
     }
     // On a full disk this makes room for what must be written.
-    Pruner { repository: &access.repository, host_key: &host_key, run }.delete(&steps.delete_first, &mut report)?;
+    Pruner { access, repository: &access.repository, host_key: &host_key, run }
+        .delete(&steps.delete_first, &mut report)?;
     let repository = signer(installation, access, &host_key, request, &options.host, run)?;
-    let pruner = Pruner { repository: &repository, host_key: &host_key, run };
+    let pruner = Pruner { access, repository: &repository, host_key: &host_key, run };
     if let Some(line) = &steps.line {
         report.removed = pruner.remove(line, &references(&steps.remove))?;
         pruner.delete_keys(steps.remove.iter().map(|s| &s.key).chain(&steps.leftovers))?;
@@ -121,6 +122,7 @@ fn signer(
 }
 
 struct Pruner<'a> {
+    access: &'a Access,
     repository: &'a Repository,
     host_key: &'a HostKey,
     run: &'a Run,
@@ -166,7 +168,7 @@ impl Pruner<'_> {
         if steps.delete.is_empty() && steps.due.is_empty() {
             return Ok(());
         }
-        let chain = Chain::load(self.repository)?;
+        let chain = self.access.reload_as(self.repository)?;
         doubts::refuse_chain(&chain)?;
         let there: HashSet<ObjectId> = chain.all().map(|s| s.header_id).collect();
         let recorded = |id: &ObjectId| chain.is_removed(id);

@@ -28,6 +28,29 @@ impl State {
         Ok(rows.into_iter().filter_map(head).collect())
     }
 
+    /// Remembers that a copy is being made at a location: it may be behind, and that is no alarm.
+    pub fn note_copy(&self, location: &str, repository: &RepositoryId) -> Result<(), RepositoryError> {
+        let db = self.db();
+        let write = || -> rusqlite::Result<()> {
+            db.execute_batch(SCHEMA)?;
+            let sql = "insert or ignore into copies values (?1, ?2, '', '', 0, '')";
+            db.execute(sql, params![location, repository.as_str()])?;
+            Ok(())
+        };
+        write().map_err(self.error("keep where a copy lies"))
+    }
+
+    /// Whether this host has begun a copy at a location.
+    pub fn is_copy(&self, location: &str, repository: &RepositoryId) -> Result<bool, RepositoryError> {
+        let db = self.db();
+        let read = || -> rusqlite::Result<bool> {
+            db.execute_batch(SCHEMA)?;
+            let sql = "select exists (select 1 from copies where location = ?1 and repository = ?2)";
+            db.query_row(sql, params![location, repository.as_str()], |row| row.get(0))
+        };
+        read().map_err(self.error("look for copies"))
+    }
+
     /// Remembers what a copy holds now. Whoever calls has compared it with what is remembered.
     pub fn set_copy_head(
         &self,
