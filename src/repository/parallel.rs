@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Fetches that run at once: enough to hide the latency of an object store.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 32;
 
 /// Refs to hold in memory at once: those of a large snapshot have some hundred kilobytes.
 pub const REFS_AT_ONCE: usize = 32;
