@@ -97,7 +97,7 @@ pub struct Access {
     pub policy: Option<PolicyName>,
     pub host: Option<HostName>,
     /// What is remembered of headers and records, where it may be used.
-    headers: Option<HeaderCache>,
+    pub headers: Option<HeaderCache>,
     /// The repository holds less than was seen before: it has been rolled back, or the history replaced.
     pub alarms: Vec<String>,
     /// What cannot be excluded, because nothing is remembered here.

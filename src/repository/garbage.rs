@@ -6,6 +6,7 @@
 use crate::base::cancel::Cancel;
 use crate::base::ids::ObjectId;
 use crate::repository::chain::Snapshot;
+use crate::repository::parallel::{REFS_AT_ONCE, at_once};
 use crate::repository::reader::load_refs;
 use crate::repository::{Repository, RepositoryError, layout};
 use crate::storage::StorageKey;
@@ -42,12 +43,17 @@ pub fn referenced<'a>(
     cancel: &Cancel,
 ) -> Result<HashSet<ObjectId>, RepositoryError> {
     let mut needed = HashSet::new();
+    let mut all_refs = Vec::new();
     for snapshot in snapshots {
+        needed.insert(snapshot.header.manifest);
+        if needed.insert(snapshot.header.refs) {
+            all_refs.push(snapshot.header.refs);
+        }
+    }
+    for batch in all_refs.chunks(REFS_AT_ONCE) {
         cancel.check()?;
-        let header = &snapshot.header;
-        needed.insert(header.manifest);
-        if needed.insert(header.refs) {
-            let refs = load_refs(repository, header.refs)?;
+        for refs in at_once(batch, |id| load_refs(repository, *id)) {
+            let refs = refs?;
             needed.extend(refs.archives.keys().chain(refs.index.keys()));
         }
     }

@@ -24,6 +24,7 @@ use crate::ops::access::Access;
 use crate::ops::{ErrorKind, OpsError, Run};
 use crate::pipeline::limits;
 use crate::repository::chain::Snapshot;
+use crate::repository::parallel::{REFS_AT_ONCE, at_once};
 use crate::repository::reader::load_refs;
 use crate::repository::refs::Refs;
 use crate::repository::{Repository, RepositoryError, layout};
@@ -225,16 +226,21 @@ impl<'a> Check<'a> {
     fn needed(&self, snapshots: &[&Snapshot]) -> Result<Needed, OpsError> {
         let mut needed = Needed::default();
         let mut seen = HashSet::new();
+        let mut first_of_refs = Vec::new();
         for snapshot in snapshots {
             let header = &snapshot.header;
             let problem = Inventory::problem(&self.inventory.manifests, &header.manifest, header.manifest_bytes);
             if let Some(problem) = problem {
                 self.ledger().find(layout::manifest(header.manifest).as_str(), &problem);
             }
-            if !seen.insert(header.refs) {
-                continue;
+            if seen.insert(header.refs) {
+                first_of_refs.push(*snapshot);
             }
-            let Some(refs) = self.refs(snapshot)? else { continue };
+        }
+        let batches = first_of_refs.chunks(REFS_AT_ONCE).map(|batch| (batch, at_once(batch, |s| self.refs(s))));
+        for (snapshot, refs) in batches.flat_map(|(batch, refs)| batch.iter().zip(refs)) {
+            let header = &snapshot.header;
+            let Some(refs) = refs? else { continue };
             self.bytes_read.fetch_add(self.inventory.refs.get(&header.refs).copied().unwrap_or(0), Ordering::Relaxed);
             for (id, length) in &refs.archives {
                 if let Some(problem) = Inventory::problem(&self.inventory.archives, id, *length) {
