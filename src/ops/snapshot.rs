@@ -13,7 +13,8 @@ use crate::ops::copy::{self, CopyOutcome, CopyRequest};
 use crate::ops::{OpsError, Run};
 use crate::pipeline::crypt::Recipients;
 use crate::policy::Policy;
-use crate::repository::chain::full_text;
+use crate::repository::RepositoryError;
+use crate::repository::chain::{Chain, full_text};
 use crate::repository::format::{
     Encoding, Header, Outcome, SourceEntry, SourceOutcome, StreamEntry, StreamNote, Trigger,
 };
@@ -21,7 +22,6 @@ use crate::repository::keys::HostKey;
 use crate::repository::reader::{load_manifest, load_refs};
 use crate::repository::state::{self, State};
 use crate::repository::writer::{Committed, SnapshotDraft, SnapshotWriter, StreamWriter, WriterOptions};
-use crate::repository::{RepositoryError, chain::Chain};
 use crate::sources::{Capture, Captured, Memo, MemoKey, Piece, Sink, Source, SourceError, StreamSink};
 use serde::Serialize;
 use std::io::{self, Write};
@@ -154,7 +154,7 @@ pub fn run(
         run.events.step(format!("removed helper container {name}, which a killed run left behind"));
     }
     let host_key = HostKey::load(&installation.host_key())?;
-    let request = AccessRequest { policy: Some(policy.clone()), ..AccessRequest::default() };
+    let request = AccessRequest { remembered: true, ..AccessRequest::of(policy) };
     let mut access = Access::open(installation, &request)?;
     if access.identities.is_none() {
         tracing::debug!("no identity at hand: this host is sealed");
@@ -180,7 +180,7 @@ pub fn run(
     let notices = new_lineage(&access, &committed.header).into_iter().chain(lookout.notices).collect();
     let optional = |r: &SourceReport| plan.sources.iter().any(|p| p.name == r.name && p.optional);
     // The snapshot stands, whatever becomes of its copies.
-    let access = Access { chain, ..access };
+    let access = access.with_chain(chain);
     let copies = copy::every(&access, policy, &lookout.silent, &CopyRequest::default(), run);
     Ok(SnapshotReport {
         failed: reports.iter().any(|r| r.outcome == SourceOutcome::Failed && !optional(r)),
@@ -206,7 +206,7 @@ fn new_lineage(access: &Access, header: &Header) -> Option<String> {
 
 /// Reads the header back through the whole chain of trust, and what hangs from it.
 fn prove(access: &Access, committed: &Committed) -> Result<Chain, OpsError> {
-    let chain = Chain::load(&access.repository)?;
+    let chain = access.reload()?;
     let header = &committed.header;
     let found = chain.line(&header.host, &header.policy).iter().find(|s| s.header_id == committed.header_id);
     let snapshot = found.ok_or_else(|| {
