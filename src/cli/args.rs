@@ -330,8 +330,8 @@ pub struct VerifyArgs {
     /// Only these snapshots, named as for `show`.
     #[arg(value_name = "ID")]
     pub ids: Vec<String>,
-    /// Read every stored byte, or so many percent of them (other ones every day), and compare it with its name; needs
-    /// no key.
+    /// Read every stored byte, or so many percent of them (others in every run, until all have been read), and compare
+    /// them with their names; needs no key.
     #[arg(long, value_name = "PERCENT", num_args = 0..=1, require_equals = true, default_missing_value = "100",
         value_parser = clap::value_parser!(u8).range(1..=100))]
     pub read_data: Option<u8>,

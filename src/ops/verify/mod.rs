@@ -16,6 +16,7 @@ mod deep;
 mod inventory;
 mod ledger;
 mod objects;
+mod slices;
 mod streams;
 
 use crate::base::events::Event;
@@ -38,6 +39,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use ledger::{Finding, Note};
+pub use slices::Slice;
 
 /// How closely to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -45,7 +47,7 @@ pub use ledger::{Finding, Note};
 pub enum Level {
     /// Everything that needs no reading of data.
     Objects,
-    /// Every stored object re-hashed; of the archives so many percent, other ones every day.
+    /// Every stored object re-hashed; of the archives so many percent, other ones in every run.
     ReadData { percent: u8 },
     /// Everything decrypted, decoded and proved.
     Deep,
@@ -57,6 +59,8 @@ pub struct VerifyReport {
     pub repository: RepositoryId,
     #[serde(flatten)]
     pub level: Level,
+    /// Which part of the archives was read, where it was not all of them.
+    pub slice: Option<Slice>,
     pub snapshots: usize,
     /// Stored objects of this format.
     pub objects: usize,
@@ -118,10 +122,11 @@ pub fn verify(access: &Access, level: Level, only: &[SnapshotId], run: &Run) -> 
     let snapshots = check.selected(only)?;
     run.events.step(format!("checking {} snapshots", snapshots.len()));
     let needed = check.needed(&snapshots)?;
+    let mut slice = None;
     match level {
         Level::Objects => check.costs(&snapshots)?,
         Level::ReadData { percent } => {
-            check.read_data(&snapshots, &needed, percent)?;
+            slice = check.read_data(&snapshots, &needed, percent, only.is_empty())?;
             check.costs(&snapshots)?;
         }
         Level::Deep => check.deep(&snapshots, &needed, only)?,
@@ -133,6 +138,7 @@ pub fn verify(access: &Access, level: Level, only: &[SnapshotId], run: &Run) -> 
     Ok(VerifyReport {
         repository: access.repository.id().clone(),
         level,
+        slice,
         snapshots: snapshots.len(),
         objects: check.inventory.count(),
         bytes_read: check.bytes_read.into_inner(),
