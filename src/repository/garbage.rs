@@ -41,13 +41,15 @@ pub fn referenced<'a>(
     snapshots: impl Iterator<Item = &'a Snapshot>,
     cancel: &Cancel,
 ) -> Result<HashSet<ObjectId>, RepositoryError> {
-    let mut needed = HashSet::new();
+    let (mut needed, mut seen) = (HashSet::new(), HashSet::new());
     for snapshot in snapshots {
         cancel.check()?;
         let header = &snapshot.header;
-        needed.insert(header.manifest);
-        if needed.insert(header.refs) {
-            let refs = load_refs(repository, header.refs)?;
+        // The header's own refs stay, whatever a repack made of what they name: by them a writer finds its index.
+        needed.extend([header.manifest, header.refs]);
+        if seen.insert(snapshot.refs) {
+            needed.insert(snapshot.refs);
+            let refs = load_refs(repository, snapshot.refs)?;
             needed.extend(refs.archives.keys().chain(refs.index.keys()));
         }
     }

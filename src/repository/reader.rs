@@ -143,7 +143,7 @@ impl SnapshotReader {
         options: ReaderOptions,
     ) -> Result<Self, RepositoryError> {
         let manifest = load_manifest(&repository, snapshot, &options.identities)?;
-        let refs = load_refs(&repository, snapshot.header.refs)?;
+        let refs = load_refs(&repository, snapshot.refs)?;
         let key = manifest_key(&manifest, snapshot)?;
         let mut table = ChunkTable::new(&options.tmp).map_err(|e| table_error(&options.tmp, e))?;
         let loader = IndexLoader {
