@@ -150,6 +150,45 @@ fn a_suspended_writer_does_not_count_on_what_may_be_gone() {
     }
 }
 
+/// A header that comes between the plan and the deletion saves what it references.
+#[test]
+fn the_last_look_counts() {
+    let pruned = Pruned::new("keep_last = 2");
+    let world = &pruned.world;
+    let data = noise(1, 500_000);
+    for seed in [1, 2, 3] {
+        world.snapshot(&[("a", &noise(seed, 500_000))]);
+    }
+    pruned.pass(DAY * 8);
+    let writer = world.writer(&world.open()).unwrap();
+    let mut stream = writer.stream("files", "a", None, true);
+    std::io::Write::write_all(&mut stream, &data).unwrap();
+    let parts = stream.finish().unwrap();
+    assert!(pruned.prune().unwrap().condemned.objects > 0);
+    pruned.pass(HOUR * 17);
+    let entry = world::source_entry("files", vec![world::stream_entry("a", parts)]);
+    let draft = world::draft(writer.sequence(), vec![entry]);
+    let late = writer.commit(draft, &world.host_key).unwrap();
+    pruned.pass(HOUR * 20);
+    // The plan is made by somebody who remembers nothing, before that header is listed.
+    let key = layout::header(&late.header.host, &late.header.policy, late.header.sequence, &late.header.id);
+    let hiding = Listing {
+        inner: pruned.memory.clone(),
+        lists: AtomicUsize::new(0),
+        answer: Box::new(move |_, _, list| Ok(list.into_iter().filter(|o| o.key != key).collect())),
+    };
+    let blind = pruned.over(Arc::new(hiding)).world.forgetful();
+    let access = blind.access(true).unwrap();
+    let plan = ops::plan(&access, &pruned.policy, &pruned.options(), &pruned.run()).unwrap();
+    assert!(plan.delete.objects >= 3, "the archive, too");
+    let run = pruned.run();
+    let (installation, request) = (pruned.installation(), lifeboat::ops::access::AccessRequest::default());
+    let access = pruned.access().unwrap();
+    ops::run(&installation, &access, &request, &plan, &pruned.options(), &run).unwrap();
+    pruned.is_sound("what the late header needs is there");
+    assert!(world.read(pruned.snapshots().last().unwrap())[0].1 == data);
+}
+
 /// Refs have the name of their content: when those of a removed snapshot are condemned and a new one would have the same,
 /// it gets others.
 #[test]

@@ -117,6 +117,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Remove the snapshots that the policy's [retention] does not keep, and delete what none needs any more.
     Prune(PruneArgs),
+    /// Copy a repository to another place: the same snapshots, signatures and bytes.
+    Copy(CopyArgs),
     /// Make lost or damaged helper objects of a repository anew.
     Repair {
         #[command(subcommand)]
@@ -355,6 +357,24 @@ pub struct PruneArgs {
     /// The identity file with which the root key vouches for this host's key to prune, where it does not yet.
     #[arg(long, value_name = "FILE", env = "LIFEBOAT_IDENTITY", hide_env_values = true)]
     pub identity: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct CopyArgs {
+    /// Only these snapshots, named as for `show` [default: all].
+    #[arg(value_name = "ID")]
+    pub ids: Vec<String>,
+    /// Where the copy lies (a folder, or s3://bucket/prefix) [default: every copy that the policy lists].
+    #[arg(long, value_name = "URL")]
+    pub to: Option<String>,
+    /// Print what the copy lacks, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Read every byte of the copy back afterwards.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub read_back: bool,
+    #[command(flatten)]
+    pub reading: Reading,
 }
 
 #[derive(Debug, Subcommand)]

@@ -122,6 +122,7 @@ fn name(command: &Command) -> &'static str {
         Command::Hold(_) => "hold",
         Command::Release(_) => "release",
         Command::Verify(_) => "verify",
+        Command::Copy(_) => "copy",
         Command::Prune(_) => "prune",
         Command::Repair { command: RepairCommand::Index } => "repair index",
         Command::Completions { .. } => "completions",
@@ -149,6 +150,7 @@ fn dispatch(session: &Session, command: &Command) -> Result<Exit, Failure> {
         Command::Hold(args) => commands::hold::hold(session, args),
         Command::Release(args) => commands::hold::release(session, args),
         Command::Verify(args) => commands::verify::run(session, args),
+        Command::Copy(args) => commands::copy::run(session, args),
         Command::Prune(args) => commands::prune::run(session, args),
         Command::Repair { command: RepairCommand::Index } => commands::repair::index(session),
     }

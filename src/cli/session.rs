@@ -64,12 +64,22 @@ impl Session {
             expect: reading.expect.as_deref().map(expected).transpose()?,
             trust_on_first_use: reading.trust_on_first_use,
             host: reading.host.as_deref().map(|text| argument("--host", text)).transpose()?,
+            remembered: true,
         })
     }
 
     /// The repository that is meant, open for reading.
     pub fn open(&self, reading: &Reading) -> Result<Access, Failure> {
-        let access = Access::open(&self.installation, &self.access_request(reading)?)?;
+        self.open_as(&self.access_request(reading)?)
+    }
+
+    /// The same, with every header and record read from the storage: for what looks for damage there.
+    pub fn open_anew(&self, reading: &Reading) -> Result<Access, Failure> {
+        self.open_as(&AccessRequest { remembered: false, ..self.access_request(reading)? })
+    }
+
+    fn open_as(&self, request: &AccessRequest) -> Result<Access, Failure> {
+        let access = Access::open(&self.installation, request)?;
         access.alarms.iter().for_each(|alarm| self.out.alarm(&format!("ALARM: {alarm}")));
         access.notices.iter().for_each(|notice| self.out.alarm(notice));
         for problem in &access.chain.problems {

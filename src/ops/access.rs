@@ -1,12 +1,14 @@
 //! Opening a repository: as an installed host, as a sealed one, or as a stranger who has an identity and a URL.
 
 use crate::base::ids::{HostName, ObjectId, PolicyName, RepositoryId, Sequence};
+use crate::ops::copy;
 use crate::ops::storage::{StorageOptions, open_storage};
 use crate::ops::{OpsError, Run};
 use crate::pipeline::crypt::Identities;
 use crate::policy::Policy;
 use crate::policy::model::RepositoryUrl;
 use crate::repository::chain::{Chain, Snapshot, resolve, rolled_back};
+use crate::repository::headers::HeaderCache;
 use crate::repository::keys::{HostKey, IdentityFile};
 use crate::repository::reader::{ReaderOptions, SnapshotReader};
 use crate::repository::state::State;
@@ -72,6 +74,9 @@ pub struct AccessRequest {
     pub host: Option<HostName>,
     /// `--expect SEQ:HASH`: a header that somebody else remembers, from a notification or a kit.
     pub expect: Option<(Sequence, ObjectId)>,
+    /// Headers and records that this host has verified before are not read again; they are listed all the same. Not for
+    /// what looks for damage, or deletes.
+    pub remembered: bool,
 }
 
 impl AccessRequest {
@@ -91,6 +96,8 @@ pub struct Access {
     pub state: Option<Arc<State>>,
     pub policy: Option<PolicyName>,
     pub host: Option<HostName>,
+    /// What is remembered of headers and records, where it may be used.
+    headers: Option<HeaderCache>,
     /// The repository holds less than was seen before: it has been rolled back, or the history replaced.
     pub alarms: Vec<String>,
     /// What cannot be excluded, because nothing is remembered here.
@@ -105,7 +112,10 @@ impl Access {
         let url = url.ok_or_else(|| {
             OpsError::usage("no repository is named", "name a policy with -p, or a repository with --repository")
         })?;
-        let options = policy.map_or_else(StorageOptions::stranger, |p| StorageOptions::of(&p.repository));
+        let options = policy.map_or_else(StorageOptions::stranger, |p| match copy::listed(p, url) {
+            Some(listed) => copy::options(&p.repository, listed),
+            None => StorageOptions::of(&p.repository),
+        });
         let storage = open_storage(url, &options)?;
         let identity = load_identity(installation, request)?;
         // A stranger leaves no state behind; an installed host remembers what it has seen.
@@ -142,8 +152,13 @@ impl Access {
             compare_signers(state, &repository)?;
         }
         // Remembered before it is looked at: what another process commits meanwhile is seen then, or not remembered yet.
-        let seen = state.as_ref().map_or(Ok(Vec::new()), |state| state.heads(repository.id()))?;
-        let chain = Chain::load(&repository)?;
+        let is_named = request.repository.is_some();
+        let recall = |state: &Arc<State>| Remembered::of(state, &repository, is_named);
+        let remembered = state.as_ref().map_or(Ok(Remembered::default()), recall)?;
+        let remembering = state.as_ref().filter(|_| request.remembered);
+        let headers =
+            remembering.and_then(|state| state.header_cache(repository.id(), &repository.storage().describe()));
+        let chain = Chain::load_with(&repository, headers.as_ref())?;
         let mut alarms = Vec::new();
         let mut notices = Vec::new();
         if let Some((sequence, header)) = &request.expect
@@ -152,7 +167,11 @@ impl Access {
             alarms.push(format!("snapshot {sequence} with hash {header} is expected, and it is not there"));
         }
         match &state {
-            Some(state) => alarms.extend(compare_heads(state, &repository, &seen, &chain)?),
+            Some(state) => {
+                let (gone_back, behind) = compare_heads(state, &repository, &remembered, &chain)?;
+                alarms.extend(gone_back);
+                notices.extend(behind);
+            }
             None if request.expect.is_none() && chain.all().next().is_some() => notices.push(
                 "nothing is remembered here of this repository: that newer snapshots were removed cannot be excluded \
                  (give --expect SEQ:HASH from a notification or kit)"
@@ -169,11 +188,34 @@ impl Access {
             state,
             policy: request.policy.as_ref().map(|p| p.app.name.clone()),
             host: request.host.clone(),
+            headers,
         })
     }
 
-    /// The snapshots that the command is about, oldest first: of the policy (and host) where one is named.
+    /// The headers as they are by now: what has come since is read from the storage.
+    pub fn reload(&self) -> Result<Chain, OpsError> {
+        self.reload_as(&self.repository)
+    }
+
+    /// The same as another look at this repository sees them, one that knows more signers.
+    pub fn reload_as(&self, repository: &Repository) -> Result<Chain, OpsError> {
+        Ok(Chain::load_with(repository, self.headers.as_ref())?)
+    }
+
+    /// The same repository with its headers as they are by now.
+    pub fn with_chain(self, chain: Chain) -> Self {
+        Self { chain, ..self }
+    }
+
+    /// The snapshots that the command is about, oldest first: of the policy (and host) where one is named. One that a
+    /// prune removed is none of them, even while its header is still there.
     pub fn snapshots(&self) -> Vec<&Snapshot> {
+        let mut all = self.all_snapshots();
+        all.retain(|s| !self.chain.was_pruned(s));
+        all
+    }
+
+    fn all_snapshots(&self) -> Vec<&Snapshot> {
         let wanted = |s: &&Snapshot| {
             self.policy.as_ref().is_none_or(|p| s.header.policy == *p)
                 && self.host.as_ref().is_none_or(|h| s.header.host == *h)
@@ -190,7 +232,14 @@ impl Access {
 
     /// The snapshot that a person means.
     pub fn resolve(&self, name: &str, now: DateTime<Utc>) -> Result<&Snapshot, OpsError> {
-        Ok(resolve(&self.snapshots(), name, parse_time(name, now))?)
+        match resolve(&self.snapshots(), name, parse_time(name, now)) {
+            Ok(found) => Ok(found),
+            // One that was removed may still be whole, and its id is asking for no other: locked storage keeps it.
+            Err(e) => match self.all_snapshots().into_iter().find(|s| s.header.id.as_str() == name) {
+                Some(removed) => Ok(removed),
+                None => Err(e.into()),
+            },
+        }
     }
 
     /// The identities, or the error that says what needs them.
@@ -222,15 +271,49 @@ fn compare_signers(state: &State, repository: &Repository) -> Result<(), OpsErro
     }
 }
 
-/// What this host saw before against what is there now; what is newer is remembered.
+/// What this host remembers of the newest snapshots.
+#[derive(Default)]
+struct Remembered {
+    all: Vec<ChainHead>,
+    /// What a copy was left with, where this is one.
+    copy: Option<Vec<ChainHead>>,
+}
+
+impl Remembered {
+    fn of(state: &State, repository: &Repository, is_named: bool) -> Result<Self, OpsError> {
+        let location = repository.storage().describe();
+        let copy = if is_named && state.is_copy(&location, repository.id())? {
+            Some(state.copy_heads(&location, repository.id())?)
+        } else {
+            None
+        };
+        Ok(Self { all: state.heads(repository.id())?, copy })
+    }
+}
+
+/// What this host saw before against what is there now: alarms, and notices; what is newer is remembered. A copy may
+/// be behind the repository, and not behind what it was left with.
 fn compare_heads(
     state: &State,
     repository: &Repository,
-    seen: &[ChainHead],
+    remembered: &Remembered,
     chain: &Chain,
-) -> Result<Vec<String>, OpsError> {
-    let mut alarms = Vec::new();
-    for seen in seen {
+) -> Result<(Vec<String>, Vec<String>), OpsError> {
+    let (mut alarms, mut notices) = (Vec::new(), Vec::new());
+    let Remembered { all, copy } = remembered;
+    for newest in all.iter().filter(|_| copy.is_some()) {
+        match chain.head(&newest.host, &newest.policy) {
+            Some((there, _)) if there >= newest.sequence => {}
+            found => notices.push(format!(
+                "{}/{}: this copy is behind: snapshot {} has been taken, the newest one here is {}",
+                newest.host,
+                newest.policy,
+                newest.sequence,
+                found.map_or_else(|| "none".to_owned(), |(there, _)| there.to_string())
+            )),
+        }
+    }
+    for seen in copy.as_ref().unwrap_or(all) {
         if chain.is_damaged(&seen.host, &seen.policy, seen.sequence) {
             continue;
         }
@@ -249,7 +332,7 @@ fn compare_heads(
             state.set_head(repository.id(), &ChainHead { host, policy, sequence, header })?;
         }
     }
-    Ok(alarms)
+    Ok((alarms, notices))
 }
 
 /// The identity file that a request, its policy or the installation names; absent on a sealed host.

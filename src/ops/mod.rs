@@ -7,6 +7,7 @@
 //! - [`check`]: is everything that a policy names within reach
 //! - [`snapshot`]: capture every source of a policy
 //! - [`verify`]: is everything that is stored still what it was
+//! - [`copy`]: the same repository once more, elsewhere
 //! - [`prune`]: retention, and deleting what nothing references
 //! - [`repair`]: an index made anew
 //! - [`browse`]: list, show, ls, cat, find, diff
@@ -16,6 +17,8 @@
 pub mod access;
 pub mod browse;
 pub mod check;
+pub mod copy;
+mod crew;
 pub mod mark;
 pub mod prune;
 pub mod repair;
@@ -80,6 +83,13 @@ pub enum OpsError {
         #[source]
         source: Box<RepositoryError>,
     },
+    /// A copy could not be made.
+    #[error("copy to {to}")]
+    Copy {
+        to: String,
+        #[source]
+        source: Box<OpsError>,
+    },
     /// Something is damaged, hidden or doubtful, and what was asked for must not be done on top of it.
     #[error("{problem}")]
     Doubt { problem: String, hint: String },
@@ -128,6 +138,7 @@ impl OpsError {
     /// The tier of the failure.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            OpsError::Copy { source, .. } => source.kind(),
             OpsError::Repository(RepositoryError::Cancelled(_))
             | OpsError::Source { source: SourceError::Cancelled(_), .. }
             | OpsError::Cancelled(_) => ErrorKind::Cancelled,
@@ -146,6 +157,7 @@ impl OpsError {
     /// What a person can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
+            OpsError::Copy { source, .. } => source.hint(),
             OpsError::Repository(e) => e.hint(),
             OpsError::InSnapshot { source, .. } => source.hint(),
             OpsError::Source { source, .. } => source.way_out(),

@@ -19,9 +19,9 @@
 //!   suspect one, or else the newest partial one, has its place.
 //! - Without any rule nothing goes, `max_age` aside.
 //!
-//! What that means when a host's key is stolen: thousands of snapshots signed today take all places of `keep_last`, but
-//! no more than one place of each daily to yearly rule for each day on which they are signed (dated later they are the
-//! future's, dated earlier they are out of order), and nothing that is held, tagged or has passed the newest drill goes.
+//! What that means when a host's key is stolen: thousands of snapshots signed today take all places of `keep_last` and
+//! `keep_hourly`, but of each daily to yearly rule today's place and tomorrow's alone (dated later they are the future's,
+//! dated earlier they are out of order), and nothing that is held, tagged or has passed the newest drill goes.
 //! Somebody who signs one snapshot a day for a month cannot be told from the host; drills and suspect outcomes can.
 //!
 //! A snapshot is no older than those before it: where its clock had fallen back, the latest time that an earlier one

@@ -49,6 +49,11 @@ pub fn header(host: &HostName, policy: &PolicyName, sequence: Sequence, id: &Sna
     key(format!("{SNAPSHOTS}{host}/{policy}/{:010}.{id}.json", sequence.0))
 }
 
+/// Where the headers of one host and policy lie.
+pub fn line(host: &HostName, policy: &PolicyName) -> String {
+    format!("{SNAPSHOTS}{host}/{policy}/")
+}
+
 /// The beginning of the key of a header whose id is not known.
 pub fn header_prefix(host: &HostName, policy: &PolicyName, sequence: Sequence) -> StorageKey {
     key(format!("{SNAPSHOTS}{host}/{policy}/{:010}", sequence.0))

@@ -9,6 +9,7 @@
 //! - [`keys`]: identity, root key, host key file
 //! - [`trust`]: who may sign what; opening and creating a repository
 //! - [`chain`]: the headers of a repository, their order, gaps and forks
+//! - [`headers`]: headers and records read at once, and remembered
 //! - [`index`], [`table`], [`refs`]: where chunks lie
 //! - [`tree`]: a stream's chunk ids
 //! - [`writer`]: a snapshot being written
@@ -24,6 +25,7 @@ pub mod chain;
 pub mod format;
 pub mod frames;
 pub mod garbage;
+pub mod headers;
 pub mod index;
 pub mod keys;
 pub mod layout;

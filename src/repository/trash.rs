@@ -62,6 +62,10 @@ impl Condemned {
         self.0.contains_key(id)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether a new snapshot must not count on it any more: it may be deleted before the header is there.
     pub fn is_lost(&self, id: &ObjectId) -> bool {
         self.0.get(id).is_some_and(|age| *age >= GRACE / 2)

@@ -1,6 +1,7 @@
 //! The real binary, as a person or a script runs it: first run, every exit code, bad input, signals, what it prints.
 
 mod bad;
+mod copy;
 mod docs;
 mod exits;
 mod journey;

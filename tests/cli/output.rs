@@ -24,6 +24,7 @@ pub const CALLS: &[(&str, &[&str])] = &[
     ("hold", &["hold", "first", "-p", "shop"]),
     ("release", &["release", "first", "-p", "shop"]),
     ("verify", &["verify", "--deep", "-p", "shop"]),
+    ("copy", &["copy", "--to", "twice", "-p", "shop"]),
     ("repair index", &["repair", "index", "-p", "shop"]),
 ];
 
@@ -91,6 +92,7 @@ fn help_is_there_for_every_command_and_is_tidy() {
         "hold",
         "release",
         "verify",
+        "copy",
         "repair",
         "completions",
         "man",

@@ -1,6 +1,7 @@
 //! One file per command: what its arguments mean, the call into `ops`, and how the answer is shown.
 
 pub mod cat;
+pub mod copy;
 pub mod diff;
 mod files;
 pub mod find;

@@ -237,6 +237,9 @@ fn outcome(session: &Session, plan: &PrunePlan, report: &PruneReport) -> String 
     if report.deleted.objects > 0 {
         text += &format!("{} deleted\n", count(report.deleted));
     }
+    if report.locked.objects > 0 {
+        text += &format!("{} cannot be deleted yet: the storage has them locked\n", count(report.locked));
+    }
     if report.refused.objects > 0 {
         let why = report.refusal.as_deref().map(printable).unwrap_or_default();
         text += &format!("{} could not be deleted: {why}\n", count(report.refused));

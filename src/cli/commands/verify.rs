@@ -19,7 +19,7 @@ fn check(session: &Session, args: &VerifyArgs) -> Result<Exit, Failure> {
         Some(percent) => Level::ReadData { percent },
         None => Level::Objects,
     };
-    let access = session.open(&args.reading)?;
+    let access = session.open_anew(&args.reading)?;
     let mut only = Vec::new();
     for name in &args.ids {
         only.push(access.resolve(name, session.run.now)?.header.id.clone());
@@ -37,7 +37,7 @@ fn check(session: &Session, args: &VerifyArgs) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
-fn text(session: &Session, report: &VerifyReport) -> String {
+pub fn text(session: &Session, report: &VerifyReport) -> String {
     let out = &session.out;
     let mut text = String::new();
     for finding in &report.findings {

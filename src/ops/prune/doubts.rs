@@ -94,6 +94,7 @@ impl Lost {
         let entry = |line: &Line, sequence: Sequence| HeaderRef {
             sequence,
             header: hashes.get(&(line.clone(), sequence)).copied().unwrap_or(ObjectId([0; 32])),
+            previous: None,
         };
         let with_hashes = |(line, gone): (Line, BTreeSet<Sequence>)| {
             let list: Vec<HeaderRef> = gone.into_iter().map(|sequence| entry(&line, sequence)).collect();

@@ -281,5 +281,8 @@ impl Sorted {
 
 /// The references that a prune record makes of removed snapshots.
 pub(super) fn references(snapshots: &[Snapshot]) -> Vec<HeaderRef> {
-    snapshots.iter().map(|s| HeaderRef { sequence: s.header.sequence, header: s.header_id }).collect()
+    snapshots
+        .iter()
+        .map(|s| HeaderRef { sequence: s.header.sequence, header: s.header_id, previous: s.header.previous })
+        .collect()
 }

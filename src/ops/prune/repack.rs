@@ -10,7 +10,7 @@ use crate::pipeline::crypt::{Recipients, object_id};
 use crate::pipeline::limits;
 use crate::pipeline::sign::Namespace;
 use crate::policy::Policy;
-use crate::repository::chain::{Chain, Line};
+use crate::repository::chain::Line;
 use crate::repository::format::{FORMAT, Moved, Note, Record};
 use crate::repository::keys::HostKey;
 use crate::repository::repack::{Change, Fate, Look, Rewriter, Survey, survey};
@@ -169,7 +169,7 @@ pub fn run_repack(
         run.events.step(format!("rewriting {} archives ({} of {})", batch.len(), number + 1, batches.len()));
         let changes = rewriter.write(batch)?;
         run.cancel.check()?;
-        record(installation, &repository, &host_key, &changes, run)?;
+        record(installation, access, &repository, &host_key, &changes, run)?;
         rewriter.recorded(&changes);
     }
     report.snapshots = rewriter.moved();
@@ -189,13 +189,14 @@ fn writers_lock(repository: &Repository) -> Result<Locked, OpsError> {
 /// Says in records which refs count now, after a last look: only for what is still as it was when this began.
 fn record(
     installation: &Installation,
+    access: &Access,
     repository: &Repository,
     host_key: &HostKey,
     changes: &[Change],
     run: &Run,
 ) -> Result<(), OpsError> {
     let _lock = mark::lock(installation, run)?;
-    let chain = Chain::load(repository)?;
+    let chain = access.reload_as(repository)?;
     doubts::refuse_chain(&chain)?;
     let condemned = repository.condemned()?;
     let mut lines: BTreeMap<&Line, Vec<Moved>> = BTreeMap::new();

@@ -8,13 +8,13 @@ use crate::ops::access::{Access, AccessRequest, Installation, load_identity};
 use crate::ops::{OpsError, Run};
 use crate::pipeline::crypt::object_id;
 use crate::pipeline::sign::Namespace;
-use crate::repository::chain::{Chain, Line, full_text};
+use crate::repository::chain::{Line, full_text};
 use crate::repository::format::{FORMAT, HeaderRef, Note, Record, Role, SignerAction};
 use crate::repository::garbage::{self, Stored};
 use crate::repository::keys::HostKey;
 use crate::repository::trust::{Pin, to_json};
 use crate::repository::{Repository, RepositoryError, layout};
-use crate::storage::{LockMode, Locked, StorageKey};
+use crate::storage::{LockMode, Locked, StorageError, StorageKey};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,7 +32,9 @@ pub struct PruneReport {
     pub lost: usize,
     pub condemned: Amount,
     pub deleted: Amount,
-    /// What the storage did not let go, and why: locked, or no right to delete.
+    /// What cannot be deleted yet, because it is locked; a later prune does.
+    pub locked: Amount,
+    /// What the storage did not let go, and why.
     pub refused: Amount,
     pub refusal: Option<String>,
     /// Absent without `--repack`.
@@ -42,13 +44,13 @@ pub struct PruneReport {
 impl PruneReport {
     /// Adds what a second prune did, behind a repack.
     pub fn add(&mut self, later: PruneReport) {
-        let PruneReport { removed, lost, condemned, deleted, refused, refusal, repack } = later;
+        let PruneReport { removed, lost, condemned, deleted, locked, refused, refusal, repack } = later;
         self.removed += removed;
         self.lost += lost;
         self.condemned.sum(condemned);
         self.deleted.sum(deleted);
-        self.refused.sum(refused);
-        self.refusal = self.refusal.take().or(refusal);
+        // What was not let go the first time was tried again.
+        (self.locked, self.refused, self.refusal) = (locked, refused, refusal);
         self.repack = self.repack.take().or(repack);
     }
 }
@@ -83,9 +85,10 @@ pub fn run(
         return Ok(report);
     }
     // On a full disk this makes room for what must be written.
-    Pruner { repository: &access.repository, host_key: &host_key, run }.delete(&steps.delete_first, &mut report)?;
+    Pruner { access, repository: &access.repository, host_key: &host_key, run }
+        .delete(&steps.delete_first, &mut report)?;
     let repository = signer(installation, access, &host_key, request, &options.host, run)?;
-    let pruner = Pruner { repository: &repository, host_key: &host_key, run };
+    let pruner = Pruner { access, repository: &repository, host_key: &host_key, run };
     if let Some(line) = &steps.line {
         report.removed = pruner.remove(line, &references(&steps.remove))?;
         pruner.delete_keys(steps.remove.iter().map(|s| &s.key).chain(&steps.leftovers))?;
@@ -136,6 +139,7 @@ pub(super) fn signer(
 }
 
 struct Pruner<'a> {
+    access: &'a Access,
     repository: &'a Repository,
     host_key: &'a HostKey,
     run: &'a Run,
@@ -167,9 +171,8 @@ impl Pruner<'_> {
         for key in keys {
             self.run.cancel.check()?;
             match self.repository.storage().delete(key) {
-                Err(e) if e.is_refusal() => {
-                    tracing::warn!("{key} stays: {e}");
-                }
+                // A header that a record removed is no snapshot any more, there or not.
+                Err(e) if e.is_refusal() => tracing::debug!("{key} stays: {e}"),
                 other => other?,
             }
         }
@@ -182,7 +185,7 @@ impl Pruner<'_> {
         if steps.delete.is_empty() && steps.due.is_empty() {
             return Ok(());
         }
-        let chain = Chain::load(self.repository)?;
+        let chain = self.access.reload_as(self.repository)?;
         doubts::refuse_chain(&chain)?;
         let there: HashSet<ObjectId> = chain.all().map(|s| s.header_id).collect();
         let recorded = |id: &ObjectId| chain.is_removed(id);
@@ -196,7 +199,7 @@ impl Pruner<'_> {
         let needed = garbage::referenced(self.repository, retained, &self.run.cancel)?;
         let delete: Vec<Stored> = steps.delete.iter().filter(|o| !needed.contains(&o.id)).cloned().collect();
         self.delete(&delete, report)?;
-        if report.refused.objects == 0 {
+        if report.refused.objects + report.locked.objects == 0 {
             self.delete_keys(steps.due.iter().map(|trash| &trash.key))?;
         }
         Ok(())
@@ -221,6 +224,9 @@ impl Pruner<'_> {
                         let (report, failure) = &mut *done;
                         match deleted {
                             Ok(()) => report.deleted.add(object),
+                            Err(OpsError::Repository(RepositoryError::Storage(StorageError::Locked { .. }))) => {
+                                report.locked.add(object);
+                            }
                             Err(OpsError::Repository(RepositoryError::Storage(e))) if e.is_refusal() => {
                                 report.refused.add(object);
                                 report.refusal.get_or_insert_with(|| full_text(&e));

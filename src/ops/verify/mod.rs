@@ -106,6 +106,9 @@ pub fn verify(access: &Access, level: Level, only: &[SnapshotId], run: &Run) -> 
     }
     run.events.step("listing the repository");
     let inventory = Inventory::list(&access.repository)?;
+    if let Some(state) = &access.state {
+        state.tidy_index_cache(access.repository.id(), |id| inventory.index.contains_key(id));
+    }
     let check = Check { access, run, inventory, ledger: Mutex::default(), bytes_read: AtomicU64::new(0) };
     check.signed_objects()?;
     let snapshots = check.selected(only)?;

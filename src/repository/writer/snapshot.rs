@@ -1,6 +1,7 @@
 //! A snapshot being written, and its commit.
 
 use super::known::load_known;
+use super::locks;
 use super::stream::StreamWriter;
 use super::workers::{Shared, Written};
 use super::{lock, stored};
@@ -22,7 +23,7 @@ use crate::repository::refs::Refs;
 use crate::repository::state::State;
 use crate::repository::trust::{ChainHead, to_json};
 use crate::repository::{Repository, RepositoryError, layout};
-use crate::storage::{LockMode, Locked};
+use crate::storage::{LockMode, Locked, Put};
 use chrono::{DateTime, Utc};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -63,6 +64,8 @@ pub struct SnapshotWriter {
     pub(super) used: Mutex<Used>,
     head: Option<(Sequence, Option<ObjectId>)>,
     alarm: Option<String>,
+    /// The storage's time when this began, where objects are locked there.
+    begun: Option<DateTime<Utc>>,
     /// Keeps a prune that deletes at once away until the header is there.
     _lock: Locked,
 }
@@ -111,6 +114,7 @@ impl SnapshotWriter {
         if matches!(lock, Locked::Busy) {
             return Err(RepositoryError::Pruning { location: repository.storage().describe() });
         }
+        let begun = repository.storage().object_locks().map(|_| repository.storage().clock()).transpose()?;
         let host_identity = host_key.host_identity()?;
         let index_recipients = options.recipients.with(&host_identity.to_public());
         let identities = Identities::new(vec![Identity::X25519(host_identity)]);
@@ -170,6 +174,7 @@ impl SnapshotWriter {
             used: Mutex::default(),
             head,
             alarm,
+            begun,
             _lock: lock,
         })
     }
@@ -227,7 +232,7 @@ impl SnapshotWriter {
         let repository = &shared.repository;
 
         let refs_id = object_id(&refs_bytes);
-        repository.storage().put_new(&layout::refs(refs_id), &refs_bytes)?;
+        let refs_put = repository.storage().put_new(&layout::refs(refs_id), &refs_bytes)?;
 
         let manifest = Manifest {
             kind: "manifest".to_owned(),
@@ -283,6 +288,16 @@ impl SnapshotWriter {
         let key = layout::header(&header.host, &header.policy, sequence, &header.id);
         let bytes = host_key.signing.sign(Namespace::Snapshot, &to_json(&header)?)?;
         shared.options.cancel.check()?;
+        if let (Some(locks), Some(begun)) = (repository.storage().object_locks(), self.begun) {
+            let fresh: HashSet<ObjectId> = {
+                let written = lock(&shared.written);
+                written.archives.keys().chain(written.index.keys()).copied().collect()
+            };
+            locks::extend(repository, locks, &shared.state, begun, &fresh, &refs)?;
+            if refs_put == Put::AlreadyThere {
+                locks::extend_one(repository, locks, &layout::refs(refs_id))?;
+            }
+        }
         let own = [(refs_id, refs_bytes.len() as u64), (header.manifest, header.manifest_bytes)];
         let checked = Uptime::now();
         self.check(&refs, own)?;
