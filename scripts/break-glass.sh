@@ -207,7 +207,8 @@ read_headers() {
     mv "$work/ordered" "$work/records"
     jq -c --slurpfile records "$work/records" '.host as $host | .policy as $policy
         | reduce ($records[] | select(.host == $host and .policy == $policy)) as $r (.;
-            if $r.note == "repack" then .hash as $hash | .refs = ([$r.moved[] | select(.header == $hash) | .refs] | last) // .refs
+            if $r.note == "repack" then .hash as $hash
+                | reduce ($r.moved[] | select(.header == $hash)) as $moved (.; .refs = $moved.refs)
             elif $r.snapshot != .id then .
             elif $r.note == "tag" then .tags += [$r.tag]
             elif $r.note == "untag" then .tags -= [$r.tag]

@@ -190,7 +190,12 @@ fn waste(session: &Session, plan: &PrunePlan) -> String {
     let sum = if archives == 0 {
         "no archive would be rewritten\n".to_owned()
     } else {
-        format!("{archives} archives ({}) would be rewritten to about {}\n", human_size(bytes), human_size(live))
+        format!(
+            "{} ({}) would be rewritten to about {}\n",
+            plural(archives, "archive"),
+            human_size(bytes),
+            human_size(live)
+        )
     };
     format!("\n{}\n{sum}", session.out.table(&table))
 }
@@ -223,11 +228,12 @@ fn outcome(session: &Session, plan: &PrunePlan, report: &PruneReport) -> String 
         text += &match repack.replaced {
             0 => "no archive rewritten\n".to_owned(),
             n => format!(
-                "{n} archives ({}) rewritten to {} ({}), for {} snapshots\n",
+                "{} ({}) rewritten to {} ({}), for {}\n",
+                plural(n, "archive"),
                 human_size(repack.replaced_bytes),
                 repack.written,
                 human_size(repack.written_bytes),
-                repack.snapshots
+                plural(repack.snapshots, "snapshot")
             ),
         };
     }
@@ -252,6 +258,10 @@ fn due(session: &Session, plan: &PrunePlan) -> String {
         Some(due) => format!("the next of what waits may be deleted {}\n", session.out.time(due)),
         None => String::new(),
     }
+}
+
+fn plural(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 fn count(amount: Amount) -> String {

@@ -23,6 +23,13 @@ pub(super) struct Known {
     pub notes: Vec<StreamNote>,
 }
 
+/// Index objects that a writer may trust.
+struct Trusted {
+    objects: Vec<(ObjectId, u64)>,
+    /// Those that a snapshot needs: one that is gone is worth a warning.
+    expected: HashSet<ObjectId>,
+}
+
 /// Loads the index objects that this writer may trust.
 pub(super) fn load_known(
     repository: &Repository,
@@ -47,8 +54,8 @@ pub(super) fn load_known(
     };
     let loader = IndexLoader { repository, identities, cache: Some(state.index_cache(repository.id())) };
 
-    let (trusted, expected) = trusted_index(repository, chain, state, options)?;
-    for (id, length) in trusted {
+    let Trusted { objects, expected } = trusted_index(repository, chain, state, options)?;
+    for (id, length) in objects {
         // A hint that cannot be had is no failure: its chunks are stored again.
         let object = match loader.load(id, Some(length)) {
             Ok(object) => object,
@@ -71,14 +78,14 @@ pub(super) fn load_known(
 }
 
 /// Index objects that this host's state says it wrote, and those named by refs of its own headers, newest first: the
-/// first place known for a chunk stays, and where a repack has been, its own are the better ones. Then those that must be
-/// there. A repack record is no reason to trust: somebody else may have signed it.
+/// first place known for a chunk stays, and where a repack has been, its own are the better ones. A repack record is no
+/// reason to trust: somebody else may have signed it.
 fn trusted_index(
     repository: &Repository,
     chain: &Chain,
     state: &State,
     options: &WriterOptions,
-) -> Result<(Vec<(ObjectId, u64)>, HashSet<ObjectId>), RepositoryError> {
+) -> Result<Trusted, RepositoryError> {
     let mut objects = state.unfinished_index(repository.id())?;
     let mut seen: HashSet<ObjectId> = objects.iter().map(|(id, _)| *id).collect();
     let mut expected = HashSet::new();
@@ -105,5 +112,5 @@ fn trusted_index(
             objects.extend(refs.index.into_iter().filter(|(id, _)| seen.insert(*id)));
         }
     }
-    Ok((objects, expected))
+    Ok(Trusted { objects, expected })
 }
