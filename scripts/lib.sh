@@ -211,6 +211,54 @@ install_compose() {
     rm -rf "$dir"
 }
 
+# need_s3_servers: s3s-fs and moto, the S3 servers of the tests, in a folder of their own below the cache.
+S3S_FS_VERSION=0.14.1
+MOTO_VERSION=5.2.5
+LIFEBOAT_TOOLS=$LIFEBOAT_CACHE/tools
+need_s3_servers() {
+    [ -x "$LIFEBOAT_TOOLS/bin/s3s-fs" ] || locked s3s-fs install_s3s_fs
+    [ -x "$LIFEBOAT_TOOLS/moto/bin/moto_server" ] || locked moto install_moto
+}
+
+# tool_from_source NAME VERSION CARGO-OPTIONS...: a program from crates.io, built once for all clones.
+tool_from_source() {
+    local name=$1 version=$2 log
+    shift 2
+    [ ! -x "$LIFEBOAT_TOOLS/bin/$name" ] || return 0
+    printf '%s\n' "${DIM}building $name $version: some minutes, once${PLAIN}"
+    log=$(mktemp)
+    if ! cargo install "$name" --version "$version" --locked --root "$LIFEBOAT_TOOLS" \
+        --target-dir "$LIFEBOAT_CACHE/tools-target" "$@" >"$log" 2>&1 </dev/null 8>&-; then
+        tail -n 25 "$log" >&2
+        rm -f "$log"
+        die "could not build $name; run: cargo install $name --version $version --locked --root $LIFEBOAT_TOOLS $*"
+    fi
+    rm -rf "$log" "$LIFEBOAT_CACHE/tools-target"
+}
+
+install_s3s_fs() { tool_from_source s3s-fs "$S3S_FS_VERSION" --features binary; }
+
+install_moto() {
+    local venv=$LIFEBOAT_TOOLS/moto log
+    [ ! -x "$venv/bin/moto_server" ] || return 0
+    command -v python3 >/dev/null || need_root_or_have python3=python3
+    # Debian's python3 makes no virtual environment without this package.
+    python3 -c 'import ensurepip' 2>/dev/null || {
+        [ "$(id -u)" = 0 ] || die "missing on this machine; run: sudo apt-get install -y --no-install-recommends python3-venv"
+        install_packages python3-venv || die "could not install python3-venv; see above"
+    }
+    printf '%s\n' "${DIM}installing moto $MOTO_VERSION${PLAIN}"
+    log=$(mktemp)
+    rm -rf "$venv"
+    if ! { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check \
+        "moto[server]==$MOTO_VERSION"; } >"$log" 2>&1 </dev/null 8>&-; then
+        tail -n 25 "$log" >&2
+        rm -rf "$log" "$venv"
+        die "could not install moto; see above"
+    fi
+    rm -f "$log"
+}
+
 # need_image: LIFEBOAT_TEST_IMAGE, made of this machine's own programs.
 need_image() {
     docker image inspect "$LIFEBOAT_TEST_IMAGE" >/dev/null 2>&1 || locked image build_image

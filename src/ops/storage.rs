@@ -2,8 +2,11 @@
 
 use crate::ops::OpsError;
 use crate::policy::model::{Credentials, MinFree, Repository, RepositoryUrl};
+use crate::repository::RepositoryError;
 use crate::storage::local::Reserve;
-use crate::storage::{LocalStorage, Storage};
+use crate::storage::s3::credentials::CredentialSource;
+use crate::storage::s3::settings::{Pace, S3Settings, ServerTraits};
+use crate::storage::{LocalStorage, S3Storage, Storage};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,14 +37,15 @@ impl StorageOptions {
         }
     }
 
-    /// Without a policy: what the environment says, and no reserve.
+    /// Without a policy: what the environment says, and no reserve. Every server that is not AWS understands the path
+    /// style, and AWS is never asked that way.
     pub fn stranger() -> Self {
         Self {
             min_free: MinFree::Bytes(0),
             endpoint: None,
             region: None,
             credentials: Credentials::Default,
-            path_style: false,
+            path_style: true,
             limit_upload: None,
             object_lock: None,
         }
@@ -58,9 +62,30 @@ pub fn open_storage(url: &RepositoryUrl, options: &StorageOptions) -> Result<Arc
             };
             Ok(Arc::new(LocalStorage::new(path, reserve)))
         }
-        RepositoryUrl::S3 { bucket, prefix } => Err(OpsError::usage(
-            format!("repository s3://{bucket}/{prefix} cannot be used: this version stores in local folders only"),
-            "name a local folder as the repository's url",
-        )),
+        RepositoryUrl::S3 { bucket, prefix } => {
+            let storage = S3Storage::new(&s3_settings(bucket, prefix, options)).map_err(RepositoryError::from)?;
+            Ok(Arc::new(storage))
+        }
+    }
+}
+
+/// What the S3 client is told.
+pub fn s3_settings(bucket: &str, prefix: &str, options: &StorageOptions) -> S3Settings {
+    let credentials = match &options.credentials {
+        Credentials::Default => CredentialSource::Default,
+        Credentials::Env => CredentialSource::Env,
+        Credentials::Profile(name) => CredentialSource::Profile(name.clone()),
+        Credentials::File(path) => CredentialSource::File(path.clone()),
+    };
+    S3Settings {
+        bucket: bucket.to_owned(),
+        prefix: prefix.to_owned(),
+        endpoint: options.endpoint.clone(),
+        region: options.region.clone(),
+        credentials,
+        path_style: options.path_style,
+        limit_upload: options.limit_upload,
+        server: ServerTraits::default(),
+        pace: Pace::default(),
     }
 }

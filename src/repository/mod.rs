@@ -150,7 +150,7 @@ impl RepositoryError {
     /// What a person can do about it.
     pub fn hint(&self) -> Option<String> {
         let text = match self {
-            RepositoryError::Storage(e) => return e.hint().map(str::to_owned),
+            RepositoryError::Storage(e) => return e.hint(),
             RepositoryError::Key { hint, .. } => return hint.clone(),
             RepositoryError::Pipeline(PipelineError::NoMatchingIdentity) => {
                 "the identity at hand is not one of the recipients of this repository: name the right one with --identity FILE"

@@ -6,6 +6,7 @@
 pub mod conformance;
 pub mod local;
 pub mod memory;
+pub mod s3;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use std::fmt;
@@ -14,6 +15,7 @@ use std::str::FromStr;
 
 pub use local::LocalStorage;
 pub use memory::MemoryStorage;
+pub use s3::S3Storage;
 
 /// The name of an object: `/`-separated parts of `[A-Za-z0-9._-]`, none of them starting with a dot.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -96,11 +98,22 @@ pub enum StorageError {
         #[source]
         source: io::Error,
     },
+    /// An object store did not do it.
+    #[error("{action} {location}")]
+    Remote {
+        action: &'static str,
+        location: String,
+        #[source]
+        source: Box<s3::error::S3Error>,
+    },
 }
 
 impl StorageError {
     /// Whether the same call may succeed later without anybody's help.
     pub fn is_retryable(&self) -> bool {
+        if let StorageError::Remote { source, .. } = self {
+            return source.is_retryable();
+        }
         matches!(self, StorageError::Io { source, .. } if matches!(source.kind(), io::ErrorKind::Interrupted | io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionReset))
     }
 
@@ -114,23 +127,28 @@ impl StorageError {
     }
 
     /// What a person can do about it.
-    pub fn hint(&self) -> Option<&'static str> {
-        let StorageError::Io { source, .. } = self else {
-            return matches!(self, StorageError::NoSpace { .. })
-                .then_some("free space there, or lower `min_free` in the policy's [repository]");
+    pub fn hint(&self) -> Option<String> {
+        let source = match self {
+            StorageError::Io { source, .. } => source,
+            StorageError::Remote { source, .. } => return source.hint(),
+            StorageError::NoSpace { .. } => {
+                return Some("free space there, or lower `min_free` in the policy's [repository]".to_owned());
+            }
+            _ => return None,
         };
-        match source.kind() {
+        let text = match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Some("free space there, or move the repository to a larger disk")
+                "free space there, or move the repository to a larger disk"
             }
             io::ErrorKind::ReadOnlyFilesystem => {
-                Some("the file system is mounted read-only: remount it writable, or name another repository")
+                "the file system is mounted read-only: remount it writable, or name another repository"
             }
             io::ErrorKind::PermissionDenied => {
-                Some("run as the account that owns the repository, or give this one access to it")
+                "run as the account that owns the repository, or give this one access to it"
             }
-            _ => None,
-        }
+            _ => return None,
+        };
+        Some(text.to_owned())
     }
 }
 

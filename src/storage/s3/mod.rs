@@ -1,0 +1,191 @@
+//! A repository in an S3 bucket: AWS and whatever speaks its language.
+//!
+//! Calls block; a small runtime of this storage's own drives the network. Keys are `<prefix>/<key>`.
+//!
+//! Nothing a server says is believed that can be checked: lengths, ranges, the order and the end of lists, and what it
+//! stored where it does not check digests itself. What a server does with conditions and digests is found out, not
+//! assumed ([`settings::ServerTraits`]).
+//!
+//! - [`settings`]: where the bucket is, how long it is waited for
+//! - [`client`], [`wire`], [`limit`], [`credentials`]: how requests are signed and sent
+//! - [`get`], [`put`], [`multipart`], [`digest`], [`list`]: what is asked
+//! - [`retry`], [`error`]: what goes wrong
+
+mod client;
+pub mod credentials;
+mod digest;
+pub mod error;
+mod get;
+mod limit;
+mod list;
+mod multipart;
+mod put;
+mod retry;
+pub mod settings;
+mod wire;
+
+use super::{ObjectInfo, Put, Storage, StorageError, StorageKey};
+use chrono::{DateTime, TimeDelta, Utc};
+use client::Bucket;
+use error::S3Error;
+use get::{Head, Read};
+use put::Stored;
+use settings::{S3Settings, ServerTraits};
+use tokio::runtime::Runtime;
+
+/// An upload in parts that is older than this has been given up by whoever began it.
+const LEFTOVER_AGE: TimeDelta = TimeDelta::days(1);
+
+/// Objects in a bucket, below a prefix.
+pub struct S3Storage {
+    location: String,
+    bucket: Bucket,
+    /// Taken when dropped, so that a drop inside another runtime does not wait.
+    runtime: Option<Runtime>,
+}
+
+impl S3Storage {
+    /// Nothing is asked of the server yet.
+    pub fn new(settings: &S3Settings) -> Result<Self, StorageError> {
+        let location = match settings.prefix.as_str() {
+            "" => format!("s3://{}", settings.bucket),
+            prefix => format!("s3://{}/{prefix}", settings.bucket),
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("s3")
+            .enable_all()
+            .build()
+            .map_err(|source| StorageError::Io { action: "start threads for", location: location.clone(), source })?;
+        let bucket = runtime.block_on(Bucket::connect(settings));
+        Ok(Self { location, bucket, runtime: Some(runtime) })
+    }
+
+    /// What is known of the server by now.
+    pub fn server(&self) -> ServerTraits {
+        self.bucket.traits()
+    }
+
+    /// Aborts uploads in parts that nobody will finish; says how many.
+    pub fn abort_leftovers(&self) -> Result<usize, StorageError> {
+        let before = self.clock()? - LEFTOVER_AGE;
+        self.wait("clean up uploads below", "", self.bucket.abort_leftovers(before))
+    }
+
+    fn wait<T>(
+        &self,
+        action: &'static str,
+        key: &str,
+        work: impl Future<Output = Result<T, S3Error>>,
+    ) -> Result<T, StorageError> {
+        let Some(runtime) = &self.runtime else {
+            let source = std::io::Error::other("the storage is closed");
+            return Err(StorageError::Io { action, location: self.location.clone(), source });
+        };
+        runtime.block_on(work).map_err(|source| {
+            let location = if key.is_empty() { self.location.clone() } else { format!("{}/{key}", self.location) };
+            StorageError::Remote { action, location, source: Box::new(source) }
+        })
+    }
+
+    fn whole(key: &StorageKey, limit: u64, read: Read) -> Result<Vec<u8>, StorageError> {
+        match read {
+            Read::Bytes(bytes) => Ok(bytes),
+            Read::TooLarge(length) => Err(StorageError::TooLarge { key: key.clone(), length, limit }),
+            Read::Short => Err(StorageError::Short { key: key.clone(), end: limit }),
+        }
+    }
+}
+
+impl Drop for S3Storage {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A missing object is no failure of the server.
+fn missing(key: &StorageKey, error: StorageError) -> StorageError {
+    match error {
+        StorageError::Remote { source, .. } if matches!(*source, S3Error::NoSuchKey) => {
+            StorageError::NotFound { key: key.clone() }
+        }
+        other => other,
+    }
+}
+
+impl Storage for S3Storage {
+    fn describe(&self) -> String {
+        self.location.clone()
+    }
+
+    fn put_new(&self, key: &StorageKey, bytes: &[u8]) -> Result<Put, StorageError> {
+        match self.wait("write", key.as_str(), self.bucket.put(key.as_str(), bytes))? {
+            Stored::Done(put) => Ok(put),
+            Stored::Other => Err(StorageError::Exists { key: key.clone() }),
+        }
+    }
+
+    fn get(&self, key: &StorageKey, limit: u64) -> Result<Vec<u8>, StorageError> {
+        let read = self.wait("read", key.as_str(), self.bucket.read(key.as_str(), limit));
+        Self::whole(key, limit, read.map_err(|e| missing(key, e))?)
+    }
+
+    fn get_range(&self, key: &StorageKey, offset: u64, length: u64) -> Result<Vec<u8>, StorageError> {
+        let end = offset.saturating_add(length);
+        if length == 0 {
+            let head = self.head(key)?.ok_or_else(|| StorageError::NotFound { key: key.clone() })?;
+            return if offset <= head.length {
+                Ok(Vec::new())
+            } else {
+                Err(StorageError::Short { key: key.clone(), end })
+            };
+        }
+        // No object reaches there; a server need not be asked with numbers that it may not be able to read.
+        if i64::try_from(end).is_err() {
+            return match self.head(key)? {
+                Some(_) => Err(StorageError::Short { key: key.clone(), end }),
+                None => Err(StorageError::NotFound { key: key.clone() }),
+            };
+        }
+        let read = self.wait("read", key.as_str(), self.bucket.read_range(key.as_str(), offset, length));
+        Self::whole(key, end, read.map_err(|e| missing(key, e))?)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StorageError> {
+        self.wait("list", prefix, self.bucket.list(prefix))
+    }
+
+    fn head(&self, key: &StorageKey) -> Result<Option<ObjectInfo>, StorageError> {
+        let head = self.wait("look at", key.as_str(), self.bucket.look(key.as_str()))?;
+        Ok(head.map(|Head { length, modified, .. }| ObjectInfo { key: key.clone(), length, modified }))
+    }
+
+    fn delete(&self, key: &StorageKey) -> Result<(), StorageError> {
+        self.wait("delete", key.as_str(), self.bucket.remove(key.as_str()))
+    }
+
+    /// The `Date` of an answer that was asked for just now.
+    fn clock(&self) -> Result<DateTime<Utc>, StorageError> {
+        self.wait("ask for the time at", "", self.bucket.clock())
+    }
+}
+
+impl Bucket {
+    async fn remove(&self, key: &str) -> Result<(), S3Error> {
+        self.retry(|| async {
+            let request = self.client.delete_object().bucket(&self.name).key(format!("{}{key}", self.prefix));
+            match request.send().await.map_err(|e| self.asked.classify(e)) {
+                Ok(_) | Err(S3Error::NoSuchKey) => Ok(()),
+                Err(e) => Err(e),
+            }
+        })
+        .await
+    }
+
+    async fn clock(&self) -> Result<DateTime<Utc>, S3Error> {
+        self.page(&self.prefix, None, Some(1)).await?;
+        self.wire.date().ok_or_else(|| self.untrustworthy("an answer without a date"))
+    }
+}
