@@ -13,9 +13,11 @@ use lifeboat::base::cancel::Cancel;
 use lifeboat::base::ids::ObjectId;
 use lifeboat::ops::OpsError;
 use lifeboat::ops::access::AccessRequest;
+use lifeboat::ops::copy::{self, CopyReport, CopyRequest, Target};
 use lifeboat::ops::prune::{self as ops, Fate, PruneReport, RepackPlan, RepackReport};
 use lifeboat::pipeline::crypt::{Recipients, object_id};
 use lifeboat::pipeline::sign::{Namespace, SigningKey};
+use lifeboat::policy::model::RepositoryUrl;
 use lifeboat::repository::chain::{Snapshot, full_text};
 use lifeboat::repository::format::{Role, SignerAction};
 use lifeboat::repository::index::IndexLoader;
@@ -23,7 +25,7 @@ use lifeboat::repository::keys::HostKey;
 use lifeboat::repository::reader::load_refs;
 use lifeboat::repository::state::State;
 use lifeboat::repository::{RepositoryError, layout};
-use lifeboat::storage::{Storage, StorageKey};
+use lifeboat::storage::{MemoryStorage, Storage, StorageKey};
 use prune::Pruned;
 use rigged::{Fault, Rigged};
 use std::collections::{HashMap, HashSet};
@@ -471,6 +473,61 @@ fn a_writer_beside_it() {
         pruned.repack().unwrap();
         pruned.settle();
         pruned.is_whole(&taken, "and repacked again");
+    }
+}
+
+fn copy(world: &World, to: Arc<dyn Storage>) -> Result<CopyReport, OpsError> {
+    let target = Target { url: RepositoryUrl::Local("/copy".into()), storage: to };
+    let request = CopyRequest { begin_anew: true, ..CopyRequest::default() };
+    copy::copy(&world.forgetful().access(false)?, &target, &request, &world::run())
+}
+
+/// A copy follows a repack, and is whole at every instant; a new one is made of what is there now.
+#[test]
+fn copies_follow() {
+    let build = || {
+        let (mut pruned, mut taken) = wasteful();
+        let common = noise(1000, 1_000_000);
+        take(&pruned, &mut taken, &[("common", &common), ("third", &noise(3, 200_000))]);
+        pruned.pass(DAY * 8);
+        pruned.policy.retention = prune::policy("keep_last = 2").retention;
+        let copied = Arc::new(MemoryStorage::new());
+        assert!(copy(&pruned.world, copied.clone()).unwrap().problems.is_empty());
+        assert_eq!(pruned.repack().unwrap().1.snapshots, 2);
+        pruned.settle();
+        take(&pruned, &mut taken, &[("third", &noise(3, 200_000)), ("common", &common[..300_000])]);
+        pruned.pass(DAY * 8);
+        // A repack of what was repacked: what the first record names is gone then.
+        pruned.policy.retention = prune::policy("keep_last = 1").retention;
+        assert!(pruned.repack().unwrap().1.replaced >= 1);
+        pruned.settle();
+        (pruned, taken, copied)
+    };
+    let is_whole = |pruned: &Pruned, taken: &Taken, copied: &Arc<MemoryStorage>, what: &str| {
+        let world = World { state: pruned.world.forgetful().state, ..pruned.world.over(copied.clone()) };
+        let report = world.verify(DEEP).unwrap();
+        assert!(report.findings.is_empty(), "{what}: {:?}", report.findings);
+        for snapshot in world.chain().all() {
+            assert!(world.read(snapshot) == taken[&snapshot.header.sequence.0], "{what}: {}", snapshot.header.id);
+        }
+    };
+    let (pruned, taken, copied) = build();
+    let counted = Arc::new(Rigged::new(copied.clone()));
+    let report = copy(&pruned.world, counted.clone()).unwrap();
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
+    is_whole(&pruned, &taken, &copied, "the copy");
+    let anew = Arc::new(MemoryStorage::new());
+    assert!(copy(&pruned.world, anew.clone()).unwrap().problems.is_empty());
+    is_whole(&pruned, &taken, &anew, "a new copy");
+    assert!(counted.put_keys.lock().unwrap().iter().any(|key| key.starts_with(layout::RECORDS)));
+    for n in 0..counted.puts() {
+        let (pruned, taken, copied) = build();
+        let failing = Rigged::new(copied.clone())
+            .on_put(move |at, _| (at >= n).then_some(Fault::Before(std::io::ErrorKind::TimedOut)));
+        assert!(copy(&pruned.world, Arc::new(failing)).is_err(), "put {n}");
+        is_whole(&pruned, &taken, &copied, &format!("put {n}"));
+        assert!(copy(&pruned.world, copied.clone()).unwrap().problems.is_empty(), "put {n}");
+        is_whole(&pruned, &taken, &copied, &format!("after put {n}"));
     }
 }
 
