@@ -208,7 +208,7 @@ read_headers() {
     jq -c --slurpfile records "$work/records" '.host as $host | .policy as $policy
         | reduce ($records[] | select(.host == $host and .policy == $policy)) as $r (.;
             if $r.note == "repack" then .hash as $hash
-                | reduce ($r.moved[] | select(.header == $hash)) as $moved (.; .refs = $moved.refs)
+                | reduce ($r.moved[] | select(.header == $hash)) as $moved (.; .own_refs //= .refs | .refs = $moved.refs)
             elif $r.snapshot != .id then .
             elif $r.note == "tag" then .tags += [$r.tag]
             elif $r.note == "untag" then .tags -= [$r.tag]
@@ -275,6 +275,8 @@ read_manifest() {
     id=$(jq -r .manifest <<<"$header")
     refs=$(jq -r .refs <<<"$header")
     check_object "$repo/manifests/$id.json.zst.age" "$id" "$(jq -r .manifest_bytes <<<"$header")" || exit 4
+    # A copy keeps what was pruned from the repository; what a repack made of that it may never have got.
+    [ -f "$repo/refs/$refs.txt" ] || refs=$(jq -r '.own_refs // .refs' <<<"$header")
     check_object "$repo/refs/$refs.txt" "$refs" "" || exit 4
     cp "$repo/refs/$refs.txt" "$work/refs"
     open_sealed "$repo/manifests/$id.json.zst.age" >"$work/manifest" ||

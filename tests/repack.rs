@@ -504,7 +504,7 @@ fn copies_follow() {
         (pruned, taken, copied)
     };
     let is_whole = |pruned: &Pruned, taken: &Taken, copied: &Arc<MemoryStorage>, what: &str| {
-        let world = World { state: pruned.world.forgetful().state, ..pruned.world.over(copied.clone()) };
+        let world = pruned.world.over(copied.clone()).forgetful();
         let report = world.verify(DEEP).unwrap();
         assert!(report.findings.is_empty(), "{what}: {:?}", report.findings);
         for snapshot in world.chain().all() {
