@@ -116,6 +116,7 @@ impl Access {
             Some(listed) => copy::options(&p.repository, listed),
             None => StorageOptions::of(&p.repository),
         });
+        let options = options.knowing(&installation.state_dir, url);
         let storage = open_storage(url, &options)?;
         let identity = load_identity(installation, request)?;
         // A stranger leaves no state behind; an installed host remembers what it has seen.
