@@ -143,7 +143,13 @@ impl SnapshotReader {
         options: ReaderOptions,
     ) -> Result<Self, RepositoryError> {
         let manifest = load_manifest(&repository, snapshot, &options.identities)?;
-        let refs = load_refs(&repository, snapshot.header.refs)?;
+        let refs = match load_refs(&repository, snapshot.refs) {
+            // A copy keeps snapshots that were pruned from the repository; what a repack made of them it may never have got.
+            Err(e @ RepositoryError::Missing { .. }) if snapshot.refs != snapshot.header.refs => {
+                load_refs(&repository, snapshot.header.refs).map_err(|_| e)?
+            }
+            read => read?,
+        };
         let key = manifest_key(&manifest, snapshot)?;
         let mut table = ChunkTable::new(&options.tmp).map_err(|e| table_error(&options.tmp, e))?;
         let loader = IndexLoader {
