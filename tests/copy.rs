@@ -649,3 +649,59 @@ fn refs_are_read_once_however_many_snapshots_share_their_archives() {
 fn object_ids(storage: &dyn Storage) -> Vec<String> {
     content(storage).into_values().map(|bytes| object_id(&bytes).to_string()).collect()
 }
+
+/// Plans stay linear: 2,000 snapshots with refs of 500 archives each.
+#[test]
+fn two_thousand_snapshots_that_share_their_archives_are_planned_and_copied_in_little_time() {
+    use lifeboat::pipeline::sign::Namespace;
+    let world = World::memory();
+    let committed = world.snapshot(&[("a", &noise(1, 20_000))]);
+    let mut refs = lifeboat::repository::refs::Refs::default();
+    for n in 0..500u64 {
+        let bytes = noise(n, 64);
+        world.storage.put_new(&layout::archive(object_id(&bytes)), &bytes).unwrap();
+        refs.archives.insert(object_id(&bytes), 64);
+    }
+    let mut previous = committed.header_id;
+    for n in 2..=2_000u64 {
+        // One archive of its own each, as days go.
+        let bytes = noise(10_000 + n, 64);
+        world.storage.put_new(&layout::archive(object_id(&bytes)), &bytes).unwrap();
+        let mut refs = refs.clone();
+        refs.archives.insert(object_id(&bytes), 64);
+        let refs = refs.to_bytes();
+        world.storage.put_new(&layout::refs(object_id(&refs)), &refs).unwrap();
+        let mut header = committed.header.clone();
+        header.sequence = Sequence(n);
+        header.id = format!("20261122T{n:06}Z-{n:08x}").parse().unwrap_or_else(|_| {
+            format!("20261122T{:02}{:02}{:02}Z-{n:08x}", n / 3600, n / 60 % 60, n % 60).parse().unwrap()
+        });
+        header.previous = Some(previous);
+        header.refs = object_id(&refs);
+        let line = serde_json::to_string(&header).unwrap();
+        let bytes = world.host_key.signing.sign(Namespace::Snapshot, &line).unwrap();
+        let key = layout::header(&header.host, &header.policy, header.sequence, &header.id);
+        world.storage.put_new(&key, &bytes).unwrap();
+        previous = object_id(&bytes);
+    }
+    let access = world.forgetful().access(false).unwrap();
+    assert!(access.chain.problems.is_empty(), "{:?}", access.chain.problems[0]);
+    let from = Arc::new(Rigged::new(world.storage.clone()));
+    let storage = empty();
+    let begun = Instant::now();
+    copy::copy(&access, &target(storage.clone()), &CopyRequest::default(), &run()).unwrap();
+    let whole = begun.elapsed();
+    // The next day: nothing is read but what is new.
+    storage.delete(&world.keys("snapshots/").pop().unwrap()).unwrap();
+    let access = world.over(from.clone()).forgetful().access(false).unwrap();
+    from.reads.lock().unwrap().clear();
+    let begun = Instant::now();
+    let report = copy::copy(&access, &target(storage.clone()), &CopyRequest::default(), &run()).unwrap();
+    let next = begun.elapsed();
+    assert_eq!((report.snapshots.len(), report.objects), (1, 1));
+    let refs = from.reads.lock().unwrap().iter().filter(|key| key.starts_with("refs/")).count();
+    assert_eq!(refs, 1);
+    assert!(storage.list("").unwrap().len() == world.storage.list("").unwrap().len());
+    println!("whole: {whole:?}, next: {next:?}");
+    assert!(whole < Duration::from_secs(60) && next < Duration::from_secs(5), "whole: {whole:?}, next: {next:?}");
+}

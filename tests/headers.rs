@@ -15,7 +15,7 @@ use lifeboat::pipeline::crypt::object_id;
 use lifeboat::pipeline::sign::{Namespace, SigningKey};
 use lifeboat::repository::chain::{Chain, Snapshot};
 use lifeboat::repository::format::{LastGood, Role, SignerAction};
-use lifeboat::repository::layout;
+use lifeboat::repository::{garbage, layout};
 use lifeboat::storage::{MemoryStorage, Storage, StorageKey};
 use rigged::Rigged;
 use serde_json::{Value, json};
@@ -329,8 +329,17 @@ fn long_records_are_read_one_by_one_and_right() {
 /// A storage that takes a while to answer, as an object store does.
 struct Slow {
     inner: Arc<dyn Storage>,
+    /// What is slow: reads below this prefix.
+    prefix: &'static str,
     at_once: AtomicUsize,
     most: AtomicUsize,
+}
+
+impl Slow {
+    fn new(world: &World, prefix: &'static str) -> Arc<Self> {
+        let inner = world.storage.clone();
+        Arc::new(Self { inner, prefix, at_once: AtomicUsize::new(0), most: AtomicUsize::new(0) })
+    }
 }
 
 impl Storage for Slow {
@@ -345,10 +354,12 @@ impl Storage for Slow {
         self.inner.put_new(key, bytes)
     }
     fn get(&self, key: &StorageKey, limit: u64) -> Result<Vec<u8>, lifeboat::storage::StorageError> {
-        let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
-        self.most.fetch_max(now, Ordering::SeqCst);
-        std::thread::sleep(Duration::from_millis(40));
-        self.at_once.fetch_sub(1, Ordering::SeqCst);
+        if key.as_str().starts_with(self.prefix) {
+            let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(now, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(40));
+            self.at_once.fetch_sub(1, Ordering::SeqCst);
+        }
         self.inner.get(key, limit)
     }
     fn get_range(&self, key: &StorageKey, offset: u64, n: u64) -> Result<Vec<u8>, lifeboat::storage::StorageError> {
@@ -371,15 +382,37 @@ impl Storage for Slow {
 #[test]
 fn headers_are_fetched_many_at_once_and_come_in_order() {
     let world = long_line(159);
-    let slow = Arc::new(Slow { inner: world.storage.clone(), at_once: AtomicUsize::new(0), most: AtomicUsize::new(0) });
+    let slow = Slow::new(&world, layout::SNAPSHOTS);
     let repository = world.over(slow.clone()).open();
     let begun = Instant::now();
     let chain = Chain::load(&repository).unwrap();
     // 160 × 40 ms one after the other would be 6.4 s.
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
-    assert_eq!(slow.most.load(Ordering::SeqCst), 16, "and no more than that at once");
+    assert_eq!(slow.most.load(Ordering::SeqCst), 32, "and no more than that at once");
     assert_eq!(ids(&chain), ids(&world.chain()));
     assert!(chain.problems.is_empty() && chain.all().count() == 160);
+}
+
+#[test]
+fn refs_are_fetched_many_at_once_by_verify_and_prune() {
+    let world = World::memory();
+    for n in 0..40u8 {
+        world.snapshot(&[("a", &[n; 100])]);
+    }
+    let slow = Slow::new(&world, layout::REFS);
+    assert!(world.over(slow.clone()).verify(world::OBJECTS).unwrap().findings.is_empty());
+    assert_eq!(slow.most.swap(0, Ordering::SeqCst), 32);
+    let repository = world.over(slow.clone()).open();
+    let chain = world.chain();
+    let cancel = Default::default();
+    let needed = garbage::referenced(&repository, chain.all(), &cancel).unwrap();
+    assert_eq!(slow.most.load(Ordering::SeqCst), 32);
+    // Manifests, refs, archives and index objects: everything that is there but the signed ones.
+    let stored = garbage::stored(&world.open()).unwrap();
+    assert!(stored.len() >= 160 && stored.iter().all(|object| needed.contains(&object.id)));
+    // One that is gone is an error, never a snapshot that needs nothing.
+    world.delete(&layout::refs(chain.all().nth(20).unwrap().header.refs));
+    assert!(garbage::referenced(&repository, chain.all(), &cancel).unwrap_err().is_integrity());
 }
 
 /// A storage that fails is a failure, not a chain with holes.

@@ -141,9 +141,18 @@ pub struct InitArgs {
     /// The application's name, which is the policy's [default: made from the folder's name].
     #[arg(long)]
     pub name: Option<String>,
-    /// Where snapshots go (a folder) [default: <state-dir>/repository].
+    /// Where snapshots go: a folder, or s3://bucket/prefix [default: <state-dir>/repository].
     #[arg(long, value_name = "URL")]
     pub repository: Option<String>,
+    /// The server of an s3:// repository that is not AWS, such as https://s3.example.org.
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// The region of an s3:// repository.
+    #[arg(long)]
+    pub region: Option<String>,
+    /// Where the credentials of an s3:// repository come from: default, env, profile:NAME or file:PATH.
+    #[arg(long, value_name = "SOURCE")]
+    pub credentials: Option<String>,
     /// Use this identity (an age identity file or an ssh-ed25519 private key) instead of <config-dir>/identity.txt.
     #[arg(long, value_name = "FILE", env = "LIFEBOAT_IDENTITY", hide_env_values = true)]
     pub identity: Option<PathBuf>,
@@ -321,8 +330,8 @@ pub struct VerifyArgs {
     /// Only these snapshots, named as for `show`.
     #[arg(value_name = "ID")]
     pub ids: Vec<String>,
-    /// Read every stored byte, or so many percent of them (other ones every day), and compare it with its name; needs
-    /// no key.
+    /// Read every stored byte, or so many percent of them (others in every run, until all have been read), and compare
+    /// them with their names; needs no key.
     #[arg(long, value_name = "PERCENT", num_args = 0..=1, require_equals = true, default_missing_value = "100",
         value_parser = clap::value_parser!(u8).range(1..=100))]
     pub read_data: Option<u8>,

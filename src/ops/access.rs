@@ -97,7 +97,7 @@ pub struct Access {
     pub policy: Option<PolicyName>,
     pub host: Option<HostName>,
     /// What is remembered of headers and records, where it may be used.
-    headers: Option<HeaderCache>,
+    pub headers: Option<HeaderCache>,
     /// The repository holds less than was seen before: it has been rolled back, or the history replaced.
     pub alarms: Vec<String>,
     /// What cannot be excluded, because nothing is remembered here.
@@ -116,6 +116,7 @@ impl Access {
             Some(listed) => copy::options(&p.repository, listed),
             None => StorageOptions::of(&p.repository),
         });
+        let options = options.knowing(&installation.state_dir, url);
         let storage = open_storage(url, &options)?;
         let identity = load_identity(installation, request)?;
         // A stranger leaves no state behind; an installed host remembers what it has seen.

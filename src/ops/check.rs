@@ -5,7 +5,7 @@ use crate::base::cancel::Cancel;
 use crate::base::ids::SourceName;
 use crate::ops::access::{Access, AccessRequest, Installation, host_name};
 use crate::ops::setup::{Proof, prove};
-use crate::ops::{OpsError, Run};
+use crate::ops::{OpsError, Run, probe as server};
 use crate::policy::Policy;
 use crate::policy::model::RepositoryUrl;
 use crate::repository::chain::full_text;
@@ -67,7 +67,10 @@ pub fn live(
     let request = AccessRequest { policy: Some(policy.clone()), ..request.clone() };
     let access = Access::open(installation, &request);
     let identities = access.as_ref().ok().and_then(|a| a.identities.clone());
-    let repository = Probe::of(access.and_then(|access| can_write(installation, policy, &access)));
+    let repository = Probe::of(access.and_then(|access| {
+        can_write(installation, policy, &access)?;
+        server::probe(&installation.state_dir, &policy.repository, run).map(|_| ())
+    }));
     let recipients = prove(&installation.state_dir, &policy.repository.recipients, identities.as_deref())?;
     let mut probes = Vec::new();
     for source in sources {

@@ -3,6 +3,7 @@
 //!
 //! - [`access`]: opening a repository as an installed host, as a sealed one, or as a stranger with an identity
 //! - [`storage`]: which storage a URL names, and how it is reached
+//! - [`probe`]: what the server of a repository really does
 //! - [`setup`]: `init`: keys, policy, repository
 //! - [`check`]: is everything that a policy names within reach
 //! - [`snapshot`]: capture every source of a policy
@@ -20,6 +21,7 @@ pub mod check;
 pub mod copy;
 mod crew;
 pub mod mark;
+pub mod probe;
 pub mod prune;
 pub mod repair;
 pub mod restore;

@@ -1,12 +1,16 @@
 //! Which storage a repository's URL names, and how it is reached.
 
-use crate::ops::OpsError;
+use crate::ops::{OpsError, probe};
 use crate::policy::model::{Credentials, MinFree, Repository, RepositoryUrl};
-use crate::repository::RepositoryError;
+use crate::repository::{RepositoryError, layout};
 use crate::storage::local::Reserve;
 use crate::storage::s3::credentials::CredentialSource;
+use crate::storage::s3::lock::LockSettings;
+use crate::storage::s3::probe::SCRATCH;
 use crate::storage::s3::settings::{Pace, S3Settings, ServerTraits};
 use crate::storage::{LocalStorage, S3Storage, Storage};
+use chrono::TimeDelta;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +25,8 @@ pub struct StorageOptions {
     /// Bytes per second.
     pub limit_upload: Option<u64>,
     pub object_lock: Option<Duration>,
+    /// What is known of an S3 server.
+    pub server: ServerTraits,
 }
 
 impl StorageOptions {
@@ -34,6 +40,7 @@ impl StorageOptions {
             path_style: repository.path_style,
             limit_upload: repository.limit_upload,
             object_lock: repository.object_lock,
+            server: ServerTraits::default(),
         }
     }
 
@@ -48,7 +55,13 @@ impl StorageOptions {
             path_style: true,
             limit_upload: None,
             object_lock: None,
+            server: ServerTraits::default(),
         }
+    }
+
+    /// With what an earlier probe found out about the server of this repository.
+    pub fn knowing(self, state_dir: &Path, url: &RepositoryUrl) -> Self {
+        Self { server: probe::known(state_dir, url, self.endpoint.as_deref()), ..self }
     }
 }
 
@@ -85,7 +98,14 @@ pub fn s3_settings(bucket: &str, prefix: &str, options: &StorageOptions) -> S3Se
         credentials,
         path_style: options.path_style,
         limit_upload: options.limit_upload,
-        server: ServerTraits::default(),
+        object_lock: options.object_lock.and_then(|period| TimeDelta::from_std(period).ok()).map(|period| {
+            LockSettings {
+                period,
+                // What a prune and a probe have dealt with must go away again.
+                exempt: vec![layout::TRASH.to_owned(), SCRATCH.to_owned()],
+            }
+        }),
+        server: options.server,
         pace: Pace::default(),
     }
 }

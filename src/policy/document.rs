@@ -340,7 +340,12 @@ impl<'a> Table<'a> {
         };
         let item = |item: &'a Value<'a>| match item.get_ref() {
             DeValue::Table(entries) => Some(Item::Table(self.child(field, item, entries))),
-            _ => self.entry(field, item).map(Item::Text),
+            DeValue::String(_) => self.as_text(field, item).map(Item::Text),
+            other => {
+                let message = format!("an entry of {field:?} must be a string or a table, found {}", article(other));
+                self.report.error(item.span().start, message);
+                None
+            }
         };
         items.iter().filter_map(item).collect()
     }

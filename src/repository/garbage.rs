@@ -6,6 +6,7 @@
 use crate::base::cancel::Cancel;
 use crate::base::ids::ObjectId;
 use crate::repository::chain::Snapshot;
+use crate::repository::parallel::{REFS_AT_ONCE, at_once};
 use crate::repository::reader::load_refs;
 use crate::repository::{Repository, RepositoryError, layout};
 use crate::storage::StorageKey;
@@ -42,14 +43,18 @@ pub fn referenced<'a>(
     cancel: &Cancel,
 ) -> Result<HashSet<ObjectId>, RepositoryError> {
     let (mut needed, mut seen) = (HashSet::new(), HashSet::new());
+    let mut all_refs = Vec::new();
     for snapshot in snapshots {
-        cancel.check()?;
-        let header = &snapshot.header;
         // The header's own refs stay, whatever a repack made of what they name: by them a writer finds its index.
-        needed.extend([header.manifest, header.refs]);
+        needed.extend([snapshot.header.manifest, snapshot.header.refs, snapshot.refs]);
         if seen.insert(snapshot.refs) {
-            needed.insert(snapshot.refs);
-            let refs = load_refs(repository, snapshot.refs)?;
+            all_refs.push(snapshot.refs);
+        }
+    }
+    for batch in all_refs.chunks(REFS_AT_ONCE) {
+        cancel.check()?;
+        for refs in at_once(batch, |id| load_refs(repository, *id)) {
+            let refs = refs?;
             needed.extend(refs.archives.keys().chain(refs.index.keys()));
         }
     }

@@ -12,6 +12,7 @@ use crate::base::atomic;
 use crate::base::ids::ObjectId;
 use crate::pipeline::crypt::object_id;
 use crate::repository::format::HeaderRef;
+use crate::repository::parallel::at_once;
 use crate::repository::{Repository, RepositoryError};
 use crate::storage::{ObjectInfo, StorageKey};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -20,12 +21,9 @@ use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Fetches that run at once: enough to hide the latency of an object store.
-const AT_ONCE: usize = 16;
 /// Objects that are held in memory at once.
 const BATCH: usize = 512;
 /// What is longer is read alone, and not kept: sixteen of the longest allowed would fill the memory.
@@ -172,7 +170,7 @@ pub(super) fn read_all<T: DeserializeOwned + Send>(
     let signers = repository.last_signer().map_or([0; 32], |(_, hash)| hash.0);
     for batch in listed.chunks(BATCH) {
         let read = |object: &ObjectInfo, limit| read_one(repository, object, limit, cache, &signers, &verify);
-        let results = in_parallel(batch, |object| (object.length <= SMALL).then(|| read(object, limit.min(SMALL))));
+        let results = at_once(batch, |object| (object.length <= SMALL).then(|| read(object, limit.min(SMALL))));
         let mut fetched = Vec::new();
         for (object, result) in batch.iter().zip(results) {
             let (result, bytes) = result.unwrap_or_else(|| read(object, limit));
@@ -234,23 +232,4 @@ fn read_one<T: DeserializeOwned>(
 fn parse_line<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     let end = bytes.iter().position(|b| *b == b'\n')?;
     serde_json::from_slice(&bytes[..end]).ok()
-}
-
-/// What `work` makes of every item, in their order.
-fn in_parallel<I: Sync, O: Send>(items: &[I], work: impl Fn(&I) -> Option<O> + Sync) -> Vec<Option<O>> {
-    let next = AtomicUsize::new(0);
-    let done: Mutex<Vec<Option<O>>> = Mutex::new(items.iter().map(|_| None).collect());
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE.min(items.len()) {
-            scope.spawn(|| {
-                loop {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(item) = items.get(at) else { return };
-                    let one = work(item);
-                    done.lock().unwrap_or_else(PoisonError::into_inner)[at] = one;
-                }
-            });
-        }
-    });
-    done.into_inner().unwrap_or_else(PoisonError::into_inner)
 }

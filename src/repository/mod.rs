@@ -11,6 +11,7 @@
 //! - [`chain`]: the headers of a repository, their order, gaps and forks
 //! - [`headers`]: headers and records read at once, and remembered
 //! - [`index`], [`table`], [`refs`]: where chunks lie
+//! - [`parallel`]: small objects fetched many at once
 //! - [`tree`]: a stream's chunk ids
 //! - [`writer`]: a snapshot being written
 //! - [`reader`]: streams being read; reading is verifying
@@ -29,6 +30,7 @@ pub mod headers;
 pub mod index;
 pub mod keys;
 pub mod layout;
+pub mod parallel;
 pub mod reader;
 pub mod rebuild;
 pub mod refs;

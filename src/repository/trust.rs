@@ -13,7 +13,8 @@ use crate::repository::format::{
 };
 use crate::repository::trash::TrashObject;
 use crate::repository::{RepositoryError, layout};
-use crate::storage::{Put, Storage, StorageError, StorageKey};
+use crate::storage::s3::probe::SCRATCH;
+use crate::storage::{ObjectInfo, Put, Storage, StorageError, StorageKey};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -81,7 +82,9 @@ impl Repository {
         if foreign.iter().any(|object| object.key == layout::repository()) {
             return Err(RepositoryError::RepositoryExists { location });
         }
-        if let Some(object) = foreign.first() {
+        // What a probe of the server could not remove is no part of anything.
+        let scratch = |object: &&ObjectInfo| object.key.as_str().starts_with(SCRATCH);
+        if let Some(object) = foreign.iter().find(|object| !scratch(object)) {
             return Err(RepositoryError::Key {
                 problem: format!("{location} is not empty: it holds {}", object.key),
                 hint: Some("name an empty folder, or one that does not exist yet".to_owned()),

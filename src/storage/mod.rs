@@ -122,6 +122,7 @@ impl StorageError {
         match self {
             StorageError::Locked { .. } => true,
             StorageError::Io { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+            StorageError::Remote { source, .. } => matches!(**source, s3::error::S3Error::AccessDenied { .. }),
             _ => false,
         }
     }
@@ -191,7 +192,7 @@ pub trait ObjectLocks: Send + Sync {
     fn locked_until(&self, key: &StorageKey) -> Result<Option<DateTime<Utc>>, StorageError>;
     /// Locks the object until then; a longer lock stays as it is.
     fn lock_until(&self, key: &StorageKey, until: DateTime<Utc>) -> Result<(), StorageError>;
-    /// From now on the oldest version of this key is read; whether that is another one than was read before.
+    /// From now on the oldest version of this key is read; whether that is another one than the newest.
     fn look_behind(&self, key: &StorageKey) -> Result<bool, StorageError>;
     /// What was deleted or overwritten below the prefix, in key order.
     fn tampered(&self, prefix: &str) -> Result<Vec<Tampered>, StorageError>;

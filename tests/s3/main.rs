@@ -1,6 +1,16 @@
 //! S3 storage against real servers, directly and through a proxy that makes everything go wrong.
 
+#[path = "../support/proxy.rs"]
+mod proxy;
+#[path = "../support/prune.rs"]
+mod prune;
 #[path = "../support/s3.rs"]
 mod s3;
+#[path = "../support/world.rs"]
+mod world;
 
+mod causes;
 mod conforms;
+mod faults;
+mod locks;
+mod snapshots;

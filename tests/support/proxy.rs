@@ -183,7 +183,7 @@ fn serve(client: &TcpStream, server_port: u16, shared: &Shared) -> io::Result<()
             write!(out, "HTTP/1.1 100 Continue\r\n\r\n")?;
         }
         let fault = pick(shared, &method, &path);
-        let mut note = |sent, status| {
+        let note = |sent, status| {
             let seen = Seen { method: method.clone(), path: path.clone(), sent, status };
             shared.seen.lock().unwrap().push(seen);
         };
@@ -279,11 +279,7 @@ fn wait_for_close(shared: &Shared) {
 
 fn made(status: u16, headers: &str, body: &str) -> Message {
     let headers = headers.lines().filter_map(|l| l.split_once(": ")).map(|(n, v)| (n.to_owned(), v.to_owned()));
-    Message {
-        first: format!("HTTP/1.1 {status} Made"),
-        headers: headers.collect(),
-        body: body.as_bytes().to_vec(),
-    }
+    Message { first: format!("HTTP/1.1 {status} Made"), headers: headers.collect(), body: body.as_bytes().to_vec() }
 }
 
 fn ask(port: u16, request: &mut Message, method: &str) -> io::Result<Message> {
@@ -311,9 +307,9 @@ fn ask(port: u16, request: &mut Message, method: &str) -> io::Result<Message> {
             reader.read_to_end(&mut answer.body)?;
         }
     }
-    answer.headers.retain(|(n, _)| {
-        !n.eq_ignore_ascii_case("transfer-encoding") && !n.eq_ignore_ascii_case("connection")
-    });
+    answer
+        .headers
+        .retain(|(n, _)| !n.eq_ignore_ascii_case("transfer-encoding") && !n.eq_ignore_ascii_case("connection"));
     Ok(answer)
 }
 

@@ -28,7 +28,7 @@ fn with_targets(session: &Session, args: &CopyArgs) -> Result<Exit, Failure> {
         let hint = "say where to with --to URL, or list copies in the policy's [repository]";
         return Err(Failure::usage("no copy is named", hint));
     }
-    let access = session.open(&args.reading)?;
+    let access = session.open_anew(&args.reading)?;
     let mut request = CopyRequest { read_back: args.read_back, begin_anew: to.is_some(), ..CopyRequest::default() };
     for name in &args.ids {
         request.only.push(access.resolve(name, session.run.now)?.header.id.clone());

@@ -4,8 +4,9 @@ use crate::cli::args::InitArgs;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Align, Paint, Table};
 use crate::cli::session::{Session, argument};
+use crate::ops::OpsError;
 use crate::ops::access::parse_url;
-use crate::ops::setup::{self, InitOptions, InitReport, Proof};
+use crate::ops::setup::{self, InitOptions, InitReport, Proof, Reach};
 
 pub fn run(session: &Session, args: &InitArgs) -> Result<Exit, Failure> {
     let attempted = format!("set up {}", args.dir.display());
@@ -13,6 +14,11 @@ pub fn run(session: &Session, args: &InitArgs) -> Result<Exit, Failure> {
         dir: args.dir.clone(),
         name: args.name.as_deref().map(|name| argument("--name", name)).transpose()?,
         repository: args.repository.as_deref().map(parse_url).transpose()?,
+        reach: Reach {
+            endpoint: args.endpoint.clone(),
+            region: args.region.clone(),
+            credentials: args.credentials.as_deref().map(from_here).transpose()?,
+        },
         identity: args.identity.clone(),
         recipients: args.recipients.clone(),
     };
@@ -24,6 +30,13 @@ pub fn run(session: &Session, args: &InitArgs) -> Result<Exit, Failure> {
         session.out.note(&text(session, &report))?;
     }
     Ok(Exit::Done)
+}
+
+/// A file that is named on the command line lies relative to here, not to the application.
+fn from_here(credentials: &str) -> Result<String, Failure> {
+    let Some(path) = credentials.strip_prefix("file:") else { return Ok(credentials.to_owned()) };
+    let path = std::path::absolute(path).map_err(|e| Failure::from(OpsError::file("find", path, e)))?;
+    Ok(format!("file:{}", path.display()))
 }
 
 fn text(session: &Session, report: &InitReport) -> String {

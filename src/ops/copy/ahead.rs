@@ -132,7 +132,9 @@ fn read(repository: &Repository, copy: &dyn Storage, key: &StorageKey) -> Result
         Err(e) => return Err(e.into()),
     };
     match repository.verify_header(key, &bytes) {
-        Ok(_) => Ok(Read::Header(object_id(&bytes))),
+        Ok((_, last_good)) if last_good.is_empty() => Ok(Read::Header(object_id(&bytes))),
+        // Whoever has a revoked key can put one there: believed is what the chain leads down to, which this is not.
+        Ok(_) => Ok(Read::Bad("its signer has been revoked, and the repository does not know it".to_owned())),
         Err(e @ RepositoryError::SignersMissing { .. }) => Ok(Read::SignersMissing(full_text(&e))),
         // Whatever is odd about an object of the copy is the copy's affair.
         Err(e) => Ok(Read::Bad(full_text(&e))),

@@ -88,12 +88,12 @@ pub fn run(access: &Access, to: &Target, plan: CopyPlan, run: &Run) -> Result<Co
     let done = work.all(access, to, &plan);
     let error = done.as_ref().err().map(ToString::to_string);
     run.events.send(Event::SourceEnd { source: source.clone(), error });
-    let Done { copied, records, pruned_meanwhile, .. } = done?;
+    let Done { copied, problems: found, pruned_meanwhile, .. } = done?;
     remember(access, target, &plan.there, &copied)?;
     let snapshots = copied.iter().map(|s| s.header.id.clone()).collect();
     let bad = work.bad.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut problems = plan.problems;
-    problems.extend(records);
+    problems.extend(found);
     problems.extend(bad.into_problems());
     Ok(CopyReport {
         repository: plan.repository,
@@ -125,7 +125,7 @@ fn remember(access: &Access, target: &dyn Storage, there: &[CopyHead], copied: &
 
 struct Done<'a> {
     copied: Vec<&'a Snapshot>,
-    records: Vec<CopyProblem>,
+    problems: Vec<CopyProblem>,
     /// Without repack records, what they moved is not to be found.
     hindrance: Vec<Named>,
     pruned_meanwhile: Vec<SnapshotId>,
@@ -192,7 +192,7 @@ impl Work<'_> {
             self.run.cancel.check()?;
             self.put_signer(*number)?;
         }
-        let (mut records, repacks) = self.put_records(&plan.records)?;
+        let (mut problems, repacks) = self.put_records(&plan.records)?;
         // Opened as a reader would open it: from here on it is a repository.
         let pin = Pin::Exactly(self.repository.id().clone());
         let there = Repository::open(to.storage.clone(), &pin)?;
@@ -207,9 +207,9 @@ impl Work<'_> {
             }
         }
         if hindrance.is_empty() {
-            records.extend(self.put_repacks(&access.chain, &repacks)?);
+            problems.extend(self.put_repacks(&access.chain, &repacks)?);
         }
-        let mut done = Done { copied: Vec::new(), records, hindrance, pruned_meanwhile: Vec::new() };
+        let mut done = Done { copied: Vec::new(), problems, hindrance, pruned_meanwhile: Vec::new() };
         let mut rest = &plan.snapshots[..];
         while !rest.is_empty() {
             let (group, behind) = rest.split_at(group_length(rest));
@@ -368,10 +368,14 @@ impl Work<'_> {
                 }
                 continue;
             }
-            if self.put_header(&planned.snapshot)? {
-                done.copied.push(&planned.snapshot);
-            } else {
-                done.pruned_meanwhile.push(planned.id.clone());
+            match self.put_header(&planned.snapshot)? {
+                Commit::Done => done.copied.push(&planned.snapshot),
+                Commit::Pruned => done.pruned_meanwhile.push(planned.id.clone()),
+                Commit::Damaged(side, problem) => {
+                    let mut problem = CopyProblem::new(side, planned.snapshot.key.as_str(), problem);
+                    problem.snapshots.push(planned.id.clone());
+                    done.problems.push(problem);
+                }
             }
         }
         Ok(())
@@ -405,20 +409,36 @@ impl Work<'_> {
         Ok(needs.into_iter().filter(|named| bad.has(named)).collect())
     }
 
-    /// The commit point of a snapshot at the copy. False when a prune has removed it meanwhile.
-    fn put_header(&self, snapshot: &Snapshot) -> Result<bool, OpsError> {
-        let bytes = match self.repository.get(&snapshot.key, limits::SIGNED) {
-            Err(RepositoryError::Missing { .. }) => return Ok(false),
-            other => other?,
+    /// The commit point of a snapshot at the copy. What was known of its header may have been remembered: here it is read.
+    fn put_header(&self, snapshot: &Snapshot) -> Result<Commit, OpsError> {
+        let read = self.repository.get(&snapshot.key, limits::SIGNED).and_then(|bytes| {
+            self.repository.verify_header(&snapshot.key, &bytes)?;
+            Ok(bytes)
+        });
+        let bytes = match read {
+            Ok(bytes) if object_id(&bytes) == snapshot.header_id => bytes,
+            Ok(_) => {
+                let problem = "it is another one than was seen here before".to_owned();
+                return Ok(Commit::Damaged(Side::Repository, problem));
+            }
+            Err(RepositoryError::Missing { .. }) => return Ok(Commit::Pruned),
+            Err(e) if e.is_integrity() => return Ok(Commit::Damaged(Side::Repository, problem_text(&e))),
+            Err(e) => return Err(e.into()),
         };
-        self.repository.verify_header(&snapshot.key, &bytes)?;
-        if object_id(&bytes) != snapshot.header_id {
-            let problem = "it is another one than a moment ago".to_owned();
-            return Err(RepositoryError::Damaged { key: snapshot.key.clone(), problem }.into());
+        match self.put(&snapshot.key, &bytes) {
+            Ok(()) => Ok(Commit::Done),
+            Err(OpsError::Repository(e)) if e.is_integrity() => Ok(Commit::Damaged(Side::Copy, problem_text(&e))),
+            Err(e) => Err(e),
         }
-        self.put(&snapshot.key, &bytes)?;
-        Ok(true)
     }
+}
+
+/// What became of a header.
+enum Commit {
+    Done,
+    /// A prune of the repository has removed it meanwhile.
+    Pruned,
+    Damaged(Side, String),
 }
 
 /// How many of the next snapshots go together.

@@ -41,13 +41,13 @@ pub fn options(repository: &RepositoryPolicy, copy: &CopyTo) -> StorageOptions {
     match &copy.reach {
         None => as_repository,
         Some(reach) => StorageOptions {
-            min_free: as_repository.min_free,
             endpoint: reach.endpoint.clone(),
             region: reach.region.clone(),
             credentials: reach.credentials.clone(),
             path_style: reach.path_style,
             limit_upload: reach.limit_upload,
             object_lock: reach.object_lock,
+            ..as_repository
         },
     }
 }

@@ -9,9 +9,18 @@ pub struct Draft<'a> {
     pub name: &'a PolicyName,
     pub root: &'a str,
     pub repository: &'a str,
+    pub reach: &'a Reach,
     pub recipients: &'a [String],
     pub identity: &'a Path,
     pub seen: &'a Seen,
+}
+
+/// How an s3:// repository is reached; each is written into the policy as it was given.
+#[derive(Debug, Clone, Default)]
+pub struct Reach {
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    pub credentials: Option<String>,
 }
 
 fn quoted(text: &str) -> String {
@@ -85,11 +94,16 @@ impl Draft<'_> {
 
     fn repository(&self, out: &mut Lines) {
         out.line("\n[repository]");
-        out.line(
-            "# Where snapshots are stored, encrypted. A folder on this machine does not survive this machine: copy it",
-        );
-        out.line("# elsewhere as it is, or put it on a disk that is elsewhere.");
+        if self.repository.starts_with("s3://") {
+            out.line("# Where snapshots are stored, encrypted.");
+        } else {
+            out.line(
+                "# Where snapshots are stored, encrypted. A folder on this machine does not survive this machine: copy it",
+            );
+            out.line("# elsewhere as it is, or put it on a disk that is elsewhere.");
+        }
         out.line(format!("url = {}", quoted(self.repository)));
+        self.reach(out);
         out.line(
             "# Who can read the snapshots. A second recipient is a second key that opens them; add it as another line.",
         );
@@ -102,6 +116,21 @@ impl Draft<'_> {
         out.line("# or where this says. Snapshots, `list` and `verify` do without it: when it is away, this host is sealed and");
         out.line("# cannot read its own backups.");
         out.line("# identity = \"/mnt/usb/identity.txt\"");
+    }
+
+    fn reach(&self, out: &mut Lines) {
+        let Reach { endpoint, region, credentials } = self.reach;
+        let fields = [
+            ("endpoint", endpoint, "The server, where it is not AWS."),
+            ("region", region, "The bucket's region."),
+            ("credentials", credentials, "Where the key comes from: default, env, profile:NAME or file:PATH."),
+        ];
+        for (name, value, about) in fields {
+            if let Some(value) = value {
+                out.line(format!("# {about}"));
+                out.line(format!("{name} = {}", quoted(value)));
+            }
+        }
     }
 
     fn implicit(&self, out: &mut Lines) {
@@ -201,8 +230,16 @@ mod tests {
         let name = "shop".parse().unwrap();
         let recipients = ["age1u4kztcqhr4gfml0q9kt5u4gmta79cyaujtwv7whpjv3zgvp0756s3m77fz".to_owned()];
         let identity = Path::new("/etc/lifeboat/identity.txt");
-        Draft { name: &name, root, repository: "/var/lib/lifeboat/repository", recipients: &recipients, identity, seen }
-            .text()
+        Draft {
+            name: &name,
+            root,
+            repository: "/var/lib/lifeboat/repository",
+            reach: &Reach::default(),
+            recipients: &recipients,
+            identity,
+            seen,
+        }
+        .text()
     }
 
     fn seen() -> Seen {

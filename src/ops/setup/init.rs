@@ -1,6 +1,6 @@
 //! `init`: keys, repository, signer, proof, policy, in this order.
 
-use super::draft::Draft;
+use super::draft::{Draft, Reach};
 use super::keys::{Keys, KeysReport, root_id};
 use super::look::{Seen, look};
 use super::proof::{Proof, prove};
@@ -8,7 +8,7 @@ use crate::base::atomic::{self, IfExists};
 use crate::base::ids::{HostName, PolicyName, RepositoryId};
 use crate::ops::access::{Installation, host_name};
 use crate::ops::storage::{StorageOptions, open_storage};
-use crate::ops::{OpsError, Run};
+use crate::ops::{OpsError, Run, probe};
 use crate::pipeline::crypt::Recipients;
 use crate::policy::model::RepositoryUrl;
 use crate::policy::{self, Policy};
@@ -27,6 +27,8 @@ pub struct InitOptions {
     pub name: Option<PolicyName>,
     /// Absent: `<state-dir>/repository`.
     pub repository: Option<RepositoryUrl>,
+    /// How an s3:// repository is reached.
+    pub reach: Reach,
     /// Absent: the installation's own.
     pub identity: Option<PathBuf>,
     /// Beside the identity's own.
@@ -73,7 +75,7 @@ pub fn init(installation: &Installation, options: &InitOptions, run: &Run) -> Re
     Recipients::parse(&with_any(&options.recipients)).map_err(RepositoryError::from)?;
     // Whatever the draft would not allow is said before a key is made for it.
     let seen = look(&root);
-    let scene = Scene { name: &name, root: &root, url: &url, seen: &seen, file: &policy_file };
+    let scene = Scene { name: &name, root: &root, url: &url, reach: &options.reach, seen: &seen, file: &policy_file };
     scene.draft(&with_any(&options.recipients), &installation.identity())?;
 
     let keys = Keys::load_or_make(installation, options.identity.as_deref(), run)?;
@@ -81,7 +83,9 @@ pub fn init(installation: &Installation, options: &InitOptions, run: &Run) -> Re
     let recipients = recipients_of(&keys, &options.recipients)?;
     let (text, policy) = scene.draft(&recipients, &installation.identity())?;
 
-    let opened = open_or_create(&policy, &keys, &host, run)?;
+    // Before anything is stored there: a server that is not safe to store in is refused.
+    probe::probe(&installation.state_dir, &policy.repository, run)?;
+    let opened = open_or_create(installation, &policy, &keys, &host, run)?;
     let state = State::open(&installation.state_dir)?;
     state.set_pin(&opened.repository.storage().describe(), opened.repository.id())?;
     let identities = keys.identity.as_ref().map(|(_, file)| &file.identities);
@@ -194,6 +198,7 @@ struct Scene<'a> {
     name: &'a PolicyName,
     root: &'a Path,
     url: &'a RepositoryUrl,
+    reach: &'a Reach,
     seen: &'a Seen,
     file: &'a Path,
 }
@@ -211,7 +216,15 @@ impl Scene<'_> {
             return Err(not_text(path));
         }
         let repository = self.url.to_string();
-        let draft = Draft { name: self.name, root, repository: &repository, recipients, identity, seen: self.seen };
+        let draft = Draft {
+            name: self.name,
+            root,
+            repository: &repository,
+            reach: self.reach,
+            recipients,
+            identity,
+            seen: self.seen,
+        };
         let text = draft.text();
         let policy = policy::parse(self.file, &text).map_err(|errors| {
             let first = errors.errors.into_iter().next();
@@ -230,8 +243,16 @@ struct Opened {
 }
 
 /// Opens the repository, or creates it; and lets the root key vouch for this host's key.
-fn open_or_create(policy: &Policy, keys: &Keys, host: &HostName, run: &Run) -> Result<Opened, OpsError> {
-    let storage = open_storage(&policy.repository.url, &StorageOptions::of(&policy.repository))?;
+fn open_or_create(
+    installation: &Installation,
+    policy: &Policy,
+    keys: &Keys,
+    host: &HostName,
+    run: &Run,
+) -> Result<Opened, OpsError> {
+    let url = &policy.repository.url;
+    let options = StorageOptions::of(&policy.repository).knowing(&installation.state_dir, url);
+    let storage = open_storage(url, &options)?;
     let expected = match (&keys.host_key.repository, &keys.identity) {
         (Some(id), _) => id.clone(),
         (None, Some((path, file))) => root_id(file, path)?,

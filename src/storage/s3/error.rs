@@ -19,6 +19,8 @@ use std::time::Duration;
 pub enum S3Error {
     #[error("access denied{}", said(.message))]
     AccessDenied { message: Option<String> },
+    #[error("it is locked until {}", rfc3339(*until))]
+    Locked { until: DateTime<Utc> },
     #[error("there is no bucket {bucket:?}")]
     NoSuchBucket { bucket: String },
     #[error("there is no such object")]
@@ -165,7 +167,7 @@ impl Asked {
             // An answer that is no S3 at all: a gateway's page, or a body that broke off.
             SdkError::ResponseError(response) => {
                 let status = response.raw().status().as_u16();
-                if status >= 400 { self.answered(response.raw(), None, None) } else { self.undelivered(error.into()) }
+                if status >= 400 { self.answered(response.raw(), None, None) } else { self.broken(error.into()) }
             }
             _ => self.undelivered(error.into()),
         }
@@ -247,9 +249,9 @@ impl Asked {
                 stalled = Some(*quiet);
             }
             if let Some(e) = e.downcast_ref::<io::Error>() {
-                // rustls speaks through the i/o error that carries it.
-                secure &= e.kind() != io::ErrorKind::InvalidData;
-                refused |= e.kind() == io::ErrorKind::ConnectionRefused;
+                // rustls speaks through the i/o error that carries it, which may lie in another one.
+                secure &= !has_kind(e, io::ErrorKind::InvalidData);
+                refused |= has_kind(e, io::ErrorKind::ConnectionRefused);
             }
             if let Some(e) = e.downcast_ref::<ConnectorError>() {
                 connector = true;
@@ -274,6 +276,12 @@ impl Asked {
             None => S3Error::Request { source: error },
         }
     }
+}
+
+/// Whether an i/o error, or one that it carries, is of this kind.
+fn has_kind(error: &io::Error, kind: io::ErrorKind) -> bool {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref::<io::Error>());
+    error.kind() == kind || inner.is_some_and(|e| has_kind(e, kind))
 }
 
 fn has<T: Error + 'static>(error: &(dyn Error + 'static)) -> bool {

@@ -16,6 +16,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const PART: usize = 8 << 20;
 /// Parts of one object on their way at once.
@@ -114,7 +115,9 @@ impl Bucket {
     async fn complete(&self, key: &str, upload: &str, parts: &[CompletedPart]) -> Result<End, S3Error> {
         let conditional = self.traits().conditions != Conditions::Absent;
         let completed = CompletedMultipartUpload::builder().set_parts(Some(parts.to_vec())).build();
+        let attempts = AtomicUsize::new(0);
         self.retry(|| async {
+            let again = attempts.fetch_add(1, Ordering::Relaxed) > 0;
             let request = self.client.complete_multipart_upload().bucket(&self.name).upload_id(upload);
             let request = request.key(format!("{}{key}", self.prefix)).multipart_upload(completed.clone());
             let request = if conditional { request.if_none_match("*") } else { request };
@@ -129,6 +132,8 @@ impl Bucket {
                     match self.asked.classify(e) {
                         S3Error::NoSuchKey => Ok(End::Vanished),
                         _ if unknown => Ok(End::Vanished),
+                        // Servers differ in what they say of an upload that they have completed already.
+                        S3Error::AccessDenied { .. } | S3Error::Refused { .. } if again => Ok(End::Vanished),
                         S3Error::Unsupported { .. } if conditional => Ok(End::NoConditions),
                         other => Err(other),
                     }
