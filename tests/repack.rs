@@ -14,7 +14,7 @@ use lifeboat::base::ids::ObjectId;
 use lifeboat::ops::OpsError;
 use lifeboat::ops::access::AccessRequest;
 use lifeboat::ops::copy::{self, CopyReport, CopyRequest, Target};
-use lifeboat::ops::prune::{self as ops, Fate, PruneReport, RepackPlan, RepackReport};
+use lifeboat::ops::prune::{self as ops, Fate, PruneOptions, PruneReport, RepackPlan, RepackReport};
 use lifeboat::pipeline::crypt::{Recipients, object_id};
 use lifeboat::pipeline::sign::{Namespace, SigningKey};
 use lifeboat::policy::model::RepositoryUrl;
@@ -24,7 +24,7 @@ use lifeboat::repository::index::IndexLoader;
 use lifeboat::repository::keys::HostKey;
 use lifeboat::repository::reader::load_refs;
 use lifeboat::repository::state::State;
-use lifeboat::repository::{RepositoryError, layout};
+use lifeboat::repository::{RepositoryError, layout, rebuild};
 use lifeboat::storage::{MemoryStorage, Storage, StorageKey};
 use prune::Pruned;
 use rigged::{Fault, Rigged};
@@ -57,13 +57,17 @@ impl Pruned {
 
     /// As the command does it.
     fn repack(&self) -> Result<(PruneReport, RepackReport), OpsError> {
-        let (access, options, run) = (self.access()?, self.options(), self.run());
+        self.repack_with(&self.options())
+    }
+
+    fn repack_with(&self, options: &PruneOptions) -> Result<(PruneReport, RepackReport), OpsError> {
+        let (access, run) = (self.access()?, self.run());
         let (installation, request) = (self.installation(), self.request());
-        let plan = ops::plan(&access, &self.policy, &options, &run)?;
-        let repack = ops::plan_repack(&installation, &access, &self.policy, &options, &plan, &run)?;
-        let mut report = ops::run(&installation, &access, &request, &plan, &options, &run)?;
+        let plan = ops::plan(&access, &self.policy, options, &run)?;
+        let repack = ops::plan_repack(&installation, &access, &self.policy, options, &plan, &run)?;
+        let mut report = ops::run(&installation, &access, &request, &plan, options, &run)?;
         let access = self.access()?;
-        let done = ops::run_repack(&installation, &access, &request, &self.policy, &options, &repack, &run)?;
+        let done = ops::run_repack(&installation, &access, &request, &self.policy, options, &repack, &run)?;
         if done.replaced > 0 {
             report.add(self.prune()?);
         }
@@ -223,6 +227,38 @@ fn deep_trees_and_archives_that_stay() {
         let known: HashSet<ObjectId> = objects.flat_map(|object| object.archives).map(|archive| archive.id).collect();
         assert!(refs.archives.keys().all(|id| known.contains(id)), "snapshot {}", snapshot.header.id);
     }
+}
+
+/// What takes long is recorded in parts: each is whole, and index objects of one part are replaced by the next.
+#[test]
+fn in_batches() {
+    let (pruned, mut taken) = (new("keep_last = 100"), Taken::new());
+    let mut streams: Vec<(String, Vec<u8>)> = Vec::new();
+    for n in 0..18 {
+        streams.push((format!("f{n}"), noise(n, 60_000)));
+        let streams: Vec<(&str, &[u8])> = streams.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
+        take(&pruned, &mut taken, &streams);
+    }
+    // One index object for all, so that every batch has something to say of what stays.
+    pruned.pass(DAY * 8);
+    let state = pruned.world.state.clone();
+    let (identities, recipients) = (pruned.world.identities(), pruned.world.recipients());
+    let (repository, chain) = (pruned.world.open(), pruned.world.chain());
+    let cancel = Cancel::new();
+    let key = &pruned.world.host_key;
+    rebuild::rebuild(&repository, &chain, &identities, key, &recipients, &state, &cancel).unwrap();
+    let all: Vec<(&str, &[u8])> = streams.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
+    assert!(take(&pruned, &mut taken, &all) < 20_000);
+    let options = PruneOptions { batch_bytes: 130_000, ..pruned.options() };
+    let records = pruned.count(layout::RECORDS);
+    let (_, done) = pruned.repack_with(&options).unwrap();
+    assert_eq!((done.replaced, done.written, done.snapshots), (18, 9, 19));
+    assert_eq!(pruned.count(layout::RECORDS), records + 9);
+    pruned.is_whole(&taken, "repacked");
+    pruned.settle();
+    pruned.is_whole(&taken, "and the old ones gone");
+    assert_eq!(pruned.count(layout::ARCHIVES), 9);
+    assert!(take(&pruned, &mut taken, &all) < 20_000, "dedup goes on");
 }
 
 /// One that dies at any put leaves what was there; the next one goes on.
@@ -561,7 +597,11 @@ fn no_order_of_events_loses_anything() {
                 }
                 3 => drop(pruned.prune().unwrap_or_else(|e| panic!("{what}: {}", full_text(&e)))),
                 4 => {
-                    let (_, done) = pruned.repack().unwrap_or_else(|e| panic!("{what}: {}", full_text(&e)));
+                    // In one go, or with a record for each archive or two.
+                    let batch_bytes = if seed % 2 == 0 { u64::MAX } else { 150_000 };
+                    let options = PruneOptions { batch_bytes, ..pruned.options() };
+                    let done = pruned.repack_with(&options);
+                    let (_, done) = done.unwrap_or_else(|e| panic!("{what}: {}", full_text(&e)));
                     assert!(done.problems.is_empty(), "{what}: {:?}", done.problems);
                     replaced += done.replaced;
                 }

@@ -210,12 +210,8 @@ fn prune_waits_for_the_locks() {
         world.snapshot(&[("a", &noise(seed, 300_000))]);
     }
     let policy = prune::policy("keep_last = 1");
-    let options = PruneOptions {
-        host: world::host(),
-        immediately: false,
-        accept_lost: false,
-        times: Times { youngest: TimeDelta::zero(), grace: TimeDelta::zero() },
-    };
+    let times = Times { youngest: TimeDelta::zero(), grace: TimeDelta::zero() };
+    let options = PruneOptions { times, ..PruneOptions::of(world::host()) };
     let identity = world.dir.path().join("identity.txt");
     let request = AccessRequest { identity: Some(identity), ..AccessRequest::default() };
     let installation =

@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use lifeboat::base::cancel::Cancel;
 use lifeboat::base::events::Events;
 use lifeboat::ops::access::{Access, AccessRequest, Installation};
-use lifeboat::ops::prune::{self, PruneOptions, PrunePlan, PruneReport, Times};
+use lifeboat::ops::prune::{self, PruneOptions, PrunePlan, PruneReport};
 use lifeboat::ops::{OpsError, Run};
 use lifeboat::policy::{self, Policy};
 use lifeboat::repository::chain::Snapshot;
@@ -56,7 +56,7 @@ impl Pruned {
     }
 
     pub fn options(&self) -> PruneOptions {
-        PruneOptions { host: host(), immediately: false, accept_lost: false, times: Times::default() }
+        PruneOptions::of(host())
     }
 
     pub fn access(&self) -> Result<Access, OpsError> {

@@ -6,7 +6,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Align, Paint, Table, printable};
 use crate::cli::session::{Session, argument};
 use crate::ops::access::{Access, AccessRequest, host_name};
-use crate::ops::prune::{self, Amount, Fate, PruneOptions, PrunePlan, PruneReport, Times};
+use crate::ops::prune::{self, Amount, Fate, PruneOptions, PrunePlan, PruneReport};
 use crate::policy::Policy;
 use crate::policy::model::MinFree;
 use serde::Serialize;
@@ -30,15 +30,11 @@ fn prune(session: &Session, args: &PruneArgs) -> Result<Exit, Failure> {
         // What makes room may use the room that writers leave.
         policy.repository.min_free = MinFree::Bytes(0);
     }
-    let options = PruneOptions {
-        host: match &args.host {
-            Some(name) => argument("--host", name)?,
-            None => host_name()?,
-        },
-        immediately: args.now,
-        accept_lost: args.accept_lost,
-        times: Times::default(),
+    let host = match &args.host {
+        Some(name) => argument("--host", name)?,
+        None => host_name()?,
     };
+    let options = PruneOptions { immediately: args.now, accept_lost: args.accept_lost, ..PruneOptions::of(host) };
     let request = AccessRequest { identity: args.identity.clone(), ..AccessRequest::of(&policy) };
     let mut access = Access::open(&session.installation, &request)?;
     let alone = if args.now && !args.dry_run { Some(prune::lock(&access)?) } else { None };

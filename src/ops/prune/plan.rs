@@ -11,6 +11,7 @@ use crate::policy::retention::{self, Candidate, Verdict};
 use crate::repository::chain::{Line, Snapshot};
 use crate::repository::format::{HeaderRef, Outcome};
 use crate::repository::garbage::{self, Stored};
+use crate::repository::repack;
 use crate::repository::trash::{GRACE, Trash, YOUNGEST};
 use crate::storage::StorageKey;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -27,6 +28,8 @@ pub struct PruneOptions {
     /// Give up what is damaged or missing.
     pub accept_lost: bool,
     pub times: Times,
+    /// Stored bytes that a repack replaces before it records what it has done so far.
+    pub batch_bytes: u64,
 }
 
 /// The waiting times of deletion.
@@ -66,6 +69,13 @@ impl Amount {
     pub(super) fn add(&mut self, object: &Stored) {
         self.objects += 1;
         self.bytes = self.bytes.saturating_add(object.length);
+    }
+}
+
+impl PruneOptions {
+    /// Snapshots of this host, in two phases.
+    pub fn of(host: HostName) -> Self {
+        Self { host, immediately: false, accept_lost: false, times: Times::default(), batch_bytes: repack::BATCH }
     }
 }
 

@@ -164,7 +164,7 @@ pub fn run_repack(
         &state,
         &run.cancel,
     );
-    let batches = rewriter.batches();
+    let batches = rewriter.batches(options.batch_bytes);
     for (number, batch) in batches.iter().enumerate() {
         run.events.step(format!("rewriting {} archives ({} of {})", batch.len(), number + 1, batches.len()));
         let changes = rewriter.write(batch)?;

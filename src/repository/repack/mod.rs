@@ -17,7 +17,7 @@
 mod rewrite;
 mod survey;
 
-pub use rewrite::{Change, Rewriter};
+pub use rewrite::{BATCH, Change, Rewriter};
 pub use survey::{ArchiveUse, Fate, Look, Survey, survey};
 
 use crate::repository::RepositoryError;

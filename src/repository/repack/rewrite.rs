@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Stored bytes of old archives after which what has been done so far is recorded.
-const BATCH: u64 = 4 << 30;
+pub const BATCH: u64 = 4 << 30;
 /// Bytes of age headers in one index object: an archive for many recipients has a long one.
 const INDEX_HEADERS: usize = 8 << 20;
 
@@ -86,12 +86,12 @@ impl<'a> Rewriter<'a> {
     }
 
     /// The archives that are to be rewritten, a batch at a time.
-    pub fn batches(&self) -> Vec<Vec<u32>> {
+    pub fn batches(&self, batch_bytes: u64) -> Vec<Vec<u32>> {
         let mut batches: Vec<Vec<u32>> = Vec::new();
-        let mut bytes = u64::MAX;
+        let mut bytes = 0u64;
         for at in &self.survey.chosen {
             let length = self.survey.found.archives[*at as usize].length;
-            if bytes.saturating_add(length) > BATCH {
+            if batches.is_empty() || bytes.saturating_add(length) > batch_bytes {
                 batches.push(Vec::new());
                 bytes = 0;
             }
