@@ -14,6 +14,7 @@
 //! - [`writer`]: a snapshot being written
 //! - [`reader`]: streams being read; reading is verifying
 //! - [`frames`]: frames of archives, read by ranges
+//! - [`parallel`]: several requests at once
 //! - [`scan`]: an archive read whole, its chunks found again
 //! - [`rebuild`]: an index made anew from archives
 //! - [`state`]: what this host remembers
@@ -24,6 +25,7 @@ pub mod frames;
 pub mod index;
 pub mod keys;
 pub mod layout;
+pub mod parallel;
 pub mod reader;
 pub mod rebuild;
 pub mod refs;

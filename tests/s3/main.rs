@@ -10,4 +10,7 @@ mod world;
 mod causes;
 mod conforms;
 mod faults;
+mod journey;
+mod probes;
+mod requests;
 mod snapshots;

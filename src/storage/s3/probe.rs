@@ -3,6 +3,7 @@
 
 use super::S3Storage;
 use super::client::Bucket;
+use super::digest::md5;
 use super::error::S3Error;
 use super::put::{Answer, Stored};
 use super::settings::{Conditions, Digests, ServerTraits};
@@ -148,7 +149,7 @@ impl Bucket {
         match answer {
             Ok(answer) => Ok(Some(answer.status() == Some(&BucketVersioningStatus::Enabled))),
             Err(S3Error::Unsupported { .. }) => Ok(Some(false)),
-            Err(S3Error::AccessDenied { .. } | S3Error::Refused { .. }) => Ok(None),
+            Err(S3Error::AccessDenied { .. } | S3Error::Refused { .. } | S3Error::Untrustworthy { .. }) => Ok(None),
             Err(e) => Err(e),
         }
     }
@@ -179,7 +180,8 @@ impl Bucket {
         let put = self
             .retry(|| async {
                 let request = self.put_request(key).body(ByteStream::from(body.clone()));
-                let request = request.checksum_sha256(BASE64.encode(Sha256::digest(&body)));
+                // Some servers take a lock only with the older of the two digests.
+                let request = request.content_md5(BASE64.encode(md5(&body)));
                 let request = request.object_lock_mode(ObjectLockMode::Compliance).object_lock_retain_until_date(until);
                 request.send().await.map_err(|e| self.asked.classify(e))
             })
