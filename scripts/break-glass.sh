@@ -143,22 +143,51 @@ check_signers() {
         "$work/signer-lines" >"$work/signers"
 }
 
-# open_header FILE: the header's line, when a key that may sign it has, and its name says what it says.
+# open_header FILE: the header's line, when a key that may sign it has, and its name says what it says; with its hash, and
+# whether its signer has been revoked since.
 open_header() {
-    local file=$1 host policy name line
+    local file=$1 host policy name line='' hash revoked
+    hash=$(hash_of "$file")
     name=$(basename "$file" .json)
     policy=$(basename "$(dirname "$file")")
     host=$(basename "$(dirname "$(dirname "$file")")")
-    jq -r --arg host "$host" --arg policy "$policy" --arg sequence "${name%%.*}" --arg hash "$(hash_of "$file")" '
-        ($sequence | tonumber) as $n | .[] | select(.role == "snapshot" and (.hosts | index($host))
-            and (.last_good == null or any(.last_good[]; .host == $host and .policy == $policy
-                and ($n < .sequence or ($n == .sequence and .header == $hash))))) | .key' \
-        "$work/signers" >"$work/keys" 2>/dev/null || return 1
-    line=$(open_signed "$file" lifeboat-snapshot "$work/keys") || return 1
+    for revoked in false true; do
+        jq -r --arg host "$host" --arg policy "$policy" --arg sequence "${name%%.*}" --arg hash "$hash" \
+            --argjson revoked "$revoked" '
+            ($sequence | tonumber) as $n | .[] | select(.role == "snapshot" and (.hosts | index($host))
+                and (.last_good != null) == $revoked
+                and (.last_good == null or any(.last_good[]; .host == $host and .policy == $policy
+                    and ($n < .sequence or ($n == .sequence and .header == $hash))))) | .key' \
+            "$work/signers" >"$work/keys" 2>/dev/null || return 1
+        ! line=$(open_signed "$file" lifeboat-snapshot "$work/keys") || break
+    done
+    [ -n "$line" ] || return 1
     believe "$line" "$file" '.kind == "snapshot" and .host == $host and .policy == $policy
         and $name == ("0000000000\(.sequence)"[-10:] + "." + .id)' \
         --arg host "$host" --arg policy "$policy" --arg name "$name" || return 1
-    printf '%s\n' "$line"
+    jq -c --arg hash "$hash" --argjson revoked "$revoked" '. + {hash: $hash, revoked: $revoked}' <<<"$line"
+}
+
+# Below the last good header of a revoked key only that is its work which this header leads down to, hash by hash. What it
+# contradicts is left out; where one between is gone, what is below stays, and is named.
+check_revoked() {
+    local verdict name
+    jq -cs --slurpfile records "$work/records" --slurpfile signers "$work/signers" '
+        ([.[] | {key: .hash, value: .previous}] + [$records[] | select(.note == "prune") | .removed[]
+            | {key: .header, value: .previous}] | map(select(.value)) | from_entries) as $before
+        | [$signers[][].last_good // [] | .[] | . + {history: [.header | recurse($before[.] // empty)]}] as $good
+        | .[] | . as $header | [$good[] | select(.host == $header.host and .policy == $header.policy)] as $good
+        | . + {verdict: (if (.revoked | not) or any($good[]; any(.history[]; . == $header.hash)) then "good"
+            elif any($good[]; $header.sequence <= .sequence - (.history | length)) then "open" else "forged" end)}' \
+        "$work/header-lines" >"$work/judged"
+    while read -r verdict name; do
+        case $verdict in
+        open) note "$name: its signer has been revoked, and what would link it to the last good one is gone: it may be forged" ;;
+        forged) note "$name: its signer has been revoked, and the last good one does not lead down to it: it is forged" ;;
+        esac
+        forged=1
+    done < <(jq -r 'select(.verdict != "good") | "\(.verdict) \(.id)"' "$work/judged")
+    jq -c 'select(.verdict != "forged")' "$work/judged" >"$work/header-lines"
 }
 
 # open_record FILE: the record's line, when a key that may sign it has.
@@ -202,6 +231,7 @@ read_headers() {
             forged=1
         fi
     done < <(find "$repo/records" -type f -name '*.json' 2>/dev/null | sort)
+    check_revoked
     jq -c --slurpfile records "$work/records" 'reduce ($records[] | select(.tag)) as $r (.;
         if $r.snapshot != .id then . elif $r.note == "tag" then .tags += [$r.tag] else .tags -= [$r.tag] end)
         | .tags |= unique' "$work/header-lines" >"$work/headers"

@@ -1,11 +1,21 @@
 //! `scripts/break-glass.sh` restores what the binary restores, byte for byte and with owners, modes, times, links,
 //! extended attributes and holes; what is damaged or forged it names, and restores the rest.
 
+use lifeboat::base::ids::Sequence;
+use lifeboat::pipeline::sign::Namespace;
+use lifeboat::repository::Repository;
+use lifeboat::repository::chain::Chain;
+use lifeboat::repository::format::{LastGood, SignerAction};
+use lifeboat::repository::keys::{HostKey, IdentityFile};
+use lifeboat::repository::trust::Pin;
+use lifeboat::storage::LocalStorage;
+use lifeboat::storage::local::Reserve;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 struct Site {
     dir: tempfile::TempDir,
@@ -204,4 +214,49 @@ fn refuses_what_is_forged_or_moved() {
     let output = site.break_glass(&["list", "--signer", &foreign]);
     assert_eq!(output.status.code(), Some(4), "{}", text(&output));
     assert!(site.break_glass_restore("latest", "glass").status.success());
+}
+
+/// A key that was stolen and revoked: what it signs below the last good header is told from what it signed there.
+#[test]
+fn a_revoked_key_forges_nothing_below_the_last_good_header() {
+    let site = Site::new();
+    site.lifeboat(&["snapshot"]);
+    site.lifeboat(&["snapshot"]);
+    let host_key = HostKey::load(&site.path("config/host.key")).unwrap();
+    let identity = IdentityFile::load(&site.path("config/identity.txt")).unwrap();
+    let root = identity.root_key_of(host_key.repository.as_ref().unwrap()).unwrap();
+    let storage = Arc::new(LocalStorage::new(site.path("repository"), Reserve::Bytes(0)));
+    let mut repository = Repository::open(storage, &Pin::Derived(identity.possible_repositories())).unwrap();
+    let chain = Chain::load(&repository).unwrap();
+    let all: Vec<_> = chain.all().collect();
+    let (host, policy) = (all[2].header.host.clone(), all[2].header.policy.clone());
+    let last_good = vec![LastGood { host, policy, sequence: Sequence(3), header: all[2].header_id }];
+    let now = chrono::Utc::now();
+    let revoke = SignerAction::Revoke { last_good };
+    repository.add_signer(&root, &host_key.signing.public(), revoke, now).unwrap();
+    let list = || site.break_glass(&["list"]);
+    assert!(list().status.success() && text(&list()).lines().count() == 4, "{}", text(&list()));
+
+    let second = site.path("repository").join(all[1].key.as_str());
+    let true_one = fs::read_to_string(&second).unwrap();
+    let id = all[1].header.id.as_str();
+    let forged_id = format!("{}0badbad0", &id[..17]);
+    let line = true_one.lines().next().unwrap().replacen(id, &forged_id, 1);
+    let forged = second.with_file_name(format!("0000000002.{forged_id}.json"));
+    fs::write(&forged, host_key.signing.sign(Namespace::Snapshot, &line).unwrap()).unwrap();
+    let refuses = |why: &str| {
+        let listed = text(&list());
+        assert_eq!(list().status.code(), Some(4), "{why}: {listed}");
+        assert!(listed.contains(&format!("{forged_id}: its signer has been revoked")), "{why}: {listed}");
+        assert_ne!(site.break_glass_restore(&forged_id, "glass").status.code(), Some(0), "{why}");
+        assert!(!site.path("glass").exists(), "{why}: something was restored");
+        listed
+    };
+    let listed = refuses("beside the true one");
+    assert!(listed.contains(id) && !listed.contains("forked"), "{listed}");
+    fs::remove_file(&second).unwrap();
+    let listed = refuses("in the place of the true one");
+    assert!(listed.contains(&format!("{}: its signer", all[0].header.id)) && listed.contains("may be forged"));
+    // What may be true is there to be restored.
+    assert!(site.break_glass_restore(all[0].header.id.as_str(), "glass").stdout.len() > 10);
 }

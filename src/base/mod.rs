@@ -8,3 +8,4 @@ pub mod secret;
 pub mod stream;
 pub mod time;
 pub mod units;
+pub mod uptime;

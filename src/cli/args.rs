@@ -105,8 +105,20 @@ pub enum Command {
     Diff(DiffArgs),
     /// Restore a snapshot, or a part of it, into a folder.
     Restore(RestoreArgs),
+    /// Give a snapshot a tag: it is kept until untagged (with `keep_tagged`), and can be named by it.
+    Tag(TagArgs),
+    /// Take a tag from a snapshot.
+    Untag(TagArgs),
+    /// Hold a snapshot: no prune removes it until it is released (only `max_age` wins over it).
+    Hold(HoldArgs),
+    /// Let prune decide about a held snapshot again.
+    Release(HoldArgs),
     /// Check that everything stored is still what it was.
     Verify(VerifyArgs),
+    /// Remove the snapshots that the policy's [retention] does not keep, and delete what none needs any more.
+    Prune(PruneArgs),
+    /// Copy a repository to another place: the same snapshots, signatures and bytes.
+    Copy(CopyArgs),
     /// Make lost or damaged helper objects of a repository anew.
     Repair {
         #[command(subcommand)]
@@ -300,18 +312,72 @@ pub struct RestoreArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct TagArgs {
+    /// The snapshot, as for `show`; it must be one of this host's.
+    pub id: String,
+    /// The tag.
+    pub tag: String,
+}
+
+#[derive(Debug, Args)]
+pub struct HoldArgs {
+    /// The snapshot, as for `show`; it must be one of this host's.
+    pub id: String,
+}
+
+#[derive(Debug, Args)]
 pub struct VerifyArgs {
     /// Only these snapshots, named as for `show`.
     #[arg(value_name = "ID")]
     pub ids: Vec<String>,
-    /// Read every stored byte, or so many percent of them (other ones every day), and compare it with its name; needs
-    /// no key.
+    /// Read every stored byte, or so many percent of them (others in every run, until all have been read), and compare
+    /// them with their names; needs no key.
     #[arg(long, value_name = "PERCENT", num_args = 0..=1, require_equals = true, default_missing_value = "100",
         value_parser = clap::value_parser!(u8).range(1..=100))]
     pub read_data: Option<u8>,
     /// Decrypt and check everything, as a restore would; needs the identity.
     #[arg(long, conflicts_with = "read_data")]
     pub deep: bool,
+    #[command(flatten)]
+    pub reading: Reading,
+}
+
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// Say what would become of each snapshot, and why; do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Delete at once what nothing references, instead of condemning it first: for a local repository on a full disk.
+    #[arg(long)]
+    pub now: bool,
+    /// Give up snapshots that are damaged or missing: while there are any, nothing else is removed.
+    #[arg(long)]
+    pub accept_lost: bool,
+    /// Do not ask.
+    #[arg(long)]
+    pub yes: bool,
+    /// Prune this host's snapshots of the policy [default: this host's own].
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
+    /// The identity file with which the root key vouches for this host's key to prune, where it does not yet.
+    #[arg(long, value_name = "FILE", env = "LIFEBOAT_IDENTITY", hide_env_values = true)]
+    pub identity: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct CopyArgs {
+    /// Only these snapshots, named as for `show` [default: all].
+    #[arg(value_name = "ID")]
+    pub ids: Vec<String>,
+    /// Where the copy lies (a folder, or s3://bucket/prefix) [default: every copy that the policy lists].
+    #[arg(long, value_name = "URL")]
+    pub to: Option<String>,
+    /// Print what the copy lacks, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Read every byte of the copy back afterwards.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub read_back: bool,
     #[command(flatten)]
     pub reading: Reading,
 }

@@ -5,7 +5,7 @@
 //! | 0 | done |
 //! | 1 | failed |
 //! | 2 | usage or policy error: nothing was tried |
-//! | 3 | partial: some source failed, the rest is stored |
+//! | 3 | partial: some source or some copy failed, the rest is stored |
 //! | 4 | integrity: something stored is damaged or forged |
 //! | 5 | busy: another run holds this policy |
 //! | 130 | ended by SIGINT (Ctrl-C) |

@@ -5,12 +5,13 @@ use crate::base::cancel::Cancel;
 use crate::base::ids::{ObjectId, Sequence};
 use crate::cli::args::{Global, Reading};
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::output::Output;
+use crate::cli::output::{Output, printable};
 use crate::cli::progress::Progress;
 use crate::ops::Run;
 use crate::ops::access::{Access, AccessRequest, Installation, parse_time, parse_url};
 use crate::policy::{self, Policy};
 use chrono::{DateTime, SubsecRound, Utc};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -63,18 +64,46 @@ impl Session {
             expect: reading.expect.as_deref().map(expected).transpose()?,
             trust_on_first_use: reading.trust_on_first_use,
             host: reading.host.as_deref().map(|text| argument("--host", text)).transpose()?,
+            remembered: true,
         })
     }
 
     /// The repository that is meant, open for reading.
     pub fn open(&self, reading: &Reading) -> Result<Access, Failure> {
-        let access = Access::open(&self.installation, &self.access_request(reading)?)?;
+        self.open_as(&self.access_request(reading)?)
+    }
+
+    /// The same, with every header and record read from the storage: for what looks for damage there.
+    pub fn open_anew(&self, reading: &Reading) -> Result<Access, Failure> {
+        self.open_as(&AccessRequest { remembered: false, ..self.access_request(reading)? })
+    }
+
+    fn open_as(&self, request: &AccessRequest) -> Result<Access, Failure> {
+        let access = Access::open(&self.installation, request)?;
         access.alarms.iter().for_each(|alarm| self.out.alarm(&format!("ALARM: {alarm}")));
         access.notices.iter().for_each(|notice| self.out.alarm(notice));
         for problem in &access.chain.problems {
             self.out.alarm(&format!("{}: {}; `lifeboat verify` says more", problem.key, problem.problem));
         }
         Ok(access)
+    }
+
+    /// Asks before something that cannot be taken back. Without a terminal nobody can answer, so `--yes` must have.
+    pub fn confirm(&self, what: &str, yes: bool) -> Result<(), Failure> {
+        if yes {
+            return Ok(());
+        }
+        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return Err(Failure::usage(format!("this would {what}"), "say --yes if that is meant"));
+        }
+        self.progress.finish();
+        let mut answer = String::new();
+        let asked = write!(io::stderr(), "This will {}. Go on? [y/N] ", printable(what));
+        asked.and_then(|()| io::stdin().read_line(&mut answer)).map_err(|e| Failure::new(Exit::Failed, e))?;
+        match answer.trim() {
+            "y" | "Y" | "yes" => Ok(()),
+            _ => Err(Failure::usage("not confirmed", "nothing was changed")),
+        }
     }
 
     /// A time as people write it.

@@ -1,17 +1,19 @@
 //! Opening a repository: as an installed host, as a sealed one, or as a stranger who has an identity and a URL.
 
 use crate::base::ids::{HostName, ObjectId, PolicyName, RepositoryId, Sequence};
+use crate::ops::copy;
 use crate::ops::storage::{StorageOptions, open_storage};
 use crate::ops::{OpsError, Run};
 use crate::pipeline::crypt::Identities;
 use crate::policy::Policy;
 use crate::policy::model::RepositoryUrl;
-use crate::repository::Repository;
 use crate::repository::chain::{Chain, Snapshot, resolve, rolled_back};
+use crate::repository::headers::HeaderCache;
 use crate::repository::keys::{HostKey, IdentityFile};
 use crate::repository::reader::{ReaderOptions, SnapshotReader};
 use crate::repository::state::State;
 use crate::repository::trust::{ChainHead, Pin};
+use crate::repository::{Repository, RepositoryError};
 use crate::storage::Storage;
 use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, TimeDelta, TimeZone, Utc};
 use std::path::{Path, PathBuf};
@@ -72,6 +74,16 @@ pub struct AccessRequest {
     pub host: Option<HostName>,
     /// `--expect SEQ:HASH`: a header that somebody else remembers, from a notification or a kit.
     pub expect: Option<(Sequence, ObjectId)>,
+    /// Headers and records that this host has verified before are not read again; they are listed all the same. Not for
+    /// what looks for damage, or deletes.
+    pub remembered: bool,
+}
+
+impl AccessRequest {
+    /// A policy's own repository.
+    pub fn of(policy: &Policy) -> Self {
+        Self { policy: Some(policy.clone()), ..Self::default() }
+    }
 }
 
 /// A repository open for reading.
@@ -84,6 +96,8 @@ pub struct Access {
     pub state: Option<Arc<State>>,
     pub policy: Option<PolicyName>,
     pub host: Option<HostName>,
+    /// What is remembered of headers and records, where it may be used.
+    pub headers: Option<HeaderCache>,
     /// The repository holds less than was seen before: it has been rolled back, or the history replaced.
     pub alarms: Vec<String>,
     /// What cannot be excluded, because nothing is remembered here.
@@ -98,7 +112,10 @@ impl Access {
         let url = url.ok_or_else(|| {
             OpsError::usage("no repository is named", "name a policy with -p, or a repository with --repository")
         })?;
-        let options = policy.map_or_else(StorageOptions::stranger, |p| StorageOptions::of(&p.repository));
+        let options = policy.map_or_else(StorageOptions::stranger, |p| match copy::listed(p, url) {
+            Some(listed) => copy::options(&p.repository, listed),
+            None => StorageOptions::of(&p.repository),
+        });
         let options = options.knowing(&installation.state_dir, url);
         let storage = open_storage(url, &options)?;
         let identity = load_identity(installation, request)?;
@@ -109,7 +126,16 @@ impl Access {
             None
         };
         let pin = find_pin(installation, request, storage.as_ref(), state.as_deref(), identity.as_ref())?;
-        let repository = Arc::new(Repository::open(storage, &pin)?);
+        let mut repository = Arc::new(Repository::open(storage.clone(), &pin)?);
+        if let Some(state) = &state
+            && matches!(
+                compare_signers(state, &repository),
+                Err(OpsError::Repository(RepositoryError::SignersMissing { .. }))
+            )
+        {
+            // Another process may have vouched for a key between this one's look at the signers and at the memory.
+            repository = Arc::new(Repository::open(storage, &Pin::Exactly(repository.id().clone()))?);
+        }
         if let Some(state) = &state {
             state.set_pin(&repository.storage().describe(), repository.id())?;
         }
@@ -126,7 +152,14 @@ impl Access {
         if let Some(state) = &state {
             compare_signers(state, &repository)?;
         }
-        let chain = Chain::load(&repository)?;
+        // Remembered before it is looked at: what another process commits meanwhile is seen then, or not remembered yet.
+        let is_named = request.repository.is_some();
+        let recall = |state: &Arc<State>| Remembered::of(state, &repository, is_named);
+        let remembered = state.as_ref().map_or(Ok(Remembered::default()), recall)?;
+        let remembering = state.as_ref().filter(|_| request.remembered);
+        let headers =
+            remembering.and_then(|state| state.header_cache(repository.id(), &repository.storage().describe()));
+        let chain = Chain::load_with(&repository, headers.as_ref())?;
         let mut alarms = Vec::new();
         let mut notices = Vec::new();
         if let Some((sequence, header)) = &request.expect
@@ -135,7 +168,11 @@ impl Access {
             alarms.push(format!("snapshot {sequence} with hash {header} is expected, and it is not there"));
         }
         match &state {
-            Some(state) => alarms.extend(compare_heads(state, &repository, &chain)?),
+            Some(state) => {
+                let (gone_back, behind) = compare_heads(state, &repository, &remembered, &chain)?;
+                alarms.extend(gone_back);
+                notices.extend(behind);
+            }
             None if request.expect.is_none() && chain.all().next().is_some() => notices.push(
                 "nothing is remembered here of this repository: that newer snapshots were removed cannot be excluded \
                  (give --expect SEQ:HASH from a notification or kit)"
@@ -152,11 +189,34 @@ impl Access {
             state,
             policy: request.policy.as_ref().map(|p| p.app.name.clone()),
             host: request.host.clone(),
+            headers,
         })
     }
 
-    /// The snapshots that the command is about, oldest first: of the policy (and host) where one is named.
+    /// The headers as they are by now: what has come since is read from the storage.
+    pub fn reload(&self) -> Result<Chain, OpsError> {
+        self.reload_as(&self.repository)
+    }
+
+    /// The same as another look at this repository sees them, one that knows more signers.
+    pub fn reload_as(&self, repository: &Repository) -> Result<Chain, OpsError> {
+        Ok(Chain::load_with(repository, self.headers.as_ref())?)
+    }
+
+    /// The same repository with its headers as they are by now.
+    pub fn with_chain(self, chain: Chain) -> Self {
+        Self { chain, ..self }
+    }
+
+    /// The snapshots that the command is about, oldest first: of the policy (and host) where one is named. One that a
+    /// prune removed is none of them, even while its header is still there.
     pub fn snapshots(&self) -> Vec<&Snapshot> {
+        let mut all = self.all_snapshots();
+        all.retain(|s| !self.chain.was_pruned(s));
+        all
+    }
+
+    fn all_snapshots(&self) -> Vec<&Snapshot> {
         let wanted = |s: &&Snapshot| {
             self.policy.as_ref().is_none_or(|p| s.header.policy == *p)
                 && self.host.as_ref().is_none_or(|h| s.header.host == *h)
@@ -173,7 +233,14 @@ impl Access {
 
     /// The snapshot that a person means.
     pub fn resolve(&self, name: &str, now: DateTime<Utc>) -> Result<&Snapshot, OpsError> {
-        Ok(resolve(&self.snapshots(), name, parse_time(name, now))?)
+        match resolve(&self.snapshots(), name, parse_time(name, now)) {
+            Ok(found) => Ok(found),
+            // One that was removed may still be whole, and its id is asking for no other: locked storage keeps it.
+            Err(e) => match self.all_snapshots().into_iter().find(|s| s.header.id.as_str() == name) {
+                Some(removed) => Ok(removed),
+                None => Err(e.into()),
+            },
+        }
     }
 
     /// The identities, or the error that says what needs them.
@@ -205,10 +272,49 @@ fn compare_signers(state: &State, repository: &Repository) -> Result<(), OpsErro
     }
 }
 
-/// What this host saw before against what is there now; what is newer is remembered.
-fn compare_heads(state: &State, repository: &Repository, chain: &Chain) -> Result<Vec<String>, OpsError> {
-    let mut alarms = Vec::new();
-    for seen in state.heads(repository.id())? {
+/// What this host remembers of the newest snapshots.
+#[derive(Default)]
+struct Remembered {
+    all: Vec<ChainHead>,
+    /// What a copy was left with, where this is one.
+    copy: Option<Vec<ChainHead>>,
+}
+
+impl Remembered {
+    fn of(state: &State, repository: &Repository, is_named: bool) -> Result<Self, OpsError> {
+        let location = repository.storage().describe();
+        let copy = if is_named && state.is_copy(&location, repository.id())? {
+            Some(state.copy_heads(&location, repository.id())?)
+        } else {
+            None
+        };
+        Ok(Self { all: state.heads(repository.id())?, copy })
+    }
+}
+
+/// What this host saw before against what is there now: alarms, and notices; what is newer is remembered. A copy may
+/// be behind the repository, and not behind what it was left with.
+fn compare_heads(
+    state: &State,
+    repository: &Repository,
+    remembered: &Remembered,
+    chain: &Chain,
+) -> Result<(Vec<String>, Vec<String>), OpsError> {
+    let (mut alarms, mut notices) = (Vec::new(), Vec::new());
+    let Remembered { all, copy } = remembered;
+    for newest in all.iter().filter(|_| copy.is_some()) {
+        match chain.head(&newest.host, &newest.policy) {
+            Some((there, _)) if there >= newest.sequence => {}
+            found => notices.push(format!(
+                "{}/{}: this copy is behind: snapshot {} has been taken, the newest one here is {}",
+                newest.host,
+                newest.policy,
+                newest.sequence,
+                found.map_or_else(|| "none".to_owned(), |(there, _)| there.to_string())
+            )),
+        }
+    }
+    for seen in copy.as_ref().unwrap_or(all) {
         if chain.is_damaged(&seen.host, &seen.policy, seen.sequence) {
             continue;
         }
@@ -227,10 +333,11 @@ fn compare_heads(state: &State, repository: &Repository, chain: &Chain) -> Resul
             state.set_head(repository.id(), &ChainHead { host, policy, sequence, header })?;
         }
     }
-    Ok(alarms)
+    Ok((alarms, notices))
 }
 
-fn load_identity(installation: &Installation, request: &AccessRequest) -> Result<Option<IdentityFile>, OpsError> {
+/// The identity file that a request, its policy or the installation names; absent on a sealed host.
+pub fn load_identity(installation: &Installation, request: &AccessRequest) -> Result<Option<IdentityFile>, OpsError> {
     let policy = request.policy.as_ref().and_then(|p| p.repository.identity.clone());
     let load = |path: &Path| -> Result<Option<IdentityFile>, OpsError> { Ok(Some(IdentityFile::load(path)?)) };
     match (&request.identity, policy) {

@@ -8,14 +8,21 @@
 //! - [`check`]: is everything that a policy names within reach
 //! - [`snapshot`]: capture every source of a policy
 //! - [`verify`]: is everything that is stored still what it was
+//! - [`copy`]: the same repository once more, elsewhere
+//! - [`prune`]: retention, and deleting what nothing references
 //! - [`repair`]: an index made anew
 //! - [`browse`]: list, show, ls, cat, find, diff
+//! - [`mark`]: tag, untag, hold, release
 //! - [`restore`]: a snapshot's streams into a folder
 
 pub mod access;
 pub mod browse;
 pub mod check;
+pub mod copy;
+mod crew;
+pub mod mark;
 pub mod probe;
+pub mod prune;
 pub mod repair;
 pub mod restore;
 pub mod setup;
@@ -29,6 +36,7 @@ use crate::base::ids::SnapshotId;
 use crate::repository::RepositoryError;
 use crate::repository::chain::NameError;
 use crate::sources::SourceError;
+use crate::storage::StorageError;
 use chrono::{DateTime, Utc};
 use std::io::ErrorKind as IoErrorKind;
 use std::path::PathBuf;
@@ -77,8 +85,21 @@ pub enum OpsError {
         #[source]
         source: Box<RepositoryError>,
     },
+    /// A copy could not be made.
+    #[error("copy to {to}")]
+    Copy {
+        to: String,
+        #[source]
+        source: Box<OpsError>,
+    },
+    /// Something is damaged, hidden or doubtful, and what was asked for must not be done on top of it.
+    #[error("{problem}")]
+    Doubt { problem: String, hint: String },
     #[error("another run is at work on policy {policy:?}")]
     Busy { policy: String },
+    /// Writers are at work where something must be alone.
+    #[error("a snapshot is being written to {location}")]
+    Writing { location: String },
     #[error("{what} needs the identity, and none is at hand")]
     NoIdentity { what: &'static str },
     #[error("{action} {}", path.display())]
@@ -97,6 +118,12 @@ pub enum OpsError {
     Cancelled(#[from] Cancelled),
 }
 
+impl From<StorageError> for OpsError {
+    fn from(e: StorageError) -> Self {
+        OpsError::Repository(e.into())
+    }
+}
+
 impl OpsError {
     pub fn usage(problem: impl Into<String>, hint: impl Into<String>) -> Self {
         OpsError::Usage { problem: problem.into(), hint: Some(hint.into()) }
@@ -113,16 +140,18 @@ impl OpsError {
     /// The tier of the failure.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            OpsError::Copy { source, .. } => source.kind(),
             OpsError::Repository(RepositoryError::Cancelled(_))
             | OpsError::Source { source: SourceError::Cancelled(_), .. }
             | OpsError::Cancelled(_) => ErrorKind::Cancelled,
             OpsError::Repository(e) if e.is_integrity() => ErrorKind::Integrity,
             OpsError::InSnapshot { source, .. } if source.is_integrity() => ErrorKind::Integrity,
-            OpsError::Name(NameError::Forked { .. }) => ErrorKind::Integrity,
+            OpsError::Name(NameError::Forked { .. }) | OpsError::Doubt { .. } => ErrorKind::Integrity,
             OpsError::Repository(RepositoryError::ForeignRepository { .. }) => ErrorKind::Integrity,
             OpsError::Name(_) | OpsError::Usage { .. } | OpsError::NoIdentity { .. } => ErrorKind::Usage,
             OpsError::Repository(RepositoryError::Unpinned { .. }) => ErrorKind::Usage,
-            OpsError::Busy { .. } => ErrorKind::Busy,
+            OpsError::Busy { .. } | OpsError::Writing { .. } => ErrorKind::Busy,
+            OpsError::Repository(RepositoryError::Pruning { .. }) => ErrorKind::Busy,
             _ => ErrorKind::Failed,
         }
     }
@@ -130,11 +159,14 @@ impl OpsError {
     /// What a person can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
+            OpsError::Copy { source, .. } => source.hint(),
             OpsError::Repository(e) => e.hint(),
             OpsError::InSnapshot { source, .. } => source.hint(),
             OpsError::Source { source, .. } => source.way_out(),
             OpsError::Usage { hint, .. } | OpsError::Failed { hint, .. } => hint.clone(),
+            OpsError::Doubt { hint, .. } => Some(hint.clone()),
             OpsError::Busy { .. } => Some("wait for it to end; `lifeboat list` shows its snapshot then".to_owned()),
+            OpsError::Writing { .. } => Some("wait for it to end".to_owned()),
             OpsError::NoIdentity { .. } => Some(
                 "name it with --identity FILE or LIFEBOAT_IDENTITY; on a sealed host it lies elsewhere, on purpose"
                     .to_owned(),

@@ -9,10 +9,12 @@ use crate::base::ids::{HostName, PolicyName, SnapshotId, SourceName, StreamName,
 use crate::base::stream::StreamKind;
 use crate::base::time::compact;
 use crate::ops::access::{Access, AccessRequest, Installation, host_name};
+use crate::ops::copy::{self, CopyOutcome, CopyRequest};
 use crate::ops::{OpsError, Run};
 use crate::pipeline::crypt::Recipients;
 use crate::policy::Policy;
-use crate::repository::chain::full_text;
+use crate::repository::RepositoryError;
+use crate::repository::chain::{Chain, full_text};
 use crate::repository::format::{
     Encoding, Header, Outcome, SourceEntry, SourceOutcome, StreamEntry, StreamNote, Trigger,
 };
@@ -20,7 +22,6 @@ use crate::repository::keys::HostKey;
 use crate::repository::reader::{load_manifest, load_refs};
 use crate::repository::state::{self, State};
 use crate::repository::writer::{Committed, SnapshotDraft, SnapshotWriter, StreamWriter, WriterOptions};
-use crate::repository::{RepositoryError, chain::Chain};
 use crate::sources::{Capture, Captured, Memo, MemoKey, Piece, Sink, Source, SourceError, StreamSink};
 use serde::Serialize;
 use std::io::{self, Write};
@@ -59,6 +60,8 @@ pub struct SnapshotPlan {
     pub sources: Vec<PlannedSource>,
     /// What is not ours to back up.
     pub external: Vec<String>,
+    /// Every source of the policy: what leaves one out that counts is no complete snapshot.
+    pub whole: bool,
     #[serde(skip)]
     pub trigger: Trigger,
     #[serde(skip)]
@@ -92,10 +95,14 @@ pub struct SourceReport {
 pub struct SnapshotReport {
     pub header: Header,
     pub sources: Vec<SourceReport>,
+    /// A source that counts failed: the snapshot is partial, and not because only a part was asked for.
+    pub failed: bool,
     /// The repository has been rolled back behind this host's back.
     pub alarm: Option<String>,
     /// What a person should know of the host or the repository.
     pub notices: Vec<String>,
+    /// What became of the policy's copies.
+    pub copies: Vec<CopyOutcome>,
     pub seconds: f64,
 }
 
@@ -116,7 +123,9 @@ pub fn plan(policy: &Policy, sources: &[Box<dyn Source>], options: &SnapshotOpti
         what: s.describe(),
         optional: optional(s.name()),
     });
+    let left_out = sources.iter().map(AsRef::as_ref).any(|s: &dyn Source| !wanted(&s) && !optional(s.name()));
     let plan = SnapshotPlan {
+        whole: !left_out,
         policy: policy.app.name.clone(),
         host: host_name()?,
         repository: policy.repository.url.to_string(),
@@ -145,30 +154,41 @@ pub fn run(
         run.events.step(format!("removed helper container {name}, which a killed run left behind"));
     }
     let host_key = HostKey::load(&installation.host_key())?;
-    let request = AccessRequest { policy: Some(policy.clone()), ..AccessRequest::default() };
-    let access = Access::open(installation, &request)?;
+    let request = AccessRequest { remembered: true, ..AccessRequest::of(policy) };
+    let mut access = Access::open(installation, &request)?;
     if access.identities.is_none() {
         tracing::debug!("no identity at hand: this host is sealed");
     }
     let wanted: Vec<&dyn Source> =
         plan.sources.iter().filter_map(|p| sources.iter().find(|s| *s.name() == p.name)).map(AsRef::as_ref).collect();
-    let attempt = || take(&access, policy, plan, &wanted, &host_key, &state, run);
-    let (committed, reports, alarm) = match attempt() {
+    // What a copy remembers counts as if this host did: the writer alarms, and takes the number behind it.
+    let lookout = copy::look_out(&access, policy, &plan.host, run)?;
+    if let Some(head) = &lookout.head {
+        state.set_head(access.repository.id(), head)?;
+    }
+    let (committed, reports, alarm) = match take(&access, policy, plan, &wanted, &host_key, &state, run) {
         // Something pruned what this run counted on; what is known now is read anew, once.
         Err(OpsError::Repository(RepositoryError::ReferencedGone { id })) => {
-            run.events.step(format!("archive {id} vanished meanwhile: taking the snapshot again"));
-            attempt()?
+            run.events.step(format!("object {id} vanished meanwhile: taking the snapshot again"));
+            access = Access::open(installation, &request)?;
+            take(&access, policy, plan, &wanted, &host_key, &state, run)?
         }
         other => other?,
     };
-    prove(&access, &committed)?;
+    let chain = prove(&access, &committed)?;
     drop(lock);
-    let notices = new_lineage(&access, &committed.header).into_iter().collect();
+    let notices = new_lineage(&access, &committed.header).into_iter().chain(lookout.notices).collect();
+    let optional = |r: &SourceReport| plan.sources.iter().any(|p| p.name == r.name && p.optional);
+    // The snapshot stands, whatever becomes of its copies.
+    let access = access.with_chain(chain);
+    let copies = copy::every(&access, policy, &lookout.silent, &CopyRequest::default(), run);
     Ok(SnapshotReport {
+        failed: reports.iter().any(|r| r.outcome == SourceOutcome::Failed && !optional(r)),
         header: committed.header,
         sources: reports,
-        alarm,
+        alarm: lookout.alarm.or(alarm),
         notices,
+        copies,
         seconds: begun.elapsed().as_secs_f64(),
     })
 }
@@ -185,8 +205,8 @@ fn new_lineage(access: &Access, header: &Header) -> Option<String> {
 }
 
 /// Reads the header back through the whole chain of trust, and what hangs from it.
-fn prove(access: &Access, committed: &Committed) -> Result<(), OpsError> {
-    let chain = Chain::load(&access.repository)?;
+fn prove(access: &Access, committed: &Committed) -> Result<Chain, OpsError> {
+    let chain = access.reload()?;
     let header = &committed.header;
     let found = chain.line(&header.host, &header.policy).iter().find(|s| s.header_id == committed.header_id);
     let snapshot = found.ok_or_else(|| {
@@ -199,7 +219,7 @@ fn prove(access: &Access, committed: &Committed) -> Result<(), OpsError> {
     if let Some(identities) = &access.identities {
         load_manifest(&access.repository, snapshot, identities)?;
     }
-    Ok(())
+    Ok(chain)
 }
 
 type Taken = (Committed, Vec<SourceReport>, Option<String>);
@@ -282,10 +302,10 @@ fn nothing_captured(reports: &[SourceReport]) -> OpsError {
     }
 }
 
-/// `complete`, unless a source that counts failed or something is oddly small.
+/// `complete`, unless a source that counts failed or was left out, or something is oddly small.
 fn judge(plan: &SnapshotPlan, reports: &[SourceReport]) -> Outcome {
     let counts = |r: &&SourceReport| plan.sources.iter().any(|p| p.name == r.name && !p.optional);
-    if reports.iter().filter(counts).any(|r| r.outcome == SourceOutcome::Failed) {
+    if !plan.whole || reports.iter().filter(counts).any(|r| r.outcome == SourceOutcome::Failed) {
         Outcome::Partial
     } else if reports.iter().any(|r| r.outcome == SourceOutcome::Suspect) {
         Outcome::Suspect

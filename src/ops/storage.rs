@@ -2,11 +2,14 @@
 
 use crate::ops::{OpsError, probe};
 use crate::policy::model::{Credentials, MinFree, Repository, RepositoryUrl};
-use crate::repository::RepositoryError;
+use crate::repository::{RepositoryError, layout};
 use crate::storage::local::Reserve;
 use crate::storage::s3::credentials::CredentialSource;
+use crate::storage::s3::lock::LockSettings;
+use crate::storage::s3::probe::SCRATCH;
 use crate::storage::s3::settings::{Pace, S3Settings, ServerTraits};
 use crate::storage::{LocalStorage, S3Storage, Storage};
+use chrono::TimeDelta;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,6 +98,13 @@ pub fn s3_settings(bucket: &str, prefix: &str, options: &StorageOptions) -> S3Se
         credentials,
         path_style: options.path_style,
         limit_upload: options.limit_upload,
+        object_lock: options.object_lock.and_then(|period| TimeDelta::from_std(period).ok()).map(|period| {
+            LockSettings {
+                period,
+                // What a prune and a probe have dealt with must go away again.
+                exempt: vec![layout::TRASH.to_owned(), SCRATCH.to_owned()],
+            }
+        }),
         server: options.server,
         pace: Pace::default(),
     }

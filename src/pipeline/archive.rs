@@ -67,10 +67,9 @@ impl ArchiveWriter {
         Ok(Self { writer, buffer, header, frames: Vec::new(), chunks: 0, position: 0 })
     }
 
-    /// Compresses, checks and seals a segment.
-    pub fn add(&mut self, segment: &Segment, encoder: &mut FrameEncoder) -> Result<(), PipelineError> {
-        let frame = encoder.encode(segment.plain())?;
-        self.write(&frame)?;
+    /// Seals a segment that has been compressed to `frame`.
+    pub fn push(&mut self, segment: &Segment, frame: &[u8]) -> Result<(), PipelineError> {
+        self.write(frame)?;
         let length = frame.len() as u32;
         self.frames.push(FramePlace { offset: self.position, length, chunks: segment.chunks().to_vec() });
         self.position += length;
@@ -300,7 +299,7 @@ mod tests {
                 segment.push(key.id(&chunk), &chunk);
                 chunks.push(chunk);
             }
-            writer.add(&segment, &mut encoder).unwrap();
+            writer.push(&segment, &encoder.encode(segment.plain()).unwrap()).unwrap();
         }
         (writer.finish(&mut encoder).unwrap(), Identities::new(vec![Identity::X25519(identity)]), chunks)
     }

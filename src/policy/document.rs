@@ -158,6 +158,12 @@ impl fmt::Display for Text<'_> {
 
 pub(super) type Value<'a> = Spanned<DeValue<'a>>;
 
+/// An entry of an array that takes strings and tables.
+pub(super) enum Item<'a> {
+    Text(Text<'a>),
+    Table(Table<'a>),
+}
+
 /// A table of the document. [`Table::finish`] reports the fields that nobody asked for.
 pub(super) struct Table<'a> {
     pub report: &'a Report<'a>,
@@ -322,6 +328,26 @@ impl<'a> Table<'a> {
                 None
             }
         }
+    }
+
+    /// An array of strings and tables, in any mixture.
+    pub fn items(&self, field: &'static str) -> Vec<Item<'a>> {
+        let Some(value) = self.get(field) else { return Vec::new() };
+        let DeValue::Array(items) = value.get_ref() else {
+            // Says what it should be.
+            self.texts(field, true);
+            return Vec::new();
+        };
+        let item = |item: &'a Value<'a>| match item.get_ref() {
+            DeValue::Table(entries) => Some(Item::Table(self.child(field, item, entries))),
+            DeValue::String(_) => self.as_text(field, item).map(Item::Text),
+            other => {
+                let message = format!("an entry of {field:?} must be a string or a table, found {}", article(other));
+                self.report.error(item.span().start, message);
+                None
+            }
+        };
+        items.iter().filter_map(item).collect()
     }
 
     /// A program and its arguments.

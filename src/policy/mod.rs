@@ -7,6 +7,7 @@ pub mod find;
 mod load;
 pub mod model;
 pub mod nearest;
+pub mod retention;
 pub mod schedule;
 mod show;
 mod values;

@@ -85,7 +85,27 @@ pub struct Repository {
     /// zstd level, 1 to 19.
     pub compression: i32,
     pub min_free: MinFree,
-    pub copies: Vec<RepositoryUrl>,
+    pub copies: Vec<CopyTo>,
+}
+
+/// A further repository that every snapshot is copied to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CopyTo {
+    pub url: RepositoryUrl,
+    /// How it is reached. Absent: as the repository itself is.
+    pub reach: Option<Reach>,
+}
+
+/// How an object store is reached.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reach {
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    pub credentials: Credentials,
+    pub path_style: bool,
+    /// Bytes per second.
+    pub limit_upload: Option<u64>,
+    pub object_lock: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,9 +5,9 @@
 
 use crate::base::units::{format_duration, format_size};
 use crate::policy::model::{
-    App, Credentials, Databases, Drill, DrillPostgres, Fingerprint, HealthCheck, HealthKind, Hooks, MinFree, Notify,
-    NotifyChannel, NotifyOn, NotifyTarget, OnRollback, Pin, Policy, Repository, RepositoryUrl, Retention, Rollback,
-    Schedule, SecretRef, SourcePolicy, SourceSpec, Target, Via, When,
+    App, CopyTo, Credentials, Databases, Drill, DrillPostgres, Fingerprint, HealthCheck, HealthKind, Hooks, MinFree,
+    Notify, NotifyChannel, NotifyOn, NotifyTarget, OnRollback, Pin, Policy, Repository, RepositoryUrl, Retention,
+    Rollback, Schedule, SecretRef, SourcePolicy, SourceSpec, Target, Via, When,
 };
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -126,14 +126,8 @@ fn repository(out: &mut Writer, repository: &Repository) {
     out.text("url", &repository_url(&repository.url));
     out.maybe("endpoint", repository.endpoint.as_ref());
     out.maybe("region", repository.region.as_ref());
-    if is_s3(&repository.url) || repository.copies.iter().any(is_s3) {
-        let credentials = match &repository.credentials {
-            Credentials::Default => "default".to_owned(),
-            Credentials::Env => "env".to_owned(),
-            Credentials::Profile(name) => format!("profile:{name}"),
-            Credentials::File(path) => format!("file:{}", path.display()),
-        };
-        out.text("credentials", &credentials);
+    if is_s3(&repository.url) || repository.copies.iter().any(|copy| copy.reach.is_none() && is_s3(&copy.url)) {
+        out.text("credentials", &credentials(&repository.credentials));
         out.raw("path_style", repository.path_style);
         out.maybe("object_lock", repository.object_lock.map(format_duration).as_ref());
     }
@@ -142,8 +136,36 @@ fn repository(out: &mut Writer, repository: &Repository) {
     out.maybe("identity", repository.identity.as_deref().map(path_text).as_ref());
     out.raw("compression", repository.compression);
     out.text("min_free", &min_free(repository.min_free));
-    let copies: Vec<String> = repository.copies.iter().map(repository_url).collect();
-    out.list("copies", &copies);
+    if !repository.copies.is_empty() {
+        let copies: Vec<String> = repository.copies.iter().map(copy).collect();
+        out.raw("copies", format!("[{}]", copies.join(", ")));
+    }
+}
+
+fn credentials(credentials: &Credentials) -> String {
+    match credentials {
+        Credentials::Default => "default".to_owned(),
+        Credentials::Env => "env".to_owned(),
+        Credentials::Profile(name) => format!("profile:{name}"),
+        Credentials::File(path) => format!("file:{}", path.display()),
+    }
+}
+
+/// A string, or an inline table for a copy that is reached in a way of its own.
+fn copy(copy: &CopyTo) -> String {
+    let url = quoted(&repository_url(&copy.url));
+    let Some(reach) = &copy.reach else { return url };
+    let text = |field: &str, value: Option<String>| value.map(|value| format!("{field} = {}", quoted(&value)));
+    let fields = [
+        Some(format!("url = {url}")),
+        text("endpoint", reach.endpoint.clone()),
+        text("region", reach.region.clone()),
+        text("credentials", Some(credentials(&reach.credentials))),
+        Some(format!("path_style = {}", reach.path_style)),
+        text("object_lock", reach.object_lock.map(format_duration)),
+        text("limit_upload", reach.limit_upload.map(|rate| format!("{}/s", format_size(rate)))),
+    ];
+    format!("{{ {} }}", fields.into_iter().flatten().collect::<Vec<_>>().join(", "))
 }
 
 fn schedule(out: &mut Writer, schedule: &Schedule) {

@@ -4,13 +4,13 @@
 //! damage. Two headers of one sequence are a fork: both restorable, neither is `latest`.
 
 use crate::base::ids::{HostName, ObjectId, PolicyName, Sequence, SnapshotId, Tag};
-use crate::pipeline::crypt::object_id;
 use crate::pipeline::limits;
-use crate::repository::format::{Header, HeaderRef, Note, Outcome};
+use crate::repository::format::{Header, HeaderRef, Note, Outcome, Record};
+use crate::repository::headers::{self, HeaderCache};
 use crate::repository::{Repository, RepositoryError, layout};
 use crate::storage::StorageKey;
 use chrono::{DateTime, Utc};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// One snapshot: its verified header.
 #[derive(Debug, Clone)]
@@ -44,30 +44,43 @@ pub struct Chain {
     /// By host and policy, oldest first.
     snapshots: BTreeMap<Line, Vec<Snapshot>>,
     pruned: HashMap<Line, Vec<HeaderRef>>,
+    newest_records: HashMap<Line, DateTime<Utc>>,
     pub problems: Vec<ChainProblem>,
 }
 
 impl Chain {
-    /// Reads and verifies every header and record.
+    /// Reads and verifies every header and record from the storage.
     pub fn load(repository: &Repository) -> Result<Self, RepositoryError> {
+        Self::load_with(repository, None)
+    }
+
+    /// The same; what was verified before need not be read again. Damage of what is remembered stays unseen, so whoever
+    /// asks for damage, or deletes, calls [`Chain::load`].
+    pub fn load_with(repository: &Repository, cache: Option<&HeaderCache>) -> Result<Self, RepositoryError> {
         let mut chain = Chain::default();
-        for object in repository.storage().list(layout::SNAPSHOTS)? {
-            let read = repository.get(&object.key, limits::SIGNED);
-            let verified =
-                read.and_then(|bytes| Ok((repository.verify_header(&object.key, &bytes)?, object_id(&bytes))));
-            match verified {
-                Ok((header, header_id)) => chain.add(object.key, header, header_id),
+        let mut revoked: HashMap<ObjectId, Vec<HeaderRef>> = HashMap::new();
+        let verify = |key: &StorageKey, bytes: &[u8]| repository.verify_header(key, bytes);
+        headers::read_all(repository, layout::SNAPSHOTS, limits::SIGNED, cache, verify, |key, read| {
+            match read {
+                Ok(verified) => {
+                    if !verified.last_good.is_empty() {
+                        revoked.insert(verified.id, verified.last_good);
+                    }
+                    chain.add(key, verified.value, verified.id);
+                }
                 Err(e @ RepositoryError::SignersMissing { .. }) => return Err(e),
                 // Listed, and gone since: a prune's work, or else a gap.
                 Err(RepositoryError::Missing { .. }) => {}
                 Err(e) if e.is_integrity() => {
-                    let snapshot = layout::parse_header(&object.key).map(|place| place.id);
-                    chain.problems.push(ChainProblem { key: object.key, problem: full_text(&e), snapshot });
+                    let snapshot = layout::parse_header(&key).map(|place| place.id);
+                    chain.problems.push(ChainProblem { key, problem: full_text(&e), snapshot });
                 }
                 Err(e) => return Err(e),
             }
-        }
-        chain.load_records(repository)?;
+            Ok(())
+        })?;
+        chain.load_records(repository, cache)?;
+        chain.check_revoked(&revoked);
         chain.check_order();
         Ok(chain)
     }
@@ -85,25 +98,29 @@ impl Chain {
         });
     }
 
-    fn load_records(&mut self, repository: &Repository) -> Result<(), RepositoryError> {
-        let mut records = Vec::new();
-        for object in repository.storage().list(layout::RECORDS)? {
-            let read = repository.get(&object.key, limits::REFS);
-            match read.and_then(|bytes| repository.verify_record(&object.key, &bytes)) {
-                Ok(record) => records.push(record),
+    fn load_records(&mut self, repository: &Repository, cache: Option<&HeaderCache>) -> Result<(), RepositoryError> {
+        let mut records: Vec<Record> = Vec::new();
+        let verify = |key: &StorageKey, bytes: &[u8]| repository.verify_record(key, bytes).map(|r| (r, Vec::new()));
+        headers::read_all(repository, layout::RECORDS, limits::REFS, cache, verify, |key, read| {
+            match read {
+                Ok(verified) => records.push(verified.value),
                 Err(e) if e.is_integrity() => {
-                    self.problems.push(ChainProblem { key: object.key, problem: full_text(&e), snapshot: None });
+                    self.problems.push(ChainProblem { key, problem: full_text(&e), snapshot: None });
                 }
                 Err(e) => return Err(e),
             }
-        }
-        // Keys begin with the time, so records come in the order in which they were written.
+            Ok(())
+        })?;
+        // In the order in which they were written: whoever writes a record dates it behind those that are there. (A sort
+        // that keeps the order of keys where two have one time all the same.)
+        records.sort_by_key(|record| record.time);
         for record in records {
-            let line = (record.host, record.policy);
+            let line: Line = (record.host, record.policy);
+            self.newest_records.insert(line.clone(), record.time);
             match record.note {
                 Note::Prune { removed } => self.pruned.entry(line).or_default().extend(removed),
                 Note::Tag { snapshot, tag } => self.change(&line, &snapshot, |s| {
-                    s.tags.insert(tag);
+                    s.tags.insert(tag.clone());
                 }),
                 Note::Untag { snapshot, tag } => self.change(&line, &snapshot, |s| {
                     s.tags.remove(&tag);
@@ -115,10 +132,50 @@ impl Chain {
         Ok(())
     }
 
-    fn change(&mut self, line: &Line, id: &SnapshotId, change: impl FnOnce(&mut Snapshot)) {
+    fn change(&mut self, line: &Line, id: &SnapshotId, change: impl Fn(&mut Snapshot)) {
         let snapshots = self.snapshots.get_mut(line);
-        if let Some(snapshot) = snapshots.and_then(|list| list.iter_mut().find(|s| s.header.id == *id)) {
+        // One id may stand in two headers where somebody forged the second: a hold is for both.
+        for snapshot in snapshots.into_iter().flatten().filter(|s| s.header.id == *id) {
             change(snapshot);
+        }
+    }
+
+    /// Of what a revoked key signed, only that is good which the headers that its revocation names lead down to, hash by
+    /// hash: whoever has the key can sign another header for any sequence below them. `revoked` has the named ones for
+    /// each such header.
+    fn check_revoked(&mut self, revoked: &HashMap<ObjectId, Vec<HeaderRef>>) {
+        if revoked.is_empty() {
+            return;
+        }
+        for (line, snapshots) in &mut self.snapshots {
+            let removed = self.pruned.get(line).map_or(&[][..], Vec::as_slice);
+            let mut links: HashMap<ObjectId, Option<ObjectId>> =
+                removed.iter().map(|removed| (removed.header, removed.previous)).collect();
+            links.extend(snapshots.iter().map(|s| (s.header_id, s.header.previous)));
+            let mut histories: HashMap<ObjectId, History> = HashMap::new();
+            for good in snapshots.iter().filter_map(|s| revoked.get(&s.header_id)).flatten() {
+                histories.entry(good.header).or_insert_with(|| History::of(good, &links));
+            }
+            snapshots.retain(|snapshot| {
+                let Some(named) = revoked.get(&snapshot.header_id) else { return true };
+                let histories = || named.iter().filter_map(|good| histories.get(&good.header));
+                if histories().any(|history| history.headers.contains(&snapshot.header_id)) {
+                    return true;
+                }
+                // Where something between is gone, it may be true all the same: it stays, and is told.
+                let is_open = histories().any(|history| snapshot.header.sequence < history.lowest);
+                let problem = if is_open {
+                    "its signer has been revoked, and what would link it to the last good one is gone: it may be forged"
+                } else {
+                    "its signer has been revoked, and the last good one does not lead down to it: it is forged"
+                };
+                self.problems.push(ChainProblem {
+                    key: snapshot.key.clone(),
+                    problem: problem.to_owned(),
+                    snapshot: Some(snapshot.header.id.clone()),
+                });
+                is_open
+            });
         }
     }
 
@@ -176,6 +233,21 @@ impl Chain {
         self.pruned.get(&line).into_iter().flatten().any(|removed| removed.header == snapshot.header_id)
     }
 
+    /// Whether a prune record removed the header of this hash.
+    pub fn is_removed(&self, header: &ObjectId) -> bool {
+        self.pruned.values().flatten().any(|removed| removed.header == *header)
+    }
+
+    /// What prune records say was removed of a line.
+    pub fn pruned(&self, line: &Line) -> &[HeaderRef] {
+        self.pruned.get(line).map_or(&[], Vec::as_slice)
+    }
+
+    /// The time of the newest record of a host and policy: one that is written now must be later.
+    pub fn newest_record(&self, host: &HostName, policy: &PolicyName) -> Option<DateTime<Utc>> {
+        self.newest_records.get(&(host.clone(), policy.clone())).copied()
+    }
+
     /// Every snapshot, by host and policy, oldest first.
     pub fn all(&self) -> impl DoubleEndedIterator<Item = &Snapshot> {
         self.snapshots.values().flatten()
@@ -215,6 +287,27 @@ impl Chain {
         let mut hashes = all.iter().filter(|(s, _)| *s == highest);
         let first = hashes.next().map(|(_, hash)| *hash);
         Some((highest, if hashes.next().is_some() { None } else { first }))
+    }
+}
+
+/// What a header leads down to.
+struct History {
+    headers: HashSet<ObjectId>,
+    /// The lowest sequence that it reaches.
+    lowest: Sequence,
+}
+
+impl History {
+    fn of(good: &HeaderRef, links: &HashMap<ObjectId, Option<ObjectId>>) -> Self {
+        let mut history = Self { headers: HashSet::from([good.header]), lowest: good.sequence };
+        let mut at = good.header;
+        while let Some(Some(previous)) = links.get(&at)
+            && history.headers.insert(*previous)
+        {
+            at = *previous;
+            history.lowest = Sequence(history.lowest.0.saturating_sub(1));
+        }
+        history
     }
 }
 

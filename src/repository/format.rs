@@ -169,6 +169,9 @@ pub struct Record {
 pub struct HeaderRef {
     pub sequence: Sequence,
     pub header: ObjectId,
+    /// The header that it named as the one before it: so a chain of hashes leads across what a prune removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<ObjectId>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

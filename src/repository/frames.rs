@@ -45,6 +45,20 @@ impl Frames {
 
     /// The plain bytes of the frame at `offset` of an archive's plaintext, `length` bytes long there.
     pub fn frame(&self, archive: &IndexArchive, offset: u32, length: u32) -> Result<Arc<Vec<u8>>, RepositoryError> {
+        match self.frame_as_it_is(archive, offset, length) {
+            Err(e) if e.is_integrity() && self.repository.look_behind(&layout::archive(archive.id))? => {
+                self.frame_as_it_is(archive, offset, length)
+            }
+            other => other,
+        }
+    }
+
+    fn frame_as_it_is(
+        &self,
+        archive: &IndexArchive,
+        offset: u32,
+        length: u32,
+    ) -> Result<Arc<Vec<u8>>, RepositoryError> {
         let at = (archive.id, offset);
         if let Some(frame) = lock(&self.frames).get(&at) {
             return Ok(frame);

@@ -9,9 +9,10 @@ use crate::pipeline::crypt::{self, Identities, Recipients, SealedObject, object_
 use crate::pipeline::{PipelineError, limits};
 use crate::repository::format::{self, FORMAT, IndexArchive, IndexChunk, IndexObject, Notes};
 use crate::repository::table::ChunkTable;
+use crate::repository::trash::Condemned;
 use crate::repository::{Repository, RepositoryError, layout};
 use crate::storage::StorageKey;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -137,7 +138,7 @@ pub enum Usable<'a> {
     /// A writer: what is stored with that length, not condemned, sealed to the same recipients, under the same key.
     Writer {
         stored: &'a HashMap<ObjectId, u64>,
-        condemned: &'a HashSet<ObjectId>,
+        condemned: &'a Condemned,
         recipients: RecipientSetId,
         dedup: DedupKeyId,
     },

@@ -2,7 +2,7 @@
 
 use crate::base::ids::{HostName, ObjectId, PolicyName, Sequence, SnapshotId};
 use crate::base::time::compact;
-use crate::storage::StorageKey;
+use crate::storage::{StorageError, StorageKey};
 use chrono::{DateTime, Utc};
 
 pub const REPOSITORY: &str = "repository.json";
@@ -49,6 +49,11 @@ pub fn header(host: &HostName, policy: &PolicyName, sequence: Sequence, id: &Sna
     key(format!("{SNAPSHOTS}{host}/{policy}/{:010}.{id}.json", sequence.0))
 }
 
+/// Where the headers of one host and policy lie.
+pub fn line(host: &HostName, policy: &PolicyName) -> String {
+    format!("{SNAPSHOTS}{host}/{policy}/")
+}
+
 /// The beginning of the key of a header whose id is not known.
 pub fn header_prefix(host: &HostName, policy: &PolicyName, sequence: Sequence) -> StorageKey {
     key(format!("{SNAPSHOTS}{host}/{policy}/{:010}", sequence.0))
@@ -58,6 +63,11 @@ pub fn header_prefix(host: &HostName, policy: &PolicyName, sequence: Sequence) -
 /// a newer name is none. As text, because the time may be one that no key can hold.
 pub fn dated(prefix: &str, time: DateTime<Utc>, id: ObjectId) -> String {
     format!("{prefix}{}-{}.json", compact(time), &id.to_hex()[..8])
+}
+
+/// The same as a key, for an object that is to be written.
+pub fn dated_key(prefix: &str, time: DateTime<Utc>, id: ObjectId) -> Result<StorageKey, StorageError> {
+    dated(prefix, time, id).parse()
 }
 
 /// The id that an object's key claims. Only the one key that the id would be stored under counts: an object elsewhere

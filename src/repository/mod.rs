@@ -9,19 +9,23 @@
 //! - [`keys`]: identity, root key, host key file
 //! - [`trust`]: who may sign what; opening and creating a repository
 //! - [`chain`]: the headers of a repository, their order, gaps and forks
+//! - [`headers`]: headers and records read at once, and remembered
 //! - [`index`], [`table`], [`refs`]: where chunks lie
+//! - [`parallel`]: small objects fetched many at once
 //! - [`tree`]: a stream's chunk ids
 //! - [`writer`]: a snapshot being written
 //! - [`reader`]: streams being read; reading is verifying
 //! - [`frames`]: frames of archives, read by ranges
-//! - [`parallel`]: several requests at once
 //! - [`scan`]: an archive read whole, its chunks found again
 //! - [`rebuild`]: an index made anew from archives
+//! - [`trash`], [`garbage`]: what nothing references any more, condemned first and deleted later
 //! - [`state`]: what this host remembers
 
 pub mod chain;
 pub mod format;
 pub mod frames;
+pub mod garbage;
+pub mod headers;
 pub mod index;
 pub mod keys;
 pub mod layout;
@@ -32,6 +36,7 @@ pub mod refs;
 pub mod scan;
 pub mod state;
 pub mod table;
+pub mod trash;
 pub mod tree;
 pub mod trust;
 pub mod writer;
@@ -100,8 +105,11 @@ pub enum RepositoryError {
         source: rusqlite::Error,
     },
     /// An archive that this snapshot uses vanished, or was condemned, while it was being written.
-    #[error("archive {id} vanished while the snapshot was being written")]
+    #[error("object {id} vanished while the snapshot was being written")]
     ReferencedGone { id: crate::base::ids::ObjectId },
+    /// A prune that deletes at once holds the repository.
+    #[error("a prune is deleting at once in {location}")]
+    Pruning { location: String },
     #[error("two snapshots of {host}/{policy} carry sequence {sequence}: the history has been forked")]
     Fork { host: String, policy: String, sequence: u64 },
     #[error(transparent)]
@@ -163,6 +171,7 @@ impl RepositoryError {
                 "restore the object from a copy of the repository; without one, vouch anew with the root key"
             }
             RepositoryError::ReferencedGone { .. } => "run the snapshot again",
+            RepositoryError::Pruning { .. } => "wait for it to end",
             e if e.is_integrity() => "`lifeboat verify` names every damaged object and the snapshots that it costs",
             _ => return None,
         };

@@ -1,35 +1,39 @@
-//! Several requests to a storage at once: on a server that is 40 ms away, one after the other is what costs.
+//! Small objects fetched many at once: from an object store each takes a round trip, whatever its size.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-/// Requests at once. Each may hold an object of up to a few MiB.
-pub const AT_ONCE: usize = 8;
+/// Fetches that run at once: enough to hide the latency of an object store.
+const AT_ONCE: usize = 32;
 
-/// Does the work for every item, several at once, and gives the results in the items' order.
-pub fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    if items.len() < 2 {
-        return items.iter().map(work).collect();
+/// Refs to hold in memory at once: those of a large snapshot have some hundred kilobytes.
+pub const REFS_AT_ONCE: usize = 32;
+
+/// What `work` makes of every item, in their order. The caller bounds the items, and so the memory.
+pub fn at_once<I: Sync, O: Send>(items: &[I], work: impl Fn(&I) -> O + Sync) -> Vec<O> {
+    if let [one] = items {
+        return vec![work(one)];
     }
-    let results: Vec<Mutex<Option<R>>> = items.iter().map(|_| Mutex::new(None)).collect();
     let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<(usize, O)>> = Mutex::new(Vec::with_capacity(items.len()));
     std::thread::scope(|scope| {
-        for _ in 0..items.len().min(AT_ONCE) {
+        for _ in 0..AT_ONCE.min(items.len()) {
             scope.spawn(|| {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
-                    let (Some(item), Some(result)) = (items.get(at), results.get(at)) else { return };
-                    *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(work(item));
+                    let Some(item) = items.get(at) else { return };
+                    let one = work(item);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).push((at, one));
                 }
             });
         }
     });
-    // A thread that panics makes the scope panic: every result is there.
-    results.into_iter().filter_map(|result| result.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_unstable_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, one)| one).collect()
 }
 
-/// Two pieces of work at once.
+/// Two pieces of work at once; the first is absent if its thread panicked.
 pub fn both<A: Send, B: Send>(a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B) -> (Option<A>, B) {
     std::thread::scope(|scope| {
         let a = scope.spawn(a);
@@ -41,16 +45,23 @@ pub fn both<A: Send, B: Send>(a: impl FnOnce() -> A + Send, b: impl FnOnce() -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Barrier;
 
     #[test]
-    fn results_keep_the_order_and_the_work_overlaps() {
-        let items: Vec<usize> = (0..100).collect();
-        let doubled: Vec<usize> = items.iter().map(|n| n * 2).collect();
-        assert_eq!(map(&items, |n| n * 2), doubled);
-        // Ends only if all of them are at work at the same time.
-        let barrier = Barrier::new(AT_ONCE);
-        map(&items[..AT_ONCE], |_| barrier.wait().is_leader());
-        assert_eq!(both(|| 1, || 2), (Some(1), 2));
+    fn both_are_at_work_together() {
+        let barrier = std::sync::Barrier::new(2);
+        let (a, b) = both(|| barrier.wait().is_leader(), || barrier.wait().is_leader());
+        assert!(a.is_some_and(|a| a != b));
+    }
+
+    #[test]
+    fn answers_come_in_the_order_of_the_items() {
+        for count in [0, 1, 2, 15, 16, 17, 1000] {
+            let items: Vec<usize> = (0..count).collect();
+            let doubled = at_once(&items, |n| {
+                std::thread::sleep(std::time::Duration::from_micros((n * 7919 % 13) as u64 * 10));
+                n * 2
+            });
+            assert_eq!(doubled, items.iter().map(|n| n * 2).collect::<Vec<_>>());
+        }
     }
 }

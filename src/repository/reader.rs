@@ -162,7 +162,7 @@ impl SnapshotReader {
         let mut position = 0;
         // A few at a time: an index object opened takes a few MiB.
         for some in named.chunks(INDEX_AT_ONCE) {
-            for loaded in parallel::map(some, |(id, length)| loader.load(*id, Some(*length))) {
+            for loaded in parallel::at_once(some, |(id, length)| loader.load(*id, Some(*length))) {
                 match loaded {
                     Ok(object) => {
                         index::fill(&mut table, &object, position, &usable).map_err(|e| table_error(&options.tmp, e))?

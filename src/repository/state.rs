@@ -4,11 +4,18 @@
 //! Losing it costs time and one announcement (a new lineage), never data. What it remembers of order is what shows
 //! that a repository has been rolled back.
 
+mod copies;
+mod slices;
+
 use crate::base::atomic;
 use crate::base::ids::{HostName, ObjectId, PolicyName, RepositoryId, Sequence, random_bytes};
+use crate::base::time::rfc3339;
+use crate::pipeline::crypt::object_id;
 use crate::repository::RepositoryError;
 use crate::repository::format::StreamNote;
+use crate::repository::headers::HeaderCache;
 use crate::repository::trust::ChainHead;
+use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::fs::{self, File};
 use std::os::unix::fs::OpenOptionsExt;
@@ -25,7 +32,10 @@ const SCHEMA: &str = "
     create table if not exists unfinished_index (repository text, id text, length integer not null, primary key (repository, id));
     create table if not exists streams (repository text, policy text, source text, stream text, average integer not null,
         lengths text not null, primary key (repository, policy, source, stream));
+    create table if not exists object_locks (repository text, id text, until text not null, primary key (repository, id)) without rowid;
     pragma user_version = 1;";
+
+pub use slices::Turn;
 
 /// The state folder, open.
 pub struct State {
@@ -72,8 +82,31 @@ impl State {
 
     /// Where decrypted index objects are kept.
     pub fn index_cache(&self, repository: &RepositoryId) -> PathBuf {
+        self.cache(repository).join("index")
+    }
+
+    /// Drops decrypted index objects that the repository no longer has. One that cannot be dropped costs room only.
+    pub fn tidy_index_cache(&self, repository: &RepositoryId, is_there: impl Fn(&ObjectId) -> bool) {
+        let Ok(entries) = fs::read_dir(self.index_cache(repository)) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let id = name.to_str().and_then(|name| name.strip_suffix(".cbor")?.parse().ok());
+            if id.is_some_and(|id| !is_there(&id)) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// What is remembered of a repository's headers and records as they lie at one location (a copy has the same id, and
+    /// may hold others); `None` where nothing can be.
+    pub fn header_cache(&self, repository: &RepositoryId, location: &str) -> Option<HeaderCache> {
+        let place = object_id(location.as_bytes()).to_hex();
+        HeaderCache::open(&self.cache(repository), &format!("headers-{}.db", &place[..8]))
+    }
+
+    fn cache(&self, repository: &RepositoryId) -> PathBuf {
         let name: String = repository.as_str().chars().filter(char::is_ascii_alphanumeric).take(24).collect();
-        self.dir.join("cache").join(name).join("index")
+        self.dir.join("cache").join(name)
     }
 
     /// Random, made once per state folder.
@@ -180,6 +213,38 @@ impl State {
             .map_err(self.error("keep the newest snapshot"))
     }
 
+    /// Until when an object is locked at least, as far as this host has locked it itself.
+    pub fn object_lock(&self, repository: &RepositoryId, key: &str) -> Result<Option<DateTime<Utc>>, RepositoryError> {
+        let sql = "select until from object_locks where repository = ?1 and id = ?2";
+        let row: Option<String> = self
+            .db()
+            .query_row(sql, params![repository.as_str(), key], |row| row.get(0))
+            .optional()
+            .map_err(self.error("look for a lock"))?;
+        Ok(row.and_then(|text| text.parse().ok()))
+    }
+
+    /// Remembers locks, and forgets those that have run out.
+    pub fn set_object_locks<'k>(
+        &self,
+        repository: &RepositoryId,
+        keys: impl Iterator<Item = &'k str>,
+        until: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Result<(), RepositoryError> {
+        let mut db = self.db();
+        let write = || -> rusqlite::Result<()> {
+            let transaction = db.transaction()?;
+            transaction.execute("delete from object_locks where until < ?1", params![rfc3339(now)])?;
+            for key in keys {
+                let sql = "insert or replace into object_locks values (?1, ?2, ?3)";
+                transaction.execute(sql, params![repository.as_str(), key, rfc3339(until)])?;
+            }
+            transaction.commit()
+        };
+        write().map_err(self.error("keep locks"))
+    }
+
     /// Index objects that this host wrote and that no header names yet.
     pub fn unfinished_index(&self, repository: &RepositoryId) -> Result<Vec<(ObjectId, u64)>, RepositoryError> {
         let db = self.db();
@@ -265,12 +330,22 @@ impl State {
 
     /// Takes the lock of one policy; `None` when another run holds it.
     pub fn lock_policy(&self, policy: &PolicyName) -> Result<Option<PolicyLock>, RepositoryError> {
-        let path = self.dir.join(format!("{policy}.lock"));
+        Ok(self.lock_file(&format!("{policy}.lock"))?.map(|_file| PolicyLock { _file }))
+    }
+
+    /// Takes the lock under which this host writes records about its snapshots; `None` when another process holds it.
+    pub fn lock_records(&self) -> Result<Option<RecordsLock>, RepositoryError> {
+        // No policy's name has a dot.
+        Ok(self.lock_file("records.marks.lock")?.map(|_file| RecordsLock { _file }))
+    }
+
+    fn lock_file(&self, name: &str) -> Result<Option<File>, RepositoryError> {
+        let path = self.dir.join(name);
         let file_error = |source| RepositoryError::File { action: "lock", path: path.clone(), source };
         let file = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = file.map_err(file_error)?;
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(PolicyLock { _file: file })),
+            Ok(()) => Ok(Some(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(e) => Err(file_error(e.into())),
         }
@@ -294,6 +369,11 @@ impl State {
 
 /// Held for as long as a run works on a policy. The kernel frees it with the process, however that ends.
 pub struct PolicyLock {
+    _file: File,
+}
+
+/// Held while a record is written.
+pub struct RecordsLock {
     _file: File,
 }
 

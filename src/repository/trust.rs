@@ -9,14 +9,14 @@ use crate::pipeline::crypt::object_id;
 use crate::pipeline::limits;
 use crate::pipeline::sign::{self, Namespace, PublicKey, SigningKey};
 use crate::repository::format::{
-    self, FORMAT, Header, LastGood, Record, RepositoryObject, Role, SignerAction, SignerObject,
+    self, FORMAT, Header, HeaderRef, LastGood, Record, RepositoryObject, Role, SignerAction, SignerObject,
 };
+use crate::repository::trash::TrashObject;
 use crate::repository::{RepositoryError, layout, parallel};
 use crate::storage::s3::probe::SCRATCH;
 use crate::storage::{ObjectInfo, Put, Storage, StorageError, StorageKey};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Which repository a reader expects.
@@ -52,6 +52,14 @@ impl Signer {
         self.role == Role::Snapshot
             && self.hosts.contains(&place.host)
             && self.last_good.as_ref().is_none_or(|good| good.iter().any(still))
+    }
+}
+
+impl Signer {
+    /// The headers of a host and policy that its revocation calls good.
+    fn last_good_of(&self, host: &HostName, policy: &PolicyName) -> impl Iterator<Item = HeaderRef> {
+        let ours = self.last_good.iter().flatten().filter(move |good| good.host == *host && good.policy == *policy);
+        ours.map(|good| HeaderRef { sequence: good.sequence, header: good.header, previous: None })
     }
 }
 
@@ -101,6 +109,27 @@ impl Repository {
 
     /// Opens a repository and checks it against the pin.
     pub fn open(storage: Arc<dyn Storage>, pin: &Pin) -> Result<Self, RepositoryError> {
+        match Self::open_as_it_is(storage.clone(), pin) {
+            // Somebody may have written another repository over it, or deleted it: what is locked is behind that.
+            Err(e)
+                if e.is_integrity()
+                    || matches!(
+                        e,
+                        RepositoryError::ForeignRepository { .. }
+                            | RepositoryError::NoRepository { .. }
+                            | RepositoryError::Unpinned { .. }
+                    ) =>
+            {
+                match storage.object_locks() {
+                    Some(locks) if locks.look_behind(&layout::repository())? => Self::open_as_it_is(storage, pin),
+                    _ => Err(e),
+                }
+            }
+            other => other,
+        }
+    }
+
+    fn open_as_it_is(storage: Arc<dyn Storage>, pin: &Pin) -> Result<Self, RepositoryError> {
         let location = storage.describe();
         let key = layout::repository();
         let (signers, bytes) = parallel::both(|| storage.list(layout::SIGNERS), || storage.get(&key, limits::SIGNED));
@@ -144,7 +173,7 @@ impl Repository {
                 return Err(RepositoryError::Missing { key: layout::signer(expected) });
             }
         }
-        let fetched = parallel::map(&numbers, |number| self.get(&layout::signer(*number), limits::SIGNED));
+        let fetched = parallel::at_once(&numbers, |number| self.get(&layout::signer(*number), limits::SIGNED));
         for (number, bytes) in numbers.into_iter().zip(fetched) {
             self.take_signer(number, &bytes?)?;
         }
@@ -208,20 +237,33 @@ impl Repository {
 
     /// Whether `key` may sign snapshots of `host` now.
     pub fn signs_for(&self, key: &PublicKey, host: &HostName) -> bool {
-        self.signers
-            .iter()
-            .any(|s| s.role == Role::Snapshot && s.key == *key && s.hosts.contains(host) && s.last_good.is_none())
+        self.has_role(key, Role::Snapshot, host)
+    }
+
+    pub(super) fn has_role(&self, key: &PublicKey, role: Role, host: &HostName) -> bool {
+        let has = |s: &Signer| s.role == role && s.key == *key && s.hosts.contains(host) && s.last_good.is_none();
+        self.signers.iter().any(has)
     }
 
     /// Verifies a header: signature, role, host, revocation, its key in the storage, and that no signers are hidden.
-    pub fn verify_header(&self, key: &StorageKey, bytes: &[u8]) -> Result<Header, RepositoryError> {
+    ///
+    /// Where its signer has been revoked, the headers that the revocations call good come with it. One below them is as
+    /// good only if they lead down to it: that takes the whole chain to tell.
+    pub fn verify_header(&self, key: &StorageKey, bytes: &[u8]) -> Result<(Header, Vec<HeaderRef>), RepositoryError> {
         let damaged = |problem: &str| RepositoryError::Damaged { key: key.clone(), problem: problem.to_owned() };
         let place = layout::parse_header(key).ok_or_else(|| damaged("its name is not that of a snapshot"))?;
         let (line, who) = self.open_signed(key, bytes, Namespace::Snapshot)?;
         // Before anything that its signer says: a revoked key shall not even be able to ask for a newer version.
-        if !who.iter().any(|signer| signer.is_believed(&place, bytes)) {
+        let believed: Vec<&&Signer> = who.iter().filter(|signer| signer.is_believed(&place, bytes)).collect();
+        if believed.is_empty() {
             return Err(damaged("its signer may not sign snapshots of this host"));
         }
+        let in_good_standing = believed.iter().any(|signer| signer.last_good.is_none());
+        let last_good = if in_good_standing {
+            Vec::new()
+        } else {
+            believed.iter().flat_map(|signer| signer.last_good_of(&place.host, &place.policy)).collect()
+        };
         let envelope = format::check_envelope(line.as_bytes(), key)?;
         if envelope.kind != "snapshot" {
             return Err(damaged("it is not the header of a snapshot"));
@@ -241,7 +283,7 @@ impl Repository {
             // What is hidden may be a revocation: then forged headers would be believed. So nothing is.
             return Err(RepositoryError::SignersMissing { key: layout::signer(self.signer_count() + 1) });
         }
-        Ok(header)
+        Ok((header, last_good))
     }
 
     /// Verifies a record; prune records need a signer with that role.
@@ -257,11 +299,11 @@ impl Repository {
             return Err(damaged("it has been moved: its name and its content disagree"));
         }
         let believed = who.iter().any(|s| {
-            s.last_good.is_none()
-                && match record.note {
-                    format::Note::Prune { .. } => s.role == Role::Prune,
-                    _ => s.role != Role::Drill && s.hosts.contains(&record.host),
-                }
+            let may = match record.note {
+                format::Note::Prune { .. } => s.role == Role::Prune,
+                _ => s.role != Role::Drill,
+            };
+            may && s.last_good.is_none() && s.hosts.contains(&record.host)
         });
         if believed { Ok(record) } else { Err(damaged("its signer may not sign this record")) }
     }
@@ -276,21 +318,6 @@ impl Repository {
         let (line, who) = sign::open(bytes, namespace, &keys)
             .map_err(|source| RepositoryError::DamagedBy { key: key.clone(), source })?;
         Ok((line, self.signers.iter().filter(|s| s.key == keys[who]).collect()))
-    }
-
-    /// Every object that a validly signed trash object condemns.
-    pub fn condemned(&self) -> Result<HashSet<ObjectId>, RepositoryError> {
-        let mut condemned = HashSet::new();
-        for object in self.storage.list(layout::TRASH)? {
-            let read = self.get(&object.key, limits::REFS);
-            match read.and_then(|bytes| self.verify_trash(&object.key, &bytes)) {
-                Ok(trash) => condemned.extend(trash.objects),
-                // Forged or damaged trash condemns nothing, since no prune acts on it either; verify names it.
-                Err(e) if e.is_integrity() => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(condemned)
     }
 
     /// Verifies a trash object, which needs a signer with the role `prune`.
@@ -311,9 +338,28 @@ impl Repository {
         Ok(trash)
     }
 
-    /// An object's bytes; a missing one is [`RepositoryError::Missing`], and one that is too long is damage.
+    /// An object's bytes; a missing one is [`RepositoryError::Missing`], and one that is too long is damage. Where objects
+    /// are locked, one that was deleted or overwritten is found behind that.
     pub fn get(&self, key: &StorageKey, limit: u64) -> Result<Vec<u8>, RepositoryError> {
-        self.storage.get(key, limit).map_err(|e| as_damage(e, key))
+        let read = self.storage.get(key, limit).map_err(|e| as_damage(e, key));
+        let hidden = match &read {
+            Ok(bytes) => {
+                layout::object_id(key).is_some_and(|id| self.storage.object_locks().is_some() && object_id(bytes) != id)
+            }
+            Err(e) => e.is_integrity(),
+        };
+        if hidden && self.look_behind(key)? {
+            return self.storage.get(key, limit).map_err(|e| as_damage(e, key));
+        }
+        read
+    }
+
+    /// Whether there is an older version of an object that does not read as it must; it is read from now on.
+    pub(super) fn look_behind(&self, key: &StorageKey) -> Result<bool, RepositoryError> {
+        match self.storage.object_locks() {
+            Some(locks) => Ok(locks.look_behind(key)?),
+            None => Ok(false),
+        }
     }
 
     pub fn storage(&self) -> &Arc<dyn Storage> {
@@ -355,17 +401,6 @@ impl Repository {
     pub fn snapshot_signers(&self) -> impl Iterator<Item = (&PublicKey, &[HostName], bool)> {
         self.signers.iter().filter(|s| s.role == Role::Snapshot).map(|s| (&s.key, &s.hosts[..], s.last_good.is_some()))
     }
-}
-
-/// `trash/<time>-<8 hex>.json`: objects that a prune has condemned but not yet deleted.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct TrashObject {
-    pub kind: String,
-    pub format: u64,
-    pub requires: Vec<String>,
-    pub repository: RepositoryId,
-    pub time: DateTime<Utc>,
-    pub objects: Vec<ObjectId>,
 }
 
 /// A header's place in the order: what a chain remembers of the newest one.

@@ -27,7 +27,9 @@ pub fn build(policy: &Policy, state_dir: &std::path::Path, cancel: &Cancel) -> V
         RepositoryUrl::Local(path) => Some(path.clone()),
         RepositoryUrl::S3 { .. } => None,
     };
-    let repositories = std::iter::once(&policy.repository.url).chain(&policy.repository.copies).filter_map(local);
+    let repositories = std::iter::once(&policy.repository.url)
+        .chain(policy.repository.copies.iter().map(|copy| &copy.url))
+        .filter_map(local);
     let parts = Parts { never: repositories.chain([state_dir.to_owned()]).collect(), locate: locate(places) };
     let mut sources: Vec<Box<dyn Source>> = policy.sources.iter().map(|source| parts.source(policy, source)).collect();
     if let Ok(name) = RECOVERY.parse() {

@@ -8,7 +8,7 @@ pub mod local;
 pub mod memory;
 pub mod s3;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use std::fmt;
 use std::io;
 use std::str::FromStr;
@@ -86,6 +86,9 @@ pub enum StorageError {
     TooLarge { key: StorageKey, length: u64, limit: u64 },
     #[error("object {key} ends before byte {end}")]
     Short { key: StorageKey, end: u64 },
+    /// Nobody may delete it before then.
+    #[error("object {key} is locked until {}", crate::base::time::rfc3339(*.until))]
+    Locked { key: StorageKey, until: DateTime<Utc> },
     #[error("only {} are free at {location}, {} must stay free", crate::base::units::human_size(*.free), crate::base::units::human_size(*.reserve))]
     NoSpace { location: String, free: u64, reserve: u64 },
     #[error("{action} {location}")]
@@ -112,6 +115,16 @@ impl StorageError {
             return source.is_retryable();
         }
         matches!(self, StorageError::Io { source, .. } if matches!(source.kind(), io::ErrorKind::Interrupted | io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionReset))
+    }
+
+    /// Whether the storage will not let this one object go (no right to, or locked), and others perhaps will.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            StorageError::Locked { .. } => true,
+            StorageError::Io { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+            StorageError::Remote { source, .. } => matches!(**source, s3::error::S3Error::AccessDenied { .. }),
+            _ => false,
+        }
     }
 
     /// What a person can do about it.
@@ -164,6 +177,40 @@ pub trait Storage: Send + Sync {
     fn lock(&self, _mode: LockMode) -> Result<Locked, StorageError> {
         Ok(Locked::Unsupported)
     }
+    /// What keeps objects from being deleted or overwritten here for a time, whoever asks; absent where nothing does.
+    fn object_locks(&self) -> Option<&dyn ObjectLocks> {
+        None
+    }
+}
+
+/// Object Lock: what was written stays for a time. What somebody deletes or overwrites all the same is only hidden, and
+/// lists show the oldest version of each key: the one that its honest writer wrote.
+pub trait ObjectLocks: Send + Sync {
+    /// For how long a snapshot is promised to stay. What is written is locked for half as long again.
+    fn period(&self) -> TimeDelta;
+    /// When the object may be deleted; `None` when it is not locked.
+    fn locked_until(&self, key: &StorageKey) -> Result<Option<DateTime<Utc>>, StorageError>;
+    /// Locks the object until then; a longer lock stays as it is.
+    fn lock_until(&self, key: &StorageKey, until: DateTime<Utc>) -> Result<(), StorageError>;
+    /// From now on the oldest version of this key is read; whether that is another one than the newest.
+    fn look_behind(&self, key: &StorageKey) -> Result<bool, StorageError>;
+    /// What was deleted or overwritten below the prefix, in key order.
+    fn tampered(&self, prefix: &str) -> Result<Vec<Tampered>, StorageError>;
+}
+
+/// A key whose newest version is not the one that its writer wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tampered {
+    pub key: StorageKey,
+    pub how: Tampering,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tampering {
+    /// A delete marker hides it.
+    Deleted,
+    /// Another version was written over it.
+    Overwritten,
 }
 
 /// Who else may hold the lock of a storage.

@@ -85,7 +85,11 @@ fn the_documented_examples_are_what_is_printed() {
     check(&world.json(&["ls", "latest", "-p", "shop"]));
     check(&world.json(&["verify", "--read-data=50", "-p", "shop"]));
     check(&world.json(&["verify", "latest", "-p", "shop"]));
+    check(&world.json(&["copy", "--to", "new", "-p", "shop", "--dry-run"]));
+    check(&world.json(&["copy", "--to", "twice", "-p", "shop", "--read-back"]));
     check(&world.json(&["show", "nope", "-p", "shop"]));
+    check(&world.json(&["prune", "-p", "shop", "--dry-run"]));
+    check(&world.json(&["prune", "-p", "shop"]));
     // Without an identity, and with what is wrong.
     fs::rename(world.identity(), world.path("usb.txt")).unwrap();
     check(&world.json(&["show", "latest", "-p", "shop"]));
@@ -97,6 +101,9 @@ fn the_documented_examples_are_what_is_printed() {
     let verified = world.json(&["verify", "-p", "shop"]);
     assert!(!verified["findings"].as_array().unwrap().is_empty() && verified["exit_code"] == 4, "{verified:#}");
     check(&verified);
+    let copied = world.json(&["copy", "--to", "new", "-p", "shop"]);
+    assert!(copied["exit_code"] == 4 && !copied["copies"][0]["report"]["problems"].as_array().unwrap().is_empty());
+    check(&copied);
     check(&world.json(&["restore", "latest", "-p", "shop", "--into", "out3"]));
     check(&world.json(&["find", "one", "-p", "shop"]));
     let header = tree(&world.repository().join("snapshots")).remove(0).0;

@@ -1,10 +1,12 @@
 //! The real binary, as a person or a script runs it: first run, every exit code, bad input, signals, what it prints.
 
 mod bad;
+mod copy;
 mod docs;
 mod exits;
 mod journey;
 mod output;
+mod prune;
 mod setup;
 mod signals;
 mod world;

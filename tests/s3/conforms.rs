@@ -73,6 +73,7 @@ fn on_garage() {
         credentials: CredentialSource::File(named("LIFEBOAT_GARAGE_CREDENTIALS").into()),
         path_style: true,
         limit_upload: None,
+        object_lock: None,
         server: ServerTraits::default(),
         pace: quick(),
     };

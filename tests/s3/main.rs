@@ -2,6 +2,8 @@
 
 #[path = "../support/proxy.rs"]
 mod proxy;
+#[path = "../support/prune.rs"]
+mod prune;
 #[path = "../support/s3.rs"]
 mod s3;
 #[path = "../support/world.rs"]
@@ -11,6 +13,7 @@ mod causes;
 mod conforms;
 mod faults;
 mod journey;
+mod locks;
 mod probes;
 mod requests;
 mod snapshots;

@@ -65,6 +65,12 @@ impl Lab {
         Self { dir, root, installation, policy, head, minutes: AtomicU64::new(60) }
     }
 
+    /// Lines for the policy's [repository].
+    pub fn add_to_policy(&mut self, lines: &str) {
+        self.head.push_str(lines);
+        self.policy = parse(&self.root, &self.head);
+    }
+
     /// Sources as a policy with these sections has them; those that stand by default are left out.
     pub fn sources(&self, sections: &[String]) -> Sources {
         let policy = parse(&self.root, &format!("{}{}", self.head, sections.concat()));

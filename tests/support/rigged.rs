@@ -18,6 +18,7 @@ pub enum Fault {
 }
 
 type PutFault = Box<dyn Fn(usize, &StorageKey) -> Option<Fault> + Send + Sync>;
+type DeleteFault = Box<dyn Fn(usize) -> bool + Send + Sync>;
 type ReadFault = Box<dyn Fn(&StorageKey) -> Option<io::ErrorKind> + Send + Sync>;
 
 pub struct Rigged {
@@ -25,6 +26,8 @@ pub struct Rigged {
     puts: AtomicUsize,
     put_fault: PutFault,
     read_fault: ReadFault,
+    deletes: AtomicUsize,
+    delete_fault: DeleteFault,
     /// Keys of which bytes were read, in order.
     pub reads: Mutex<Vec<String>>,
     /// Keys that were put.
@@ -39,6 +42,8 @@ impl Rigged {
             puts: AtomicUsize::new(0),
             put_fault: Box::new(|_, _| None),
             read_fault: Box::new(|_| None),
+            deletes: AtomicUsize::new(0),
+            delete_fault: Box::new(|_| false),
             reads: Mutex::default(),
             put_keys: Mutex::default(),
             dead: Mutex::new(false),
@@ -50,9 +55,18 @@ impl Rigged {
         self
     }
 
+    pub fn on_delete(mut self, dies: impl Fn(usize) -> bool + Send + Sync + 'static) -> Self {
+        self.delete_fault = Box::new(dies);
+        self
+    }
+
     pub fn on_read(mut self, fault: impl Fn(&StorageKey) -> Option<io::ErrorKind> + Send + Sync + 'static) -> Self {
         self.read_fault = Box::new(fault);
         self
+    }
+
+    pub fn deletes(&self) -> usize {
+        self.deletes.load(Ordering::SeqCst)
     }
 
     pub fn puts(&self) -> usize {
@@ -137,6 +151,10 @@ impl Storage for Rigged {
 
     fn delete(&self, key: &StorageKey) -> Result<(), StorageError> {
         self.alive();
+        if (self.delete_fault)(self.deletes.fetch_add(1, Ordering::SeqCst)) {
+            *self.dead.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            self.alive();
+        }
         self.inner.delete(key)
     }
 

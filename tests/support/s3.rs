@@ -92,6 +92,7 @@ impl S3Server {
             credentials: CredentialSource::File(self.credentials()),
             path_style: true,
             limit_upload: None,
+            object_lock: None,
             server: ServerTraits::default(),
             pace: quick(),
         }

@@ -18,7 +18,7 @@ use lifeboat::repository::keys::{HostKey, IdentityFile};
 use lifeboat::repository::reader::{ReaderOptions, SnapshotReader};
 use lifeboat::repository::state::State;
 use lifeboat::repository::trust::Pin;
-use lifeboat::repository::writer::{Committed, SnapshotDraft, SnapshotWriter, WriterOptions};
+use lifeboat::repository::writer::{Committed, SnapshotDraft, SnapshotWriter, StreamParts, WriterOptions};
 use lifeboat::repository::{Repository, RepositoryError, layout};
 use lifeboat::storage::{MemoryStorage, Storage, StorageKey};
 use std::io::{self, Read, Write};
@@ -281,18 +281,21 @@ fn entry(writer: &SnapshotWriter, name: &str, streams: &[(&str, &[u8])]) -> io::
         for part in bytes.chunks(10_007) {
             out.write_all(part)?;
         }
-        let parts = out.finish()?;
-        Ok(StreamEntry {
-            name: stream.parse().unwrap(),
-            kind: StreamKind::Raw,
-            encoding: Encoding::Plain,
-            length: parts.length,
-            sha256: parts.sha256,
-            chunk_average: parts.average.bytes(),
-            ids: parts.ids,
-        })
+        Ok(stream_entry(stream, out.finish()?))
     });
     Ok(source_entry(name, streams.collect::<io::Result<_>>()?))
+}
+
+pub fn stream_entry(name: &str, parts: StreamParts) -> StreamEntry {
+    StreamEntry {
+        name: name.parse().unwrap(),
+        kind: StreamKind::Raw,
+        encoding: Encoding::Plain,
+        length: parts.length,
+        sha256: parts.sha256,
+        chunk_average: parts.average.bytes(),
+        ids: parts.ids,
+    }
 }
 
 pub fn source_entry(name: &str, streams: Vec<StreamEntry>) -> SourceEntry {

@@ -1,17 +1,21 @@
 //! One file per command: what its arguments mean, the call into `ops`, and how the answer is shown.
 
 pub mod cat;
+pub mod copy;
 pub mod diff;
 mod files;
 pub mod find;
+pub mod hold;
 pub mod init;
 pub mod keys;
 pub mod list;
 pub mod ls;
 pub mod manual;
 pub mod policy;
+pub mod prune;
 pub mod repair;
 pub mod restore;
 pub mod show;
 pub mod snapshot;
+pub mod tag;
 pub mod verify;

@@ -3,6 +3,7 @@
 use crate::base::ids::{SourceName, Tag};
 use crate::base::units::{human_duration, human_size};
 use crate::cli::args::SnapshotArgs;
+use crate::cli::commands::copy;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Align, Paint, Table, printable};
 use crate::cli::session::{Session, argument};
@@ -36,7 +37,7 @@ fn with_policy(session: &Session, args: &SnapshotArgs, policy: &Policy) -> Resul
     }
     let report = snapshot::run(&session.installation, policy, &plan, &sources, &session.run)?;
     session.progress.finish();
-    let exit = exit_of(&report);
+    let exit = exit_of(session, &report);
     if !session.out.json {
         session.out.note(&text(session, &report))?;
     }
@@ -52,9 +53,6 @@ fn not_done(session: &Session, policy: &Policy) -> Result<(), Failure> {
     if !policy.hooks.before_snapshot.is_empty() || !policy.hooks.after_snapshot.is_empty() {
         session.out.alarm("the policy's [hooks] are not run by this version");
     }
-    if !policy.repository.copies.is_empty() {
-        session.out.alarm("the policy's copies are not made by this version: copy the repository's folder");
-    }
     for recipient in setup::unproved(&session.installation.state_dir, &policy.repository.recipients)? {
         session.out.alarm(&format!(
             "recipient {recipient} is not proved: no identity has opened what was encrypted to it; \
@@ -69,11 +67,14 @@ struct PlanDocument<'a> {
     plan: &'a SnapshotPlan,
 }
 
-fn exit_of(report: &SnapshotReport) -> Exit {
-    match (&report.alarm, report.header.outcome) {
+/// The snapshot is complete and stays so when a copy of it fails: that is partial, as when a source failed.
+fn exit_of(session: &Session, report: &SnapshotReport) -> Exit {
+    let copies = copy::exit_beside(session, &report.copies);
+    match (&report.alarm, report.failed) {
         (Some(_), _) => Exit::Integrity,
-        (None, Outcome::Partial) => Exit::Partial,
-        (None, Outcome::Complete | Outcome::Suspect) => Exit::Done,
+        (None, _) if copies == Exit::Integrity => copies,
+        (None, true) if copies == Exit::Done => Exit::Partial,
+        (None, _) => copies,
     }
 }
 
@@ -146,7 +147,8 @@ fn text(session: &Session, report: &SnapshotReport) -> String {
         human_duration(Duration::from_secs_f64(report.seconds.max(0.0))),
     );
     let gap = if below.is_empty() { "" } else { "\n" };
-    format!("{}{gap}{}\n{last}", out.table(&table), below)
+    let copies: String = report.copies.iter().filter_map(|c| c.report.as_ref()).map(copy::summary).collect();
+    format!("{}{gap}{}\n{last}{copies}", out.table(&table), below)
 }
 
 /// What must be seen even by somebody who asked for silence.
@@ -158,6 +160,10 @@ fn alarms(session: &Session, report: &SnapshotReport) {
             report.header.id,
             warned(report, SourceOutcome::Suspect)
         )),
+        Outcome::Partial if !report.failed => out.alarm(&format!(
+            "snapshot {} holds a part of the policy's sources, as asked: it does not count as a complete one",
+            report.header.id,
+        )),
         Outcome::Partial => out.alarm(&format!(
             "PARTIAL: snapshot {} lacks {}",
             report.header.id,
@@ -166,6 +172,7 @@ fn alarms(session: &Session, report: &SnapshotReport) {
         Outcome::Complete => {}
     }
     report.notices.iter().for_each(|notice| out.alarm(notice));
+    copy::alarms(session, &report.copies);
     if let Some(alarm) = &report.alarm {
         out.alarm(&format!("ALARM: {alarm}"));
     }

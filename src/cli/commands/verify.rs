@@ -19,7 +19,7 @@ fn check(session: &Session, args: &VerifyArgs) -> Result<Exit, Failure> {
         Some(percent) => Level::ReadData { percent },
         None => Level::Objects,
     };
-    let access = session.open(&args.reading)?;
+    let access = session.open_anew(&args.reading)?;
     let mut only = Vec::new();
     for name in &args.ids {
         only.push(access.resolve(name, session.run.now)?.header.id.clone());
@@ -37,7 +37,7 @@ fn check(session: &Session, args: &VerifyArgs) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
-fn text(session: &Session, report: &VerifyReport) -> String {
+pub fn text(session: &Session, report: &VerifyReport) -> String {
     let out = &session.out;
     let mut text = String::new();
     for finding in &report.findings {
@@ -45,6 +45,10 @@ fn text(session: &Session, report: &VerifyReport) -> String {
     }
     if report.more_findings > 0 {
         text += &format!("and {} more\n", report.more_findings);
+    }
+    for note in &report.tampered {
+        text +=
+            &format!("{} {}: {}\n", out.paint(Paint::Red, "tampered:"), printable(&note.object), printable(&note.text));
     }
     for note in &report.notes {
         text += &format!("{} {}: {}\n", out.paint(Paint::Dim, "note:"), printable(&note.object), printable(&note.text));
@@ -57,7 +61,7 @@ fn text(session: &Session, report: &VerifyReport) -> String {
     let how = match report.level {
         Level::Objects => "signatures, order, names and lengths".to_owned(),
         Level::ReadData { percent: 100 } => format!("every byte read ({})", human_size(report.bytes_read)),
-        Level::ReadData { percent } => format!("{percent} % of the data read ({})", human_size(report.bytes_read)),
+        Level::ReadData { .. } => sample(session, report),
         Level::Deep => format!("everything decrypted and proved ({} read)", human_size(report.bytes_read)),
     };
     let counts = format!("{} snapshots, {} objects: {how}", report.snapshots, report.objects);
@@ -68,6 +72,18 @@ fn text(session: &Session, report: &VerifyReport) -> String {
     };
     text += &format!("{verdict}: {counts}\n");
     text
+}
+
+/// Which part was read, and how far the runs have come.
+fn sample(session: &Session, report: &VerifyReport) -> String {
+    let read = human_size(report.bytes_read);
+    let Some(slice) = report.slice else { return read };
+    let far = match slice.everything_since {
+        _ if !slice.remembered => "another one every day".to_owned(),
+        Some(since) => format!("every slice has been read since {}", session.out.time(since)),
+        None => format!("{} of {} slices read by now", slice.read, slice.of),
+    };
+    format!("slice {} of {} of the data read ({read}); {far}", slice.number, slice.of)
 }
 
 fn finding_text(session: &Session, finding: &Finding) -> String {

@@ -1,6 +1,6 @@
 //! `list`: every snapshot, from its signed header alone. No key is needed.
 
-use crate::base::ids::{HostName, PolicyName, Sequence, SnapshotId, Tag};
+use crate::base::ids::{HostName, ObjectId, PolicyName, Sequence, SnapshotId, Tag};
 use crate::ops::OpsError;
 use crate::ops::access::Access;
 use crate::repository::chain::Snapshot;
@@ -8,6 +8,7 @@ use crate::repository::format::{Outcome, Trigger};
 use crate::repository::layout;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use std::collections::HashMap;
 
 /// Which snapshots to list.
 #[derive(Debug, Clone, Default)]
@@ -109,10 +110,14 @@ pub fn list(access: &Access, filter: &ListFilter) -> Result<ListReport, OpsError
     if let Some(last) = filter.last {
         snapshots.drain(..snapshots.len().saturating_sub(last));
     }
+    let mut before: HashMap<ObjectId, &Snapshot> = HashMap::new();
+    for (host, policy) in access.chain.lines() {
+        before.extend(access.chain.line(&host, &policy).windows(2).map(|pair| (pair[1].header_id, &pair[0])));
+    }
     Ok(ListReport {
         repository: access.repository.storage().describe(),
         left_out: all.len() - snapshots.len(),
-        snapshots: snapshots.into_iter().map(|s| SnapshotLine::in_chain(access, s)).collect(),
+        snapshots: snapshots.into_iter().map(|s| SnapshotLine::of(s, before.get(&s.header_id).copied())).collect(),
         problems: problems(access),
     })
 }

@@ -16,6 +16,7 @@ mod deep;
 mod inventory;
 mod ledger;
 mod objects;
+mod slices;
 mod streams;
 
 use crate::base::events::Event;
@@ -24,9 +25,11 @@ use crate::ops::access::Access;
 use crate::ops::{ErrorKind, OpsError, Run};
 use crate::pipeline::limits;
 use crate::repository::chain::Snapshot;
+use crate::repository::parallel::{REFS_AT_ONCE, at_once};
 use crate::repository::reader::load_refs;
 use crate::repository::refs::Refs;
 use crate::repository::{Repository, RepositoryError, layout};
+use crate::storage::{Tampered, Tampering};
 use inventory::Inventory;
 use ledger::Ledger;
 use serde::Serialize;
@@ -36,6 +39,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use ledger::{Finding, Note};
+pub use slices::Slice;
 
 /// How closely to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -43,7 +47,7 @@ pub use ledger::{Finding, Note};
 pub enum Level {
     /// Everything that needs no reading of data.
     Objects,
-    /// Every stored object re-hashed; of the archives so many percent, other ones every day.
+    /// Every stored object re-hashed; of the archives so many percent, other ones in every run.
     ReadData { percent: u8 },
     /// Everything decrypted, decoded and proved.
     Deep,
@@ -55,6 +59,8 @@ pub struct VerifyReport {
     pub repository: RepositoryId,
     #[serde(flatten)]
     pub level: Level,
+    /// Which part of the archives was read, where it was not all of them.
+    pub slice: Option<Slice>,
     pub snapshots: usize,
     /// Stored objects of this format.
     pub objects: usize,
@@ -62,6 +68,8 @@ pub struct VerifyReport {
     pub findings: Vec<Finding>,
     /// Findings beyond the first ten thousand, which are not named.
     pub more_findings: usize,
+    /// What somebody deleted or overwrote behind its lock: it is read all the same, and somebody tried.
+    pub tampered: Vec<Note>,
     /// What is odd, and harms nothing.
     pub notes: Vec<Note>,
     /// What no snapshot needs: left by runs that ended early, or not pruned yet. Absent when only some snapshots were
@@ -78,7 +86,7 @@ pub struct Unreferenced {
 impl VerifyReport {
     /// The tier of failure that the exit code tells: integrity, as soon as anything was found.
     pub fn failure(&self) -> Option<ErrorKind> {
-        (!self.findings.is_empty()).then_some(ErrorKind::Integrity)
+        (!self.findings.is_empty() || !self.tampered.is_empty()).then_some(ErrorKind::Integrity)
     }
 }
 
@@ -106,30 +114,37 @@ pub fn verify(access: &Access, level: Level, only: &[SnapshotId], run: &Run) -> 
     }
     run.events.step("listing the repository");
     let inventory = Inventory::list(&access.repository)?;
+    if let Some(state) = &access.state {
+        state.tidy_index_cache(access.repository.id(), |id| inventory.index.contains_key(id));
+    }
     let check = Check { access, run, inventory, ledger: Mutex::default(), bytes_read: AtomicU64::new(0) };
     check.signed_objects()?;
     let snapshots = check.selected(only)?;
     run.events.step(format!("checking {} snapshots", snapshots.len()));
     let needed = check.needed(&snapshots)?;
+    let mut slice = None;
     match level {
         Level::Objects => check.costs(&snapshots)?,
         Level::ReadData { percent } => {
-            check.read_data(&snapshots, &needed, percent)?;
+            slice = check.read_data(&snapshots, &needed, percent, only.is_empty())?;
             check.costs(&snapshots)?;
         }
         Level::Deep => check.deep(&snapshots, &needed, only)?,
     }
     check.blame_snapshots(&snapshots)?;
+    let tampered = tampered(&access.repository)?;
     let unreferenced = if only.is_empty() { Some(check.unreferenced(&needed)) } else { None };
     let (findings, more_findings, notes) = check.ledger.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
     Ok(VerifyReport {
         repository: access.repository.id().clone(),
         level,
+        slice,
         snapshots: snapshots.len(),
         objects: check.inventory.count(),
         bytes_read: check.bytes_read.into_inner(),
         findings,
         more_findings,
+        tampered,
         notes,
         unreferenced,
     })
@@ -217,16 +232,21 @@ impl<'a> Check<'a> {
     fn needed(&self, snapshots: &[&Snapshot]) -> Result<Needed, OpsError> {
         let mut needed = Needed::default();
         let mut seen = HashSet::new();
+        let mut first_of_refs = Vec::new();
         for snapshot in snapshots {
             let header = &snapshot.header;
             let problem = Inventory::problem(&self.inventory.manifests, &header.manifest, header.manifest_bytes);
             if let Some(problem) = problem {
                 self.ledger().find(layout::manifest(header.manifest).as_str(), &problem);
             }
-            if !seen.insert(header.refs) {
-                continue;
+            if seen.insert(header.refs) {
+                first_of_refs.push(*snapshot);
             }
-            let Some(refs) = self.refs(snapshot)? else { continue };
+        }
+        let batches = first_of_refs.chunks(REFS_AT_ONCE).map(|batch| (batch, at_once(batch, |s| self.refs(s))));
+        for (snapshot, refs) in batches.flat_map(|(batch, refs)| batch.iter().zip(refs)) {
+            let header = &snapshot.header;
+            let Some(refs) = refs? else { continue };
             self.bytes_read.fetch_add(self.inventory.refs.get(&header.refs).copied().unwrap_or(0), Ordering::Relaxed);
             for (id, length) in &refs.archives {
                 if let Some(problem) = Inventory::problem(&self.inventory.archives, id, *length) {
@@ -271,6 +291,17 @@ impl<'a> Check<'a> {
         }
         self.inventory.unreferenced(&ids)
     }
+}
+
+/// Keys whose newest version is not the one that their writer wrote.
+fn tampered(repository: &Repository) -> Result<Vec<Note>, OpsError> {
+    let Some(locks) = repository.storage().object_locks() else { return Ok(Vec::new()) };
+    let text = |how| match how {
+        Tampering::Deleted => "deleted by somebody; it is locked, and read behind the delete marker",
+        Tampering::Overwritten => "overwritten by somebody; it is locked, and its first version is read",
+    };
+    let note = |t: Tampered| Note { object: t.key.to_string(), text: text(t.how).to_owned() };
+    Ok(locks.tampered("")?.into_iter().map(note).collect())
 }
 
 /// A name under which events tell how far a long step is.

@@ -1,8 +1,8 @@
 //! `[repository]`: where snapshots go, and for whom they are encrypted.
 
-use super::{each, each_once, needed_section};
-use crate::policy::document::{Bad, Table, Text, holds_private_key, quote};
-use crate::policy::model::{Credentials, MinFree, Repository, RepositoryUrl};
+use super::{each_once, needed_section};
+use crate::policy::document::{Bad, Item, Table, Text, holds_private_key, quote};
+use crate::policy::model::{CopyTo, Credentials, MinFree, Reach, Repository, RepositoryUrl};
 use crate::policy::values;
 use std::path::Path;
 
@@ -13,7 +13,7 @@ pub(super) fn repository(document: &Table<'_>, root: &Path) -> Option<Repository
     let table = needed_section(document, "repository")?;
     let url = table.needed("url", None).and_then(|t| table.report.ok(t.at, values::repository_url(t.text)));
     let endpoint = table.optional("endpoint", values::http_url);
-    let copies = copies(&table, url.as_ref());
+    let copies = copies(&table, root, url.as_ref());
     let recipients = recipients(&table);
     let repository = Repository {
         path_style: table.flag("path_style", endpoint.is_some()),
@@ -30,7 +30,10 @@ pub(super) fn repository(document: &Table<'_>, root: &Path) -> Option<Repository
         copies,
     };
     let is_s3 = |url: &RepositoryUrl| matches!(url, RepositoryUrl::S3 { .. });
-    if url.is_some() && !is_s3(&repository.url) && !repository.copies.iter().any(is_s3) {
+    if url.is_some()
+        && !is_s3(&repository.url)
+        && !repository.copies.iter().any(|copy| copy.reach.is_none() && is_s3(&copy.url))
+    {
         for field in S3_FIELDS.into_iter().filter(|field| table.has(field)) {
             let message = format!("{field:?} contradicts the url: it belongs to an s3:// repository");
             table.contradiction(field, message, "write url = \"s3://bucket/prefix\", or leave it out");
@@ -47,11 +50,11 @@ fn identity(root: &Path, text: &str) -> Result<std::path::PathBuf, Bad> {
     values::path(root, text)
 }
 
-fn copies(table: &Table<'_>, url: Option<&RepositoryUrl>) -> Vec<RepositoryUrl> {
-    let texts = table.texts("copies", true).unwrap_or_default();
+/// Each a URL, or a table for one that is reached in a way of its own.
+fn copies(table: &Table<'_>, root: &Path, url: Option<&RepositoryUrl>) -> Vec<CopyTo> {
     let mut seen: Vec<RepositoryUrl> = url.cloned().into_iter().collect();
     let first = seen.len();
-    each(table, &texts, |text| {
+    let mut new_url = |text: &str| {
         let copy = values::repository_url(text)?;
         if seen[..first].contains(&copy) {
             return Err(Bad::new("the copy is the repository itself"));
@@ -61,7 +64,36 @@ fn copies(table: &Table<'_>, url: Option<&RepositoryUrl>) -> Vec<RepositoryUrl> 
         }
         seen.push(copy.clone());
         Ok(copy)
-    })
+    };
+    let copy = |item: Item<'_>| match item {
+        Item::Text(text) => {
+            let url = table.report.ok(text.at, new_url(text.text))?;
+            Some(CopyTo { url, reach: None })
+        }
+        Item::Table(copy) => {
+            let url = copy.needed("url", None).and_then(|t| copy.report.ok(t.at, new_url(t.text)));
+            let reach = reach(&copy, root);
+            if matches!(url, Some(RepositoryUrl::Local(_))) {
+                let hint = "write the path alone, as a string";
+                copy.contradiction("url", "a local copy needs no table: its fields belong to an s3:// one", hint);
+            }
+            copy.finish();
+            Some(CopyTo { url: url?, reach: Some(reach) })
+        }
+    };
+    table.items("copies").into_iter().filter_map(copy).collect()
+}
+
+fn reach(table: &Table<'_>, root: &Path) -> Reach {
+    let endpoint = table.optional("endpoint", values::http_url);
+    Reach {
+        path_style: table.flag("path_style", endpoint.is_some()),
+        region: table.string("region"),
+        credentials: table.parsed("credentials", Credentials::Default, |text| values::credentials(root, text)),
+        limit_upload: table.optional("limit_upload", values::rate),
+        object_lock: table.optional("object_lock", values::duration),
+        endpoint,
+    }
 }
 
 /// Never empty: what nobody can open is no backup, and nothing is stored in clear.

@@ -1,18 +1,21 @@
 //! A snapshot being written: streams in, archives and index objects out, and the header last.
 //!
 //! Each stream's own thread cuts and hashes; chunks that are not known go into segments, and segments through a
-//! bounded channel to a few workers, each of which fills an archive of its own (compression is the limit, so it is
-//! what is spread over the cores). Memory is bounded by the segments in flight and one archive per worker.
+//! bounded channel to a few workers, which compress them (compression is the limit, so it is what is spread over the
+//! cores) and fill one archive together; whoever fills it up stores it. Memory is bounded by the segments in flight and
+//! one archive per worker.
 //!
-//! Write order (must): archives → index → refs → manifest → header. The header is the commit point. A writer takes no
-//! lock on the repository.
+//! Write order (must): archives → index → refs → manifest → header. The header is the commit point. A writer waits for
+//! nobody; where the storage has locks, it holds a shared one that a prune which deletes at once respects.
 //!
 //! - [`snapshot`]: the snapshot: what is known at its begin, and the commit
 //! - [`known`]: the index objects that a writer may trust
+//! - [`locks`]: what must not be deleted, where the storage can see to that
 //! - [`workers`]: segments in, archives and index objects out
 //! - [`stream`]: one stream being cut
 
 mod known;
+mod locks;
 mod snapshot;
 mod stream;
 mod workers;

@@ -1,11 +1,13 @@
 //! A snapshot being written, and its commit.
 
 use super::known::load_known;
+use super::locks;
 use super::stream::StreamWriter;
 use super::workers::{Shared, Written};
 use super::{lock, stored};
 use crate::base::cancel::Cancel;
 use crate::base::ids::{HostName, ObjectId, PolicyName, Sequence, SnapshotId, Tag};
+use crate::base::uptime::Uptime;
 use crate::pipeline::chunk::{ChunkAverage, GearTable};
 use crate::pipeline::crypt::{self, Identities, Identity, Recipients, object_id};
 use crate::pipeline::limits;
@@ -21,6 +23,7 @@ use crate::repository::refs::Refs;
 use crate::repository::state::State;
 use crate::repository::trust::{ChainHead, to_json};
 use crate::repository::{Repository, RepositoryError, layout};
+use crate::storage::{LockMode, Locked, Put};
 use chrono::{DateTime, Utc};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -28,10 +31,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// More covering index objects than this are merged.
 const MERGE_INDEX_OVER: usize = 64;
+
+/// What was seen just before the header holds for so long.
+const CHECK_HOLDS: Duration = Duration::from_secs(3600);
 
 /// The version as headers and manifests write it.
 pub const TOOL: &str = concat!("lifeboat ", env!("CARGO_PKG_VERSION"));
@@ -58,6 +64,10 @@ pub struct SnapshotWriter {
     pub(super) used: Mutex<Used>,
     head: Option<(Sequence, Option<ObjectId>)>,
     alarm: Option<String>,
+    /// The storage's time when this began, where objects are locked there.
+    begun: Option<DateTime<Utc>>,
+    /// Keeps a prune that deletes at once away until the header is there.
+    _lock: Locked,
 }
 
 #[derive(Default)]
@@ -100,6 +110,11 @@ impl SnapshotWriter {
                 problem: format!("host {} has no signer with this key", options.host),
             });
         }
+        let lock = repository.storage().lock(LockMode::Shared)?;
+        if matches!(lock, Locked::Busy) {
+            return Err(RepositoryError::Pruning { location: repository.storage().describe() });
+        }
+        let begun = repository.storage().object_locks().map(|_| repository.storage().clock()).transpose()?;
         let host_identity = host_key.host_identity()?;
         let index_recipients = options.recipients.with(&host_identity.to_public());
         let identities = Identities::new(vec![Identity::X25519(host_identity)]);
@@ -131,6 +146,7 @@ impl SnapshotWriter {
             table: Mutex::new(known.table),
             pending: Mutex::default(),
             tail: Mutex::default(),
+            open: Mutex::default(),
             written: Mutex::new(Written {
                 draft: IndexDraft::default(),
                 draft_bytes: 0,
@@ -158,6 +174,8 @@ impl SnapshotWriter {
             used: Mutex::default(),
             head,
             alarm,
+            begun,
+            _lock: lock,
         })
     }
 
@@ -202,7 +220,7 @@ impl SnapshotWriter {
         shared.options.cancel.check()?;
         shared.flush_index(draft.stream_notes.clone())?;
         self.merge_index()?;
-        let refs = self.check_refs()?;
+        let (refs, refs_bytes) = self.refs()?;
         let sequence = self.sequence();
         if sequence > Sequence::MAX {
             let last = Sequence(sequence.0 - 1);
@@ -213,9 +231,8 @@ impl SnapshotWriter {
         }
         let repository = &shared.repository;
 
-        let refs_bytes = refs.to_bytes();
         let refs_id = object_id(&refs_bytes);
-        repository.storage().put_new(&layout::refs(refs_id), &refs_bytes)?;
+        let refs_put = repository.storage().put_new(&layout::refs(refs_id), &refs_bytes)?;
 
         let manifest = Manifest {
             kind: "manifest".to_owned(),
@@ -271,6 +288,19 @@ impl SnapshotWriter {
         let key = layout::header(&header.host, &header.policy, sequence, &header.id);
         let bytes = host_key.signing.sign(Namespace::Snapshot, &to_json(&header)?)?;
         shared.options.cancel.check()?;
+        if let (Some(locks), Some(begun)) = (repository.storage().object_locks(), self.begun) {
+            let fresh: HashSet<ObjectId> = {
+                let written = lock(&shared.written);
+                written.archives.keys().chain(written.index.keys()).copied().collect()
+            };
+            locks::extend(repository, locks, &shared.state, begun, &fresh, &refs)?;
+            if refs_put == Put::AlreadyThere {
+                locks::extend_one(repository, locks, &layout::refs(refs_id))?;
+            }
+        }
+        let own = [(refs_id, refs_bytes.len() as u64), (header.manifest, header.manifest_bytes)];
+        let checked = Uptime::now();
+        self.check(&refs, own)?;
         // The commit point: before this line there is no snapshot, behind it there is.
         repository.storage().put_new(&key, &bytes)?;
 
@@ -280,6 +310,10 @@ impl SnapshotWriter {
         shared.state.set_streams(repository.id(), &draft.stream_notes)?;
         let finished: Vec<ObjectId> = refs.index.keys().copied().collect();
         shared.state.remove_unfinished_index(repository.id(), &finished)?;
+        if checked.elapsed() >= CHECK_HOLDS {
+            // Stopped, or sent to sleep, at the last moment: a prune may not have seen the header coming.
+            self.check(&refs, own)?;
+        }
         Ok(Committed { header, header_id })
     }
 
@@ -302,6 +336,7 @@ impl SnapshotWriter {
             return Err(failure);
         }
         result?;
+        self.shared.store_open()?;
         // Every chunk of a finished stream is stored by now, or the run has failed.
         if lock(&self.shared.pending).is_empty() { Ok(()) } else { Err(RepositoryError::Worker) }
     }
@@ -313,22 +348,27 @@ impl SnapshotWriter {
 
     /// Merges small index objects once too many cover the snapshot, or one that covers it is gone.
     fn merge_index(&self) -> Result<(), RepositoryError> {
-        let shared = &self.shared;
-        let objects = lock(&shared.index_objects).clone();
-        let covering: Vec<u32> = {
-            let mut used = lock(&self.used).index.iter().copied().collect::<Vec<_>>();
-            used.sort_unstable();
-            used
-        };
+        let covering = self.covering_index();
         // An index object that is known from the cache alone would be missed by every other reader: write it anew.
-        let there = stored(&shared.repository, layout::INDEX)?;
+        let there = stored(&self.shared.repository, layout::INDEX)?;
+        let objects = lock(&self.shared.index_objects).clone();
         let lost = |at: &u32| {
             objects.get(*at as usize).is_none_or(|(id, length): &(ObjectId, u64)| there.get(id) != Some(length))
         };
-        let many = covering.len() + lock(&shared.written).index.len() > MERGE_INDEX_OVER;
-        if !many && !covering.iter().any(lost) {
-            return Ok(());
-        }
+        let many = covering.len() + lock(&self.shared.written).index.len() > MERGE_INDEX_OVER;
+        if many || covering.iter().any(lost) { self.write_merged(&covering) } else { Ok(()) }
+    }
+
+    /// Positions of the index objects that finished streams use, in order.
+    fn covering_index(&self) -> Vec<u32> {
+        let mut used = lock(&self.used).index.iter().copied().collect::<Vec<_>>();
+        used.sort_unstable();
+        used
+    }
+
+    /// Writes what the covering index objects say of the archives in use into new ones, which take their place.
+    fn write_merged(&self, covering: &[u32]) -> Result<(), RepositoryError> {
+        let shared = &self.shared;
         let table = lock(&shared.table);
         let wanted: HashSet<u32> = covering.iter().copied().collect();
         let used_archives = lock(&self.used).archives.clone();
@@ -358,7 +398,7 @@ impl SnapshotWriter {
         for draft in merged {
             shared.put_index(draft, Notes::default(), &mut written)?;
         }
-        tracing::debug!(before = covering.len(), of = objects.len(), "merged index objects");
+        tracing::debug!(before = covering.len(), "merged index objects");
         lock(&self.used).index.clear();
         Ok(())
     }
@@ -367,29 +407,47 @@ impl SnapshotWriter {
         RepositoryError::File { action: "read the chunk table in", path: self.shared.state.dir().to_owned(), source }
     }
 
-    /// All that the snapshot needs; each of it is there with its length and not condemned, seen just now.
-    fn check_refs(&self) -> Result<Refs, RepositoryError> {
+    /// All that the snapshot needs, and the refs object's bytes. Refs that another snapshot had before may be condemned
+    /// with it, and their name cannot change while their content does not: a new index object gives them another.
+    fn refs(&self) -> Result<(Refs, Vec<u8>), RepositoryError> {
+        let refs = self.gather_refs();
+        let bytes = refs.to_bytes();
+        if !self.shared.repository.condemned()?.is_lost(&object_id(&bytes)) {
+            return Ok((refs, bytes));
+        }
+        self.write_merged(&self.covering_index())?;
+        let refs = self.gather_refs();
+        let bytes = refs.to_bytes();
+        Ok((refs, bytes))
+    }
+
+    fn gather_refs(&self) -> Refs {
         let shared = &self.shared;
         let mut refs = Refs::default();
-        {
-            let (used, written, table) = (lock(&self.used), lock(&shared.written), lock(&shared.table));
-            let objects = lock(&shared.index_objects);
-            refs.archives.clone_from(&written.archives);
-            refs.archives.extend(used.archives.iter().map(|at| {
-                let archive = &table.archives[*at as usize];
-                (archive.id, archive.length)
-            }));
-            refs.index.clone_from(&written.index);
-            refs.index.extend(used.index.iter().map(|at| objects[*at as usize]));
+        let (used, written, table) = (lock(&self.used), lock(&shared.written), lock(&shared.table));
+        let objects = lock(&shared.index_objects);
+        refs.archives.clone_from(&written.archives);
+        refs.archives.extend(used.archives.iter().map(|at| {
+            let archive = &table.archives[*at as usize];
+            (archive.id, archive.length)
+        }));
+        refs.index.clone_from(&written.index);
+        refs.index.extend(used.index.iter().map(|at| objects[*at as usize]));
+        refs
+    }
+
+    /// Everything that the header will name is there with its length, seen just now, and not condemned for so long that
+    /// it may be gone when the header is there. `own` are the refs and the manifest.
+    fn check(&self, refs: &Refs, own: [(ObjectId, u64); 2]) -> Result<(), RepositoryError> {
+        let repository = &self.shared.repository;
+        let archives = stored(repository, layout::ARCHIVES)?;
+        let condemned = repository.condemned()?;
+        let gone = refs.archives.iter().find(|(id, length)| archives.get(id) != Some(length)).map(|(id, _)| *id);
+        let mut named = refs.archives.keys().chain(refs.index.keys()).chain(own.iter().map(|(id, _)| id));
+        match gone.or_else(|| named.find(|id| condemned.is_lost(id)).copied()) {
+            Some(id) => Err(RepositoryError::ReferencedGone { id }),
+            None => Ok(()),
         }
-        let stored = stored(&shared.repository, layout::ARCHIVES)?;
-        let condemned = shared.repository.condemned()?;
-        for (id, length) in &refs.archives {
-            if stored.get(id) != Some(length) || condemned.contains(id) {
-                return Err(RepositoryError::ReferencedGone { id: *id });
-            }
-        }
-        Ok(refs)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::credentials;
 use super::error::{Asked, S3Error};
+use super::lock::Locks;
 use super::settings::{Conditions, Digests, Pace, S3Settings, ServerTraits};
 use super::wire::{Watched, Wire};
 use aws_config::provider_config::ProviderConfig;
@@ -30,6 +31,7 @@ pub struct Bucket {
     pub asked: Asked,
     pub wire: Arc<Wire>,
     pub pace: Pace,
+    pub locks: Option<Locks>,
     traits: Mutex<ServerTraits>,
     /// Cleared for a server that refuses the header.
     pub checksum_header: AtomicBool,
@@ -83,6 +85,7 @@ impl Bucket {
             asked,
             wire,
             pace: settings.pace,
+            locks: settings.object_lock.clone().map(Locks::new),
             traits: Mutex::new(traits),
             checksum_header: AtomicBool::new(true),
             settling: AtomicBool::new(false),

@@ -19,6 +19,8 @@ use std::time::Duration;
 pub enum S3Error {
     #[error("access denied{}", said(.message))]
     AccessDenied { message: Option<String> },
+    #[error("it is locked until {}", rfc3339(*until))]
+    Locked { until: DateTime<Utc> },
     #[error("there is no bucket {bucket:?}")]
     NoSuchBucket { bucket: String },
     #[error("there is no such object")]

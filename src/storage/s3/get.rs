@@ -27,7 +27,9 @@ pub struct Head {
 
 impl Bucket {
     fn get_request(&self, key: &str) -> GetObjectFluentBuilder {
-        self.client.get_object().bucket(&self.name).key(format!("{}{key}", self.prefix))
+        let full = format!("{}{key}", self.prefix);
+        let version = self.version_of(&full);
+        self.client.get_object().bucket(&self.name).key(full).set_version_id(version)
     }
 
     pub async fn read(&self, key: &str, limit: u64) -> Result<Read, S3Error> {
@@ -107,7 +109,9 @@ impl Bucket {
     pub async fn look(&self, key: &str) -> Result<Option<Head>, S3Error> {
         let found = self
             .retry(|| async {
-                let request = self.client.head_object().bucket(&self.name).key(format!("{}{key}", self.prefix));
+                let full = format!("{}{key}", self.prefix);
+                let version = self.version_of(&full);
+                let request = self.client.head_object().bucket(&self.name).key(full).set_version_id(version);
                 let answer = match request.send().await {
                     Ok(answer) => answer,
                     Err(e) => return Err(self.head_cause(key, self.asked.classify(e)).await),

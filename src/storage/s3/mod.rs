@@ -9,6 +9,7 @@
 //! - [`settings`]: where the bucket is, how long it is waited for
 //! - [`client`], [`wire`], [`limit`], [`credentials`]: how requests are signed and sent
 //! - [`get`], [`put`], [`multipart`], [`digest`], [`list`]: what is asked
+//! - [`lock`]: what cannot be deleted, and what hides it
 //! - [`probe`]: what the server really does
 //! - [`retry`], [`error`]: what goes wrong
 
@@ -19,6 +20,7 @@ pub mod error;
 mod get;
 mod limit;
 mod list;
+pub mod lock;
 mod multipart;
 pub mod probe;
 mod put;
@@ -26,7 +28,7 @@ mod retry;
 pub mod settings;
 mod wire;
 
-use super::{ObjectInfo, Put, Storage, StorageError, StorageKey};
+use super::{ObjectInfo, ObjectLocks, Put, Storage, StorageError, StorageKey, Tampered};
 use chrono::{DateTime, TimeDelta, Utc};
 use client::Bucket;
 use error::S3Error;
@@ -156,6 +158,9 @@ impl Storage for S3Storage {
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StorageError> {
+        if self.bucket.locks.is_some() {
+            return Ok(self.wait("list", prefix, self.bucket.list_oldest(prefix))?.0);
+        }
         self.wait("list", prefix, self.bucket.list(prefix))
     }
 
@@ -165,25 +170,68 @@ impl Storage for S3Storage {
     }
 
     fn delete(&self, key: &StorageKey) -> Result<(), StorageError> {
-        self.wait("delete", key.as_str(), self.bucket.remove(key.as_str()))
+        self.wait("delete", key.as_str(), self.bucket.remove(key.as_str())).map_err(|e| match e {
+            StorageError::Remote { source, .. } if matches!(*source, S3Error::Locked { .. }) => locked(key, &source),
+            other => other,
+        })
     }
 
     /// The `Date` of an answer that was asked for just now.
     fn clock(&self) -> Result<DateTime<Utc>, StorageError> {
         self.wait("ask for the time at", "", self.bucket.clock())
     }
+
+    fn object_locks(&self) -> Option<&dyn ObjectLocks> {
+        self.bucket.locks.as_ref().map(|_| self as &dyn ObjectLocks)
+    }
+}
+
+fn locked(key: &StorageKey, error: &S3Error) -> StorageError {
+    let until = if let S3Error::Locked { until } = error { *until } else { DateTime::<Utc>::MAX_UTC };
+    StorageError::Locked { key: key.clone(), until }
+}
+
+impl ObjectLocks for S3Storage {
+    fn period(&self) -> TimeDelta {
+        self.bucket.locks.as_ref().map_or(TimeDelta::zero(), |locks| locks.settings.period)
+    }
+
+    fn locked_until(&self, key: &StorageKey) -> Result<Option<DateTime<Utc>>, StorageError> {
+        let until = self.wait("look at the lock of", key.as_str(), self.bucket.locked_until(key.as_str()));
+        until.map_err(|e| missing(key, e))
+    }
+
+    fn lock_until(&self, key: &StorageKey, until: DateTime<Utc>) -> Result<(), StorageError> {
+        let done = self.wait("lock", key.as_str(), self.bucket.lock_until(key.as_str(), until));
+        done.map_err(|e| missing(key, e))
+    }
+
+    fn look_behind(&self, key: &StorageKey) -> Result<bool, StorageError> {
+        self.wait("list the versions of", key.as_str(), self.bucket.look_behind(key.as_str()))
+    }
+
+    fn tampered(&self, prefix: &str) -> Result<Vec<Tampered>, StorageError> {
+        Ok(self.wait("list the versions below", prefix, self.bucket.list_oldest(prefix))?.1)
+    }
 }
 
 impl Bucket {
     async fn remove(&self, key: &str) -> Result<(), S3Error> {
-        self.retry(|| async {
-            let request = self.client.delete_object().bucket(&self.name).key(format!("{}{key}", self.prefix));
-            match request.send().await.map_err(|e| self.asked.classify(e)) {
-                Ok(_) | Err(S3Error::NoSuchKey) => Ok(()),
-                Err(e) => Err(e),
-            }
-        })
-        .await
+        if self.locks.is_some() {
+            return self.remove_versions(key).await;
+        }
+        let hidden = self
+            .retry(|| async {
+                let request = self.client.delete_object().bucket(&self.name).key(format!("{}{key}", self.prefix));
+                match request.send().await.map_err(|e| self.asked.classify(e)) {
+                    Ok(answer) => Ok(answer.delete_marker() == Some(true)),
+                    Err(S3Error::NoSuchKey) => Ok(false),
+                    Err(e) => Err(e),
+                }
+            })
+            .await?;
+        // A bucket with versions only hides what is deleted: that would take up room for ever.
+        if hidden { self.remove_versions(key).await } else { Ok(()) }
     }
 
     async fn clock(&self) -> Result<DateTime<Utc>, S3Error> {

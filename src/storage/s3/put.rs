@@ -7,7 +7,7 @@
 //! - What the server did not check on arrival is proved by its ETag (the MD5 of what it has), or read back.
 
 use super::client::Bucket;
-use super::digest::is_md5_of;
+use super::digest::{is_md5_of, md5};
 use super::error::S3Error;
 use super::settings::{Conditions, Digests};
 use crate::storage::Put;
@@ -112,7 +112,8 @@ impl Bucket {
     }
 
     async fn write(&self, key: &str, body: &Bytes) -> Result<Answer, S3Error> {
-        if body.len() > SINGLE_PUT {
+        // Not every server locks what comes in parts; and the largest object is one that a single request may carry.
+        if body.len() > SINGLE_PUT && self.locks.is_none() {
             return self.write_parts(key, body).await;
         }
         self.retry(|| async {
@@ -148,6 +149,10 @@ impl Bucket {
         if checksum {
             request = request.checksum_sha256(BASE64.encode(Sha256::digest(body)));
         }
+        if self.locks.is_some() {
+            // A write with a lock must carry it, or a checksum in a form that not every server knows.
+            request = request.content_md5(BASE64.encode(md5(body)));
+        }
         if conditional {
             request = request.if_none_match("*");
         }
@@ -159,13 +164,14 @@ impl Bucket {
     }
 
     pub fn put_request(&self, key: &str) -> PutObjectFluentBuilder {
-        self.client.put_object().bucket(&self.name).key(format!("{}{key}", self.prefix))
+        let request = self.client.put_object().bucket(&self.name).key(format!("{}{key}", self.prefix));
+        self.locked_put(key, request)
     }
 
     /// Whether the server is known to have checked what it got, or shows what it has.
     fn is_proved(&self, body: &Bytes, etag: Option<&str>) -> bool {
-        self.traits().digests == Digests::Checked || (body.len() <= SINGLE_PUT && is_md5_of(etag, body))
-            // Every part of a larger object has been proved by itself.
-            || body.len() > SINGLE_PUT
+        let in_parts = body.len() > SINGLE_PUT && self.locks.is_none();
+        // Every part of a larger object has been proved by itself.
+        in_parts || self.traits().digests == Digests::Checked || is_md5_of(etag, body)
     }
 }

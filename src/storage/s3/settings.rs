@@ -1,6 +1,7 @@
 //! How a bucket is reached, how long it is waited for, and what is known of its server.
 
 use super::credentials::CredentialSource;
+use super::lock::LockSettings;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ pub struct S3Settings {
     pub path_style: bool,
     /// Bytes per second, over all threads.
     pub limit_upload: Option<u64>,
+    /// Absent where nothing is locked.
+    pub object_lock: Option<LockSettings>,
     /// What was found out earlier.
     pub server: ServerTraits,
     pub pace: Pace,

@@ -1,0 +1,230 @@
+//! Carrying a plan out.
+
+use super::doubts;
+use super::plan::{Amount, PruneOptions, PrunePlan, references};
+use crate::base::ids::{HostName, ObjectId};
+use crate::ops::access::{Access, AccessRequest, Installation, load_identity};
+use crate::ops::{OpsError, Run};
+use crate::pipeline::crypt::object_id;
+use crate::pipeline::sign::Namespace;
+use crate::repository::chain::{Line, full_text};
+use crate::repository::format::{FORMAT, HeaderRef, Note, Record, Role, SignerAction};
+use crate::repository::garbage::{self, Stored};
+use crate::repository::keys::HostKey;
+use crate::repository::trust::{Pin, to_json};
+use crate::repository::{Repository, RepositoryError, layout};
+use crate::storage::{LockMode, Locked, StorageError, StorageKey};
+use serde::Serialize;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Deletions at once: each is a round trip.
+const AT_ONCE: usize = 8;
+/// Headers that one prune record names.
+const HEADERS: usize = 1000;
+
+/// What a prune did.
+#[derive(Debug, Default, Serialize)]
+pub struct PruneReport {
+    pub removed: usize,
+    pub lost: usize,
+    pub condemned: Amount,
+    pub deleted: Amount,
+    /// What cannot be deleted yet, because it is locked; a later prune does.
+    pub locked: Amount,
+    /// What the storage did not let go, and why.
+    pub refused: Amount,
+    pub refusal: Option<String>,
+}
+
+/// Takes the lock without which nothing is deleted at once.
+pub fn lock(access: &Access) -> Result<Locked, OpsError> {
+    let storage = access.repository.storage();
+    match storage.lock(LockMode::Exclusive)? {
+        held @ Locked::Held(_) => Ok(held),
+        Locked::Busy => Err(OpsError::Writing { location: storage.describe() }),
+        Locked::Unsupported => Err(OpsError::usage(
+            format!("{} has no lock that keeps writers away", storage.describe()),
+            "deleting at once is for a repository in a local folder; leave --now out: what is condemned today is deleted \
+             after the grace",
+        )),
+    }
+}
+
+/// Carries the plan out.
+pub fn run(
+    installation: &Installation,
+    access: &Access,
+    request: &AccessRequest,
+    plan: &PrunePlan,
+    options: &PruneOptions,
+    run: &Run,
+) -> Result<PruneReport, OpsError> {
+    let steps = &plan.steps;
+    let mut report = PruneReport::default();
+    let host_key = HostKey::load(&installation.host_key())?;
+    if steps.is_empty() {
+        return Ok(report);
+    }
+    // On a full disk this makes room for what must be written.
+    Pruner { access, repository: &access.repository, host_key: &host_key, run }
+        .delete(&steps.delete_first, &mut report)?;
+    let repository = signer(installation, access, &host_key, request, &options.host, run)?;
+    let pruner = Pruner { access, repository: &repository, host_key: &host_key, run };
+    if let Some(line) = &steps.line {
+        report.removed = pruner.remove(line, &references(&steps.remove))?;
+        pruner.delete_keys(steps.remove.iter().map(|s| &s.key).chain(&steps.leftovers))?;
+    }
+    for (line, lost) in &steps.lost.snapshots {
+        report.lost += pruner.remove(line, lost)?;
+    }
+    pruner.delete_keys(steps.lost.objects.iter())?;
+    if !steps.condemn.is_empty() {
+        run.events.step(format!("condemning {} objects", steps.condemn.len()));
+        repository.condemn(&host_key.signing, &steps.condemn, run.now)?;
+        report.condemned = plan.condemn;
+    }
+    pruner.second_phase(plan, &mut report)?;
+    Ok(report)
+}
+
+/// The repository in which this host's key may prune: the root key vouches for it when it is at hand.
+fn signer(
+    installation: &Installation,
+    access: &Access,
+    host_key: &HostKey,
+    request: &AccessRequest,
+    host: &HostName,
+    run: &Run,
+) -> Result<Arc<Repository>, OpsError> {
+    let (repository, key) = (&access.repository, host_key.signing.public());
+    if repository.prunes_for(&key, host) {
+        return Ok(repository.clone());
+    }
+    let identity = load_identity(installation, request)?;
+    let root = identity.and_then(|file| file.root_key_of(repository.id())).ok_or_else(|| OpsError::Failed {
+        problem: format!("this host's key may not remove snapshots of {host}"),
+        hint: Some(
+            "run it once with the identity at hand (--identity FILE), so that the root key vouches for this; or prune \
+             on a machine that may"
+                .to_owned(),
+        ),
+    })?;
+    run.events.step(format!("vouching for this host's key to prune snapshots of {host}"));
+    let mut own = Repository::open(repository.storage().clone(), &Pin::Exactly(repository.id().clone()))?;
+    let action = SignerAction::Add { role: Role::Prune, hosts: vec![host.clone()] };
+    own.add_signer(&root, &key, action, run.now)?;
+    if let (Some(state), Some((number, hash))) = (&access.state, own.last_signer()) {
+        state.set_signer(own.id(), number, hash)?;
+    }
+    Ok(Arc::new(own))
+}
+
+struct Pruner<'a> {
+    access: &'a Access,
+    repository: &'a Repository,
+    host_key: &'a HostKey,
+    run: &'a Run,
+}
+
+impl Pruner<'_> {
+    /// Records that snapshots are removed, which must be on record before anything of them is deleted.
+    fn remove(&self, (host, policy): &Line, removed: &[HeaderRef]) -> Result<usize, OpsError> {
+        for removed in removed.chunks(HEADERS) {
+            let record = Record {
+                kind: "record".to_owned(),
+                format: FORMAT,
+                requires: Vec::new(),
+                repository: self.repository.id().clone(),
+                time: self.run.now,
+                host: host.clone(),
+                policy: policy.clone(),
+                note: Note::Prune { removed: removed.to_vec() },
+            };
+            let bytes =
+                self.host_key.signing.sign(Namespace::Record, &to_json(&record)?).map_err(RepositoryError::from)?;
+            let key = layout::dated_key(layout::RECORDS, self.run.now, object_id(&bytes))?;
+            self.repository.storage().put_new(&key, &bytes)?;
+        }
+        Ok(removed.len())
+    }
+
+    fn delete_keys<'k>(&self, keys: impl Iterator<Item = &'k StorageKey>) -> Result<(), OpsError> {
+        for key in keys {
+            self.run.cancel.check()?;
+            match self.repository.storage().delete(key) {
+                // A header that a record removed is no snapshot any more, there or not.
+                Err(e) if e.is_refusal() => tracing::debug!("{key} stays: {e}"),
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what is due, after a last look at what is there: only what is still unreferenced.
+    fn second_phase(&self, plan: &PrunePlan, report: &mut PruneReport) -> Result<(), OpsError> {
+        let steps = &plan.steps;
+        if steps.delete.is_empty() && steps.due.is_empty() {
+            return Ok(());
+        }
+        let chain = self.access.reload_as(self.repository)?;
+        doubts::refuse_chain(&chain)?;
+        let there: HashSet<ObjectId> = chain.all().map(|s| s.header_id).collect();
+        let recorded = |id: &ObjectId| chain.is_removed(id);
+        if let Some(hidden) = steps.retained.iter().find(|id| !there.contains(id) && !recorded(id)) {
+            return Err(OpsError::Doubt {
+                problem: format!("the header {hidden} was there a moment ago, and the list no longer shows it"),
+                hint: "a list of the storage is not to be trusted; nothing is deleted".to_owned(),
+            });
+        }
+        let retained = chain.all().filter(|s| !chain.was_pruned(s));
+        let needed = garbage::referenced(self.repository, retained, &self.run.cancel)?;
+        let delete: Vec<Stored> = steps.delete.iter().filter(|o| !needed.contains(&o.id)).cloned().collect();
+        self.delete(&delete, report)?;
+        if report.refused.objects + report.locked.objects == 0 {
+            self.delete_keys(steps.due.iter().map(|trash| &trash.key))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes objects, several at once. What the storage does not let go is counted; any other failure ends it.
+    fn delete(&self, objects: &[Stored], report: &mut PruneReport) -> Result<(), OpsError> {
+        if objects.is_empty() {
+            return Ok(());
+        }
+        self.run.events.step(format!("deleting {} objects", objects.len()));
+        let (next, done) = (AtomicUsize::new(0), Mutex::new((&mut *report, None)));
+        std::thread::scope(|scope| {
+            for _ in 0..AT_ONCE.min(objects.len()) {
+                scope.spawn(|| {
+                    while let Some(object) = objects.get(next.fetch_add(1, Ordering::SeqCst)) {
+                        let deleted = match self.run.cancel.check() {
+                            Ok(()) => self.repository.storage().delete(&object.key).map_err(OpsError::from),
+                            Err(e) => Err(e.into()),
+                        };
+                        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                        let (report, failure) = &mut *done;
+                        match deleted {
+                            Ok(()) => report.deleted.add(object),
+                            Err(OpsError::Repository(RepositoryError::Storage(StorageError::Locked { .. }))) => {
+                                report.locked.add(object);
+                            }
+                            Err(OpsError::Repository(RepositoryError::Storage(e))) if e.is_refusal() => {
+                                report.refused.add(object);
+                                report.refusal.get_or_insert_with(|| full_text(&e));
+                            }
+                            Err(e) => {
+                                failure.get_or_insert(e);
+                                next.store(objects.len(), Ordering::SeqCst);
+                                return;
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        let (_, failure) = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        failure.map_or(Ok(()), Err)
+    }
+}
