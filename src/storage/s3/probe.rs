@@ -39,7 +39,7 @@ pub struct ServerProbe {
 
 impl S3Storage {
     /// Tries what the server makes of everything that a repository relies on. With `lock`, Object Lock as well: that
-    /// leaves a version behind that nobody can remove for a minute.
+    /// leaves a version behind that nobody can remove for a minute; the next probe removes it.
     pub fn probe(&self, lock: bool) -> Result<ServerProbe, StorageError> {
         let probe = self.wait("probe", SCRATCH, self.bucket.probe(lock))?;
         self.bucket.learn(Some(probe.server.conditions), Some(probe.server.digests));
@@ -59,6 +59,7 @@ impl Bucket {
     async fn probe(&self, lock: bool) -> Result<ServerProbe, S3Error> {
         let mut probe = ServerProbe::default();
         let key = scratch();
+        self.clean_up().await?;
         self.objects(&key, &mut probe).await?;
         probe.server.digests = self.wrong_digest(&format!("{key}-digest")).await?;
         probe.deletes = self.deletes(&[&key, &format!("{key}-digest")], &mut probe).await?;
@@ -73,6 +74,17 @@ impl Bucket {
             }
         }
         Ok(probe)
+    }
+
+    /// Removes what earlier probes had to leave under lock.
+    async fn clean_up(&self) -> Result<(), S3Error> {
+        let left = self.list(SCRATCH).await?;
+        let Some(now) = self.wire.date() else { return Ok(()) };
+        for object in left.iter().filter(|object| (now - object.modified).num_seconds() > 10 * LOCK_SECONDS) {
+            // A key that may not delete leaves it to one that may.
+            let _ = self.remove(object.key.as_str()).await;
+        }
+        Ok(())
     }
 
     /// Write, write again, read, read a part, list.
@@ -210,7 +222,7 @@ impl Bucket {
             return Ok(());
         }
         // A plain delete hides it behind a marker; the version must still be readable.
-        let _ = self.remove(key).await;
+        let _ = self.client.delete_object().bucket(&self.name).key(&full).send().await;
         let request = self.client.get_object().bucket(&self.name).key(&full).version_id(&version);
         let read = match request.send().await {
             Ok(answer) => answer.body.collect().await.map(|b| b.into_bytes()).ok(),
@@ -220,6 +232,8 @@ impl Bucket {
             Some(bytes) if bytes == body => None,
             _ => Some("a version under lock cannot be read behind a delete marker"),
         });
+        // The marker goes, so that a later probe sees the version in a list and removes it.
+        let _ = self.remove(key).await;
         Ok(())
     }
 }
