@@ -222,7 +222,8 @@ impl Bucket {
             return Ok(());
         }
         // A plain delete hides it behind a marker; the version must still be readable.
-        let _ = self.client.delete_object().bucket(&self.name).key(&full).send().await;
+        let hidden = self.client.delete_object().bucket(&self.name).key(&full).send().await;
+        let marker = hidden.ok().and_then(|answer| answer.version_id);
         let request = self.client.get_object().bucket(&self.name).key(&full).version_id(&version);
         let read = match request.send().await {
             Ok(answer) => answer.body.collect().await.map(|b| b.into_bytes()).ok(),
@@ -233,7 +234,9 @@ impl Bucket {
             _ => Some("a version under lock cannot be read behind a delete marker"),
         });
         // The marker goes, so that a later probe sees the version in a list and removes it.
-        let _ = self.remove(key).await;
+        if let Some(marker) = marker {
+            let _ = self.client.delete_object().bucket(&self.name).key(&full).version_id(marker).send().await;
+        }
         Ok(())
     }
 }
