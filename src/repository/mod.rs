@@ -19,6 +19,7 @@
 //! - [`scan`]: an archive read whole, its chunks found again
 //! - [`rebuild`]: an index made anew from archives
 //! - [`repack`]: the live chunks of wasteful archives put into new ones
+//! - [`locks`]: what must not be deleted for a time, where the storage can see to that
 //! - [`trash`], [`garbage`]: what nothing references any more, condemned first and deleted later
 //! - [`state`]: what this host remembers
 
@@ -30,6 +31,7 @@ pub mod headers;
 pub mod index;
 pub mod keys;
 pub mod layout;
+pub mod locks;
 pub mod parallel;
 pub mod reader;
 pub mod rebuild;

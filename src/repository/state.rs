@@ -32,7 +32,7 @@ const SCHEMA: &str = "
     create table if not exists unfinished_index (repository text, id text, length integer not null, primary key (repository, id));
     create table if not exists streams (repository text, policy text, source text, stream text, average integer not null,
         lengths text not null, primary key (repository, policy, source, stream));
-    create table if not exists object_locks (repository text, id text, until text not null, primary key (repository, id)) without rowid;
+    create table if not exists object_locks (place text, id text, until text not null, primary key (place, id)) without rowid;
     pragma user_version = 1;";
 
 pub use slices::Turn;
@@ -214,11 +214,11 @@ impl State {
     }
 
     /// Until when an object is locked at least, as far as this host has locked it itself.
-    pub fn object_lock(&self, repository: &RepositoryId, key: &str) -> Result<Option<DateTime<Utc>>, RepositoryError> {
-        let sql = "select until from object_locks where repository = ?1 and id = ?2";
+    pub fn object_lock(&self, place: &str, key: &str) -> Result<Option<DateTime<Utc>>, RepositoryError> {
+        let sql = "select until from object_locks where place = ?1 and id = ?2";
         let row: Option<String> = self
             .db()
-            .query_row(sql, params![repository.as_str(), key], |row| row.get(0))
+            .query_row(sql, params![place, key], |row| row.get(0))
             .optional()
             .map_err(self.error("look for a lock"))?;
         Ok(row.and_then(|text| text.parse().ok()))
@@ -227,7 +227,7 @@ impl State {
     /// Remembers locks, and forgets those that have run out.
     pub fn set_object_locks<'k>(
         &self,
-        repository: &RepositoryId,
+        place: &str,
         keys: impl Iterator<Item = &'k str>,
         until: DateTime<Utc>,
         now: DateTime<Utc>,
@@ -238,7 +238,7 @@ impl State {
             transaction.execute("delete from object_locks where until < ?1", params![rfc3339(now)])?;
             for key in keys {
                 let sql = "insert or replace into object_locks values (?1, ?2, ?3)";
-                transaction.execute(sql, params![repository.as_str(), key, rfc3339(until)])?;
+                transaction.execute(sql, params![place, key, rfc3339(until)])?;
             }
             transaction.commit()
         };

@@ -196,9 +196,9 @@ fn what_a_snapshot_uses_again_is_locked_as_long_as_what_it_writes() {
     let first = long.chain().all().next().unwrap().clone();
     assert!(until(&long, &first.key) - now < TimeDelta::hours(2));
     // A long lock is not asked for again: the state knows.
-    let before = long.state.object_lock(long.open().id(), layout::repository().as_str()).unwrap();
+    let before = long.state.object_lock(&long.storage.describe(), layout::repository().as_str()).unwrap();
     long.snapshot(&[("a", &data)]);
-    assert_eq!(long.state.object_lock(long.open().id(), layout::repository().as_str()).unwrap(), before);
+    assert_eq!(long.state.object_lock(&long.storage.describe(), layout::repository().as_str()).unwrap(), before);
 }
 
 /// A prune takes away what it may, by version, and waits for the rest.

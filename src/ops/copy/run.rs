@@ -17,9 +17,10 @@ use crate::repository::format::{Note, Record};
 use crate::repository::reader::load_refs;
 use crate::repository::trash::Condemned;
 use crate::repository::trust::Pin;
-use crate::repository::{Repository, RepositoryError, layout};
+use crate::repository::{Repository, RepositoryError, layout, locks};
 use crate::storage::{LockMode, Locked, MemoryStorage, Storage, StorageError, StorageKey};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -352,6 +353,7 @@ impl Work<'_> {
     ) -> Result<(), OpsError> {
         let objects: Vec<(Named, u64)> = group.iter().flat_map(|s| s.missing.iter().copied()).collect();
         self.put_objects(&objects)?;
+        self.lock_group(access, there, group)?;
         let condemned = there.condemned()?;
         for planned in group {
             self.run.cancel.check()?;
@@ -379,6 +381,23 @@ impl Work<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What the copy already had is locked for as long as what it got now, where it locks what is written.
+    fn lock_group(&self, access: &Access, there: &Repository, group: &[PlannedSnapshot]) -> Result<(), OpsError> {
+        let (Some(state), Some(_)) = (&access.state, there.storage().object_locks()) else { return Ok(()) };
+        let mut keys = BTreeSet::new();
+        for planned in group {
+            let snapshot = &planned.snapshot;
+            match load_refs(there, snapshot.refs) {
+                Ok(refs) => keys.extend(locks::needed(there.signer_count(), &refs, snapshot.refs)),
+                // It is among the bad, and so is what lacks it.
+                Err(e) if e.is_integrity() => continue,
+                Err(e) => return Err(e.into()),
+            }
+            keys.insert(layout::manifest(snapshot.header.manifest));
+        }
+        Ok(locks::extend(there.storage().as_ref(), state, keys.into_iter())?)
     }
 
     /// What a snapshot needs and is not there, or does not stay.

@@ -10,12 +10,10 @@
 //!
 //! - [`snapshot`]: the snapshot: what is known at its begin, and the commit
 //! - [`known`]: the index objects that a writer may trust
-//! - [`locks`]: what must not be deleted, where the storage can see to that
 //! - [`workers`]: segments in, archives and index objects out
 //! - [`stream`]: one stream being cut
 
 mod known;
-mod locks;
 mod snapshot;
 mod stream;
 mod workers;

@@ -1,7 +1,6 @@
 //! A snapshot being written, and its commit.
 
 use super::known::load_known;
-use super::locks;
 use super::stream::StreamWriter;
 use super::workers::{Shared, Written};
 use super::{lock, stored};
@@ -22,8 +21,8 @@ use crate::repository::keys::HostKey;
 use crate::repository::refs::Refs;
 use crate::repository::state::State;
 use crate::repository::trust::{ChainHead, to_json};
-use crate::repository::{Repository, RepositoryError, layout};
-use crate::storage::{LockMode, Locked, Put};
+use crate::repository::{Repository, RepositoryError, layout, locks};
+use crate::storage::{LockMode, Locked, StorageKey};
 use chrono::{DateTime, Utc};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -114,7 +113,7 @@ impl SnapshotWriter {
         if matches!(lock, Locked::Busy) {
             return Err(RepositoryError::Pruning { location: repository.storage().describe() });
         }
-        let begun = repository.storage().object_locks().map(|_| repository.storage().clock()).transpose()?;
+        let begun = locks::begin(repository.storage().as_ref())?;
         let host_identity = host_key.host_identity()?;
         let index_recipients = options.recipients.with(&host_identity.to_public());
         let identities = Identities::new(vec![Identity::X25519(host_identity)]);
@@ -232,7 +231,7 @@ impl SnapshotWriter {
         let repository = &shared.repository;
 
         let refs_id = object_id(&refs_bytes);
-        let refs_put = repository.storage().put_new(&layout::refs(refs_id), &refs_bytes)?;
+        repository.storage().put_new(&layout::refs(refs_id), &refs_bytes)?;
 
         let manifest = Manifest {
             kind: "manifest".to_owned(),
@@ -288,15 +287,15 @@ impl SnapshotWriter {
         let key = layout::header(&header.host, &header.policy, sequence, &header.id);
         let bytes = host_key.signing.sign(Namespace::Snapshot, &to_json(&header)?)?;
         shared.options.cancel.check()?;
-        if let (Some(locks), Some(begun)) = (repository.storage().object_locks(), self.begun) {
-            let fresh: HashSet<ObjectId> = {
+        if let Some(begun) = self.begun {
+            let written: Vec<StorageKey> = {
                 let written = lock(&shared.written);
-                written.archives.keys().chain(written.index.keys()).copied().collect()
+                let archives = written.archives.keys().map(|id| layout::archive(*id));
+                archives.chain(written.index.keys().map(|id| layout::index(*id))).collect()
             };
-            locks::extend(repository, locks, &shared.state, begun, &fresh, &refs)?;
-            if refs_put == Put::AlreadyThere {
-                locks::extend_one(repository, locks, &layout::refs(refs_id))?;
-            }
+            let storage = repository.storage().as_ref();
+            locks::remember(storage, &shared.state, &written, begun)?;
+            locks::extend(storage, &shared.state, locks::needed(repository.signer_count(), &refs, refs_id))?;
         }
         let own = [(refs_id, refs_bytes.len() as u64), (header.manifest, header.manifest_bytes)];
         let checked = Uptime::now();
