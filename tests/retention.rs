@@ -292,6 +292,16 @@ fn of_a_fork_at_the_top_both_stay() {
     assert_eq!((verdicts[1].to_string(), verdicts[5].to_string()), (text.into(), text.into()));
 }
 
+/// Where every complete one has been forked, a suspect one takes the place of none of them.
+#[test]
+fn a_suspect_one_does_not_stand_in_for_forked_complete_ones() {
+    let forked = Candidate { forked: true, ..complete(1, "2026-01-04T02:00:00Z") };
+    let suspect = Candidate { outcome: Outcome::Suspect, ..complete(2, "2026-01-05T02:00:00Z") };
+    let keep = Retention { max_age: Some(90 * DAY), ..DEFAULTS };
+    let snapshots = [forked, forked, suspect];
+    assert_eq!(kept(&snapshots, &decide(&snapshots, &keep, ZAGREB, time("2026-11-20T12:00:00Z"))), [1, 1, 2]);
+}
+
 #[test]
 fn where_no_rule_is_set_nothing_goes_but_by_age() {
     let snapshots = nightly(50, "2026-11-20T02:00:00Z");
@@ -434,7 +444,7 @@ fn naive_keeps(all: &[Candidate], keep: &Retention, zone: Tz, now: DateTime<Utc>
     let rank = |s: &&Candidate| (s.outcome, s.sequence);
     let sure = present.iter().copied().filter(|s| !s.forked).max_by_key(rank);
     let best = !future(x)
-        && (sure == Some(x) || x.forked && sure.is_none_or(|s| x.outcome >= s.outcome && x.sequence > s.sequence));
+        && (sure == Some(x) || x.forked && sure.is_none_or(|s| (x.outcome, x.sequence) > (s.outcome, s.sequence)));
     if best {
         return true;
     }
@@ -550,7 +560,7 @@ fn retention() -> impl Strategy<Value = Retention> {
 }
 
 proptest! {
-    #![proptest_config(proptest::prelude::ProptestConfig { cases: 512, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn it_is_what_the_rules_say(all in history(), keep in retention()) {

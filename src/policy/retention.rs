@@ -365,16 +365,13 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// The newest complete snapshot, or the newest of the best outcome that there is; and what has been forked above it,
-/// since either of those may be the newest in truth. `present` is newest first.
+/// The newest complete snapshot, or the newest of the best outcome that there is; and what has been forked above it, by
+/// number or by outcome, since any of those may be the newest in truth. `present` is newest first.
 fn best(all: &[Candidate], present: &[usize]) -> HashSet<usize> {
-    let rank = |at: &usize| (all[*at].outcome, all[*at].sequence);
-    let sure = present.iter().copied().filter(|at| !all[*at].forked).max_by_key(rank);
-    let above = present.iter().copied().filter(|at| {
-        all[*at].forked
-            && sure.is_none_or(|sure| all[*at].outcome >= all[sure].outcome && all[*at].sequence > all[sure].sequence)
-    });
-    above.chain(sure).collect()
+    let rank = |at: usize| (all[at].outcome, all[at].sequence);
+    let sure = present.iter().copied().filter(|&at| !all[at].forked).max_by_key(|&at| rank(at));
+    let is_above = |at: usize| all[at].forked && sure.is_none_or(|sure| rank(at) > rank(sure));
+    present.iter().copied().filter(|&at| is_above(at)).chain(sure).collect()
 }
 
 /// `time` less `duration`, or the beginning of time.

@@ -23,6 +23,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Readers of one archive.
+type Idle = Arc<Mutex<Vec<ArchiveReader>>>;
 /// Plain frames by archive and offset.
 type FrameCache = Cache<(ObjectId, u32), Arc<Vec<u8>>>;
 
@@ -30,7 +32,8 @@ type FrameCache = Cache<(ObjectId, u32), Arc<Vec<u8>>>;
 pub struct Frames {
     repository: Arc<Repository>,
     identities: Arc<Identities>,
-    archives: Mutex<Cache<ObjectId, Arc<Mutex<ArchiveReader>>>>,
+    /// Readers that nobody uses now: several threads may read frames of one archive at once, each by its own.
+    archives: Mutex<Cache<ObjectId, Idle>>,
     frames: Mutex<FrameCache>,
 }
 
@@ -65,15 +68,18 @@ impl Frames {
             PipelineError::NoMatchingIdentity => RepositoryError::Pipeline(source),
             source => RepositoryError::DamagedBy { key: key.clone(), source },
         };
-        let cached = lock(&self.archives).get(&archive.id);
-        let reader = match cached {
+        let idle = {
+            let mut archives = lock(&self.archives);
+            archives.get(&archive.id).unwrap_or_else(|| {
+                let idle = Idle::default();
+                archives.put(archive.id, idle.clone(), 1);
+                idle
+            })
+        };
+        let reader = lock(&idle).pop();
+        let mut reader = match reader {
             Some(reader) => reader,
-            None => {
-                let reader = ArchiveReader::open(&archive.header, archive.length, &self.identities).map_err(damaged)?;
-                let reader = Arc::new(Mutex::new(reader));
-                lock(&self.archives).put(archive.id, reader.clone(), 1);
-                reader
-            }
+            None => ArchiveReader::open(&archive.header, archive.length, &self.identities).map_err(damaged)?,
         };
         let storage_failure = Mutex::new(None);
         let fetch = |offset, length| {
@@ -83,18 +89,16 @@ impl Frames {
                 text
             })
         };
-        let read = lock(&reader).frame(offset, length, &fetch);
-        let compressed = read.map_err(|source| {
-            // A reader that failed in the middle may not stand where it thinks it does.
-            lock(&self.archives).remove(&archive.id);
-            match lock(&storage_failure).take() {
+        // A reader that fails in the middle may not stand where it thinks it does: it is not used again.
+        let compressed =
+            reader.frame(offset, length, &fetch).map_err(|source| match lock(&storage_failure).take() {
                 Some(StorageError::Short { key, .. }) => {
                     RepositoryError::Damaged { key, problem: "it is shorter than it was".to_owned() }
                 }
                 Some(e) => super::trust::as_damage(e, &key),
                 None => damaged(source),
-            }
-        })?;
+            })?;
+        lock(&idle).push(reader);
         let plain =
             FrameDecoder::new().and_then(|mut decoder| decoder.decode(&compressed, limits::FRAME)).map_err(damaged)?;
         let plain = Arc::new(plain);
@@ -128,15 +132,6 @@ impl<K: std::hash::Hash + Eq + Copy, V: Clone> Cache<K, V> {
         while self.held > self.limit {
             let Some((oldest, weight)) = self.order.pop_front() else { break };
             self.map.remove(&oldest);
-            self.held -= weight;
-        }
-    }
-
-    fn remove(&mut self, key: &K) {
-        if self.map.remove(key).is_some()
-            && let Some(at) = self.order.iter().position(|(k, _)| k == key)
-            && let Some((_, weight)) = self.order.remove(at)
-        {
             self.held -= weight;
         }
     }

@@ -33,9 +33,25 @@ pub fn at_once<I: Sync, O: Send>(items: &[I], work: impl Fn(&I) -> O + Sync) -> 
     done.into_iter().map(|(_, one)| one).collect()
 }
 
+/// Two pieces of work at once; the first is absent if its thread panicked.
+pub fn both<A: Send, B: Send>(a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B) -> (Option<A>, B) {
+    std::thread::scope(|scope| {
+        let a = scope.spawn(a);
+        let b = b();
+        (a.join().ok(), b)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn both_are_at_work_together() {
+        let barrier = std::sync::Barrier::new(2);
+        let (a, b) = both(|| barrier.wait().is_leader(), || barrier.wait().is_leader());
+        assert!(a.is_some_and(|a| a != b));
+    }
 
     #[test]
     fn answers_come_in_the_order_of_the_items() {

@@ -15,7 +15,7 @@ use crate::repository::frames::Frames;
 use crate::repository::index::{self, IndexLoader, Usable};
 use crate::repository::refs::Refs;
 use crate::repository::table::{ChunkTable, Location};
-use crate::repository::{Repository, RepositoryError, layout, scan, tree};
+use crate::repository::{Repository, RepositoryError, layout, parallel, scan, tree};
 use sha2::{Digest, Sha256};
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, Read};
@@ -26,6 +26,8 @@ use std::thread::JoinHandle;
 
 /// Runs that are read ahead of the consumer, each at most a frame.
 const READ_AHEAD: usize = 6;
+const INDEX_AT_ONCE: usize = 4;
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -125,6 +127,17 @@ struct Job {
     answer: SyncSender<Result<Vec<u8>, RepositoryError>>,
 }
 
+/// The refs that count for a snapshot.
+fn load_counting_refs(repository: &Repository, snapshot: &Snapshot) -> Result<Refs, RepositoryError> {
+    match load_refs(repository, snapshot.refs) {
+        // A copy keeps snapshots that were pruned from the repository; what a repack made of them it may never have got.
+        Err(e @ RepositoryError::Missing { .. }) if snapshot.refs != snapshot.header.refs => {
+            load_refs(repository, snapshot.header.refs).map_err(|_| e)
+        }
+        read => read,
+    }
+}
+
 /// What a reader needs.
 pub struct ReaderOptions {
     pub identities: Arc<Identities>,
@@ -142,14 +155,11 @@ impl SnapshotReader {
         snapshot: &Snapshot,
         options: ReaderOptions,
     ) -> Result<Self, RepositoryError> {
-        let manifest = load_manifest(&repository, snapshot, &options.identities)?;
-        let refs = match load_refs(&repository, snapshot.refs) {
-            // A copy keeps snapshots that were pruned from the repository; what a repack made of them it may never have got.
-            Err(e @ RepositoryError::Missing { .. }) if snapshot.refs != snapshot.header.refs => {
-                load_refs(&repository, snapshot.header.refs).map_err(|_| e)?
-            }
-            read => read?,
-        };
+        let (refs, manifest) = parallel::both(
+            || load_counting_refs(&repository, snapshot),
+            || load_manifest(&repository, snapshot, &options.identities),
+        );
+        let (manifest, refs) = (manifest?, refs.ok_or(RepositoryError::Worker)??);
         let key = manifest_key(&manifest, snapshot)?;
         let mut table = ChunkTable::new(&options.tmp).map_err(|e| table_error(&options.tmp, e))?;
         let loader = IndexLoader {
@@ -159,12 +169,19 @@ impl SnapshotReader {
         };
         let mut index_problems = Vec::new();
         let usable = Usable::Named(&refs.archives);
-        for (position, (id, length)) in refs.index.iter().enumerate() {
-            match loader.load(*id, Some(*length)) {
-                Ok(object) => index::fill(&mut table, &object, position as u32, &usable)
-                    .map_err(|e| table_error(&options.tmp, e))?,
-                Err(e) if e.is_integrity() => index_problems.push(e),
-                Err(e) => return Err(e),
+        let named: Vec<(ObjectId, u64)> = refs.index.iter().map(|(id, length)| (*id, *length)).collect();
+        let mut position = 0;
+        // A few at a time: an index object opened takes a few MiB.
+        for some in named.chunks(INDEX_AT_ONCE) {
+            for loaded in parallel::at_once(some, |(id, length)| loader.load(*id, Some(*length))) {
+                match loaded {
+                    Ok(object) => {
+                        index::fill(&mut table, &object, position, &usable).map_err(|e| table_error(&options.tmp, e))?
+                    }
+                    Err(e) if e.is_integrity() => index_problems.push(e),
+                    Err(e) => return Err(e),
+                }
+                position += 1;
             }
         }
         // What an index object that is lost would have said, the archives themselves say.
@@ -178,7 +195,8 @@ impl SnapshotReader {
             unscanned: Mutex::new(Unscanned { archives: unscanned, problem: None }),
             cancel: options.cancel,
         });
-        let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 4);
+        // As many as are read ahead: they wait for the storage more than they work.
+        let threads = READ_AHEAD;
         let (jobs, receiver) = sync_channel(READ_AHEAD);
         let receiver = Arc::new(Mutex::new(receiver));
         let spawn = |_| {

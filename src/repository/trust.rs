@@ -12,7 +12,7 @@ use crate::repository::format::{
     self, FORMAT, Header, HeaderRef, LastGood, Record, RepositoryObject, Role, SignerAction, SignerObject,
 };
 use crate::repository::trash::TrashObject;
-use crate::repository::{RepositoryError, layout};
+use crate::repository::{RepositoryError, layout, parallel};
 use crate::storage::s3::probe::SCRATCH;
 use crate::storage::{ObjectInfo, Put, Storage, StorageError, StorageKey};
 use chrono::{DateTime, Utc};
@@ -132,7 +132,8 @@ impl Repository {
     fn open_as_it_is(storage: Arc<dyn Storage>, pin: &Pin) -> Result<Self, RepositoryError> {
         let location = storage.describe();
         let key = layout::repository();
-        let bytes = match storage.get(&key, limits::SIGNED) {
+        let (signers, bytes) = parallel::both(|| storage.list(layout::SIGNERS), || storage.get(&key, limits::SIGNED));
+        let bytes = match bytes {
             Err(StorageError::NotFound { .. }) => {
                 // Signed objects without their repository.json are damage, an empty folder is none.
                 return Err(
@@ -159,29 +160,30 @@ impl Repository {
         }
         let mut repository =
             Self { storage, id: found, root, created: claimed.created, signers: Vec::new(), signer_hashes: Vec::new() };
-        repository.load_signers()?;
+        repository.load_signers(&signers.ok_or(RepositoryError::Worker)??)?;
         Ok(repository)
     }
 
-    fn load_signers(&mut self) -> Result<(), RepositoryError> {
-        let mut numbers: Vec<u32> =
-            self.storage.list(layout::SIGNERS)?.iter().filter_map(|object| layout::parse_signer(&object.key)).collect();
+    fn load_signers(&mut self, listed: &[ObjectInfo]) -> Result<(), RepositoryError> {
+        let mut numbers: Vec<u32> = listed.iter().filter_map(|object| layout::parse_signer(&object.key)).collect();
         numbers.sort_unstable();
         for (at, number) in numbers.iter().enumerate() {
             let expected = at as u32 + 1;
             if *number != expected {
                 return Err(RepositoryError::Missing { key: layout::signer(expected) });
             }
-            self.load_signer(*number)?;
+        }
+        let fetched = parallel::at_once(&numbers, |number| self.get(&layout::signer(*number), limits::SIGNED));
+        for (number, bytes) in numbers.into_iter().zip(fetched) {
+            self.take_signer(number, &bytes?)?;
         }
         Ok(())
     }
 
-    fn load_signer(&mut self, number: u32) -> Result<(), RepositoryError> {
+    fn take_signer(&mut self, number: u32, bytes: &[u8]) -> Result<(), RepositoryError> {
         let key = layout::signer(number);
-        let bytes = self.get(&key, limits::SIGNED)?;
         let damaged = |problem: &str| RepositoryError::Damaged { key: key.clone(), problem: problem.to_owned() };
-        let (line, _) = sign::open(&bytes, Namespace::Signer, std::slice::from_ref(&self.root))
+        let (line, _) = sign::open(bytes, Namespace::Signer, std::slice::from_ref(&self.root))
             .map_err(|source| RepositoryError::DamagedBy { key: key.clone(), source })?;
         format::check_envelope(line.as_bytes(), &key)?;
         let object: SignerObject = parse(line, &key)?;
@@ -203,7 +205,7 @@ impl Repository {
                 }
             }
         }
-        self.signer_hashes.push(object_id(&bytes));
+        self.signer_hashes.push(object_id(bytes));
         Ok(())
     }
 
@@ -229,7 +231,8 @@ impl Repository {
         };
         let bytes = root.sign(Namespace::Signer, &to_json(&object)?)?;
         self.storage.put_new(&layout::signer(number), &bytes)?;
-        self.load_signer(number)
+        let bytes = self.get(&layout::signer(number), limits::SIGNED)?;
+        self.take_signer(number, &bytes)
     }
 
     /// Whether `key` may sign snapshots of `host` now.

@@ -12,5 +12,8 @@ mod world;
 mod causes;
 mod conforms;
 mod faults;
+mod journey;
 mod locks;
+mod probes;
+mod requests;
 mod snapshots;

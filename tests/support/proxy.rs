@@ -29,7 +29,7 @@ pub enum Fault {
     StallUpload,
     /// The server does it; the answer is lost.
     LoseAnswer,
-    /// The header does not reach the server.
+    /// Headers whose names begin like this do not reach the server.
     Strip(&'static str),
     /// The answer is that of a request for another path.
     Redirect(String),
@@ -213,7 +213,9 @@ fn serve(client: &TcpStream, server_port: u16, shared: &Shared) -> io::Result<()
             Some(Fault::Answer(status, headers, body)) => made(*status, headers, body),
             _ => {
                 match &fault {
-                    Some(Fault::Strip(name)) => request.headers.retain(|(n, _)| !n.eq_ignore_ascii_case(name)),
+                    Some(Fault::Strip(name)) => {
+                        request.headers.retain(|(n, _)| !n.to_ascii_lowercase().starts_with(name))
+                    }
                     Some(Fault::Redirect(to)) => request.first = request.first.replace(&path, to),
                     Some(Fault::FlipUpload) => {
                         if let Some(byte) = request.body.first_mut() {

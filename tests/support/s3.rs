@@ -102,6 +102,13 @@ impl S3Server {
         S3Storage::new(&self.settings(&self.endpoint(), prefix)).unwrap()
     }
 
+    /// One more bucket, with Object Lock (moto only).
+    pub fn bucket_with_lock(&self, name: &str) {
+        let head = format!("PUT /{name} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n");
+        let answer = self.raw(&format!("{head}x-amz-bucket-object-lock-enabled: true\r\n"));
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
     /// One unsigned request; `head` ends in its last header's line.
     pub fn raw(&self, head: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();

@@ -212,6 +212,7 @@ impl Asked {
             _ => {}
         }
         match status {
+            200..=299 => S3Error::Untrustworthy { problem: "it does not parse".to_owned(), retryable: false },
             301 | 307 => wrong_region(),
             400 if region.is_some_and(|r| r != self.region) => wrong_region(),
             401 | 403 => S3Error::AccessDenied { message },

@@ -3,6 +3,7 @@
 
 use super::S3Storage;
 use super::client::Bucket;
+use super::digest::md5;
 use super::error::S3Error;
 use super::put::{Answer, Stored};
 use super::settings::{Conditions, Digests, ServerTraits};
@@ -38,7 +39,7 @@ pub struct ServerProbe {
 
 impl S3Storage {
     /// Tries what the server makes of everything that a repository relies on. With `lock`, Object Lock as well: that
-    /// leaves a version behind that nobody can remove for a minute.
+    /// leaves a version behind that nobody can remove for a minute; the next probe removes it.
     pub fn probe(&self, lock: bool) -> Result<ServerProbe, StorageError> {
         let probe = self.wait("probe", SCRATCH, self.bucket.probe(lock))?;
         self.bucket.learn(Some(probe.server.conditions), Some(probe.server.digests));
@@ -58,6 +59,7 @@ impl Bucket {
     async fn probe(&self, lock: bool) -> Result<ServerProbe, S3Error> {
         let mut probe = ServerProbe::default();
         let key = scratch();
+        self.clean_up().await?;
         self.objects(&key, &mut probe).await?;
         probe.server.digests = self.wrong_digest(&format!("{key}-digest")).await?;
         probe.deletes = self.deletes(&[&key, &format!("{key}-digest")], &mut probe).await?;
@@ -72,6 +74,17 @@ impl Bucket {
             }
         }
         Ok(probe)
+    }
+
+    /// Removes what earlier probes had to leave under lock.
+    async fn clean_up(&self) -> Result<(), S3Error> {
+        let left = self.list(SCRATCH).await?;
+        let Some(now) = self.wire.date() else { return Ok(()) };
+        for object in left.iter().filter(|object| (now - object.modified).num_seconds() > 10 * LOCK_SECONDS) {
+            // A key that may not delete leaves it to one that may.
+            let _ = self.remove(object.key.as_str()).await;
+        }
+        Ok(())
     }
 
     /// Write, write again, read, read a part, list.
@@ -148,7 +161,7 @@ impl Bucket {
         match answer {
             Ok(answer) => Ok(Some(answer.status() == Some(&BucketVersioningStatus::Enabled))),
             Err(S3Error::Unsupported { .. }) => Ok(Some(false)),
-            Err(S3Error::AccessDenied { .. } | S3Error::Refused { .. }) => Ok(None),
+            Err(S3Error::AccessDenied { .. } | S3Error::Refused { .. } | S3Error::Untrustworthy { .. }) => Ok(None),
             Err(e) => Err(e),
         }
     }
@@ -179,7 +192,8 @@ impl Bucket {
         let put = self
             .retry(|| async {
                 let request = self.put_request(key).body(ByteStream::from(body.clone()));
-                let request = request.checksum_sha256(BASE64.encode(Sha256::digest(&body)));
+                // Some servers take a lock only with the older of the two digests.
+                let request = request.content_md5(BASE64.encode(md5(&body)));
                 let request = request.object_lock_mode(ObjectLockMode::Compliance).object_lock_retain_until_date(until);
                 request.send().await.map_err(|e| self.asked.classify(e))
             })
@@ -208,7 +222,8 @@ impl Bucket {
             return Ok(());
         }
         // A plain delete hides it behind a marker; the version must still be readable.
-        let _ = self.remove(key).await;
+        let hidden = self.client.delete_object().bucket(&self.name).key(&full).send().await;
+        let marker = hidden.ok().and_then(|answer| answer.version_id);
         let request = self.client.get_object().bucket(&self.name).key(&full).version_id(&version);
         let read = match request.send().await {
             Ok(answer) => answer.body.collect().await.map(|b| b.into_bytes()).ok(),
@@ -218,6 +233,10 @@ impl Bucket {
             Some(bytes) if bytes == body => None,
             _ => Some("a version under lock cannot be read behind a delete marker"),
         });
+        // The marker goes, so that a later probe sees the version in a list and removes it.
+        if let Some(marker) = marker {
+            let _ = self.client.delete_object().bucket(&self.name).key(&full).version_id(marker).send().await;
+        }
         Ok(())
     }
 }
