@@ -319,7 +319,11 @@ fn waste_is_shown_and_goes() {
     world.run(&["snapshot"]).exits(0);
     world.run(&["show", "latest"]).exits(0);
     // What is damaged is named, and the rest is done.
-    let archive = tree(&world.repository().join("archives")).into_iter().max_by_key(|(_, bytes)| bytes.len()).unwrap();
-    fs::remove_file(&archive.0).unwrap();
+    for (archive, bytes) in tree(&world.repository().join("archives")) {
+        // Of the large ones one is needed, and which is the larger, chance decides.
+        if bytes.len() > 1_000_000 {
+            fs::remove_file(&archive).unwrap();
+        }
+    }
     world.run(&["prune", "--repack"]).exits(4).says(&["left alone", "is missing"]);
 }
