@@ -190,24 +190,24 @@ check_revoked() {
     jq -c 'select(.verdict != "forged")' "$work/judged" >"$work/header-lines"
 }
 
-# open_record FILE: the record's line, when a key that may sign it has.
+# open_record FILE: the record's line, when a key that may sign it has, and its name says when and what it is.
 open_record() {
-    local line
+    local line hash
+    hash=$(hash_of "$1")
     jq -r '.[] | select(.last_good == null and .role != "drill") | .key' "$work/signers" >"$work/keys"
     line=$(open_signed "$1" lifeboat-record "$work/keys") || return 1
-    believe "$line" "$1" '.kind == "record"' || return 1
-    # Only a signer with that role prunes; which key it was shows when the others are left out.
-    if [ "$(jq -r .note <<<"$line")" = prune ]; then
-        jq -r '.[] | select(.last_good == null and .role == "prune") | .key' "$work/signers" >"$work/keys"
-    else
-        jq -r --arg host "$(jq -r .host <<<"$line")" '.[] | select(.last_good == null and .role != "drill"
-            and (.hosts | index($host))) | .key' "$work/signers" >"$work/keys"
-    fi
+    believe "$line" "$1" '.kind == "record"
+        and $name == (.time | gsub("[-:]"; "") | sub("[.][0-9]+"; "")) + "-" + $hash[0:8]' \
+        --arg name "$(basename "$1" .json)" --arg hash "$hash" || return 1
+    # Only a signer with that role prunes and repacks; which key it was shows when the others are left out.
+    jq -r --argjson record "$line" '.[] | select(.last_good == null and (.hosts | index($record.host))
+        and if $record.note == "prune" or $record.note == "repack" then .role == "prune" else .role != "drill" end)
+        | .key' "$work/signers" >"$work/keys"
     open_signed "$1" lifeboat-record "$work/keys"
 }
 
-# Every header that can be believed, one a line, in $work/headers, with the tags that records gave and took since; the
-# others are named.
+# Every header that can be believed, one a line, in $work/headers, with the tags that records gave and took since, and
+# the refs that a repack gave it; the others are named.
 read_headers() {
     local file line
     : >"$work/header-lines"
@@ -215,7 +215,7 @@ read_headers() {
     forged=0
     while read -r file; do
         if line=$(open_header "$file"); then
-            printf '%s\n' "$line" >>"$work/header-lines"
+            jq -c --arg hash "$(hash_of "$file")" '. + {hash: $hash}' <<<"$line" >>"$work/header-lines"
         else
             note "${file#"$repo"/} is damaged or forged: no signer of this repository stands behind it"
             forged=1
@@ -232,8 +232,17 @@ read_headers() {
         fi
     done < <(find "$repo/records" -type f -name '*.json' 2>/dev/null | sort)
     check_revoked
-    jq -c --slurpfile records "$work/records" 'reduce ($records[] | select(.tag)) as $r (.;
-        if $r.snapshot != .id then . elif $r.note == "tag" then .tags += [$r.tag] else .tags -= [$r.tag] end)
+    # Records count in the order of their times, whatever their names.
+    jq -cs 'sort_by(.time)[]' "$work/records" >"$work/ordered"
+    mv "$work/ordered" "$work/records"
+    jq -c --slurpfile records "$work/records" '.host as $host | .policy as $policy
+        | reduce ($records[] | select(.host == $host and .policy == $policy)) as $r (.;
+            if $r.note == "repack" then .hash as $hash
+                | reduce ($r.moved[] | select(.header == $hash)) as $moved (.; .own_refs //= .refs | .refs = $moved.refs)
+            elif $r.snapshot != .id then .
+            elif $r.note == "tag" then .tags += [$r.tag]
+            elif $r.note == "untag" then .tags -= [$r.tag]
+            else . end)
         | .tags |= unique' "$work/header-lines" >"$work/headers"
 }
 
@@ -296,6 +305,8 @@ read_manifest() {
     id=$(jq -r .manifest <<<"$header")
     refs=$(jq -r .refs <<<"$header")
     check_object "$repo/manifests/$id.json.zst.age" "$id" "$(jq -r .manifest_bytes <<<"$header")" || exit 4
+    # A copy keeps what was pruned from the repository; what a repack made of that it may never have got.
+    [ -f "$repo/refs/$refs.txt" ] || refs=$(jq -r '.own_refs // .refs' <<<"$header")
     check_object "$repo/refs/$refs.txt" "$refs" "" || exit 4
     cp "$repo/refs/$refs.txt" "$work/refs"
     open_sealed "$repo/manifests/$id.json.zst.age" >"$work/manifest" ||

@@ -350,6 +350,10 @@ pub struct PruneArgs {
     /// Delete at once what nothing references, instead of condemning it first: for a local repository on a full disk.
     #[arg(long)]
     pub now: bool,
+    /// Rewrite archives of which little is still needed, and join small ones; needs the identity. With --dry-run, say how
+    /// much of what is stored is waste.
+    #[arg(long)]
+    pub repack: bool,
     /// Give up snapshots that are damaged or missing: while there are any, nothing else is removed.
     #[arg(long)]
     pub accept_lost: bool,

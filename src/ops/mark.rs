@@ -11,7 +11,7 @@ use crate::ops::{OpsError, Run};
 use crate::pipeline::crypt::object_id;
 use crate::pipeline::limits;
 use crate::pipeline::sign::Namespace;
-use crate::repository::chain::Snapshot;
+use crate::repository::chain::{Line, Snapshot};
 use crate::repository::format::{FORMAT, Note, Record};
 use crate::repository::keys::HostKey;
 use crate::repository::state::{RecordsLock, State};
@@ -83,12 +83,13 @@ pub fn mark(
     may_sign(access, &host_key, snapshot)?;
     let (note, tags, held) = change(snapshot, mark)?;
     let header = &snapshot.header;
+    let line = (header.host.clone(), header.policy.clone());
     let record = Record {
         kind: "record".to_owned(),
         format: FORMAT,
         requires: Vec::new(),
         repository: access.repository.id().clone(),
-        time: next_time(access, snapshot, run.now)?,
+        time: next_time(access.chain.newest_record(&line.0, &line.1), &line, run.now)?,
         host: header.host.clone(),
         policy: header.policy.clone(),
         note,
@@ -159,16 +160,18 @@ fn change(snapshot: &Snapshot, mark: &Mark) -> Result<(Note, BTreeSet<Tag>, bool
 }
 
 /// `now`, or a second behind the newest record of that host and policy.
-fn next_time(access: &Access, snapshot: &Snapshot, now: DateTime<Utc>) -> Result<DateTime<Utc>, OpsError> {
-    let (header, now) = (&snapshot.header, now.trunc_subsecs(0));
-    let Some(newest) = access.chain.newest_record(&header.host, &header.policy).filter(|newest| *newest >= now) else {
-        return Ok(now);
-    };
+pub(super) fn next_time(
+    newest: Option<DateTime<Utc>>,
+    (host, policy): &Line,
+    now: DateTime<Utc>,
+) -> Result<DateTime<Utc>, OpsError> {
+    let now = now.trunc_subsecs(0);
+    let Some(newest) = newest.filter(|newest| *newest >= now) else { return Ok(now) };
     // Keys have years of four digits.
     let last = DateTime::from_timestamp(253_402_300_799, 0).unwrap_or(now);
     newest.checked_add_signed(TimeDelta::seconds(1)).filter(|next| *next <= last).ok_or_else(|| {
         OpsError::failed(
-            format!("a record of {}/{} is dated {newest}: none can be dated behind it", header.host, header.policy),
+            format!("a record of {host}/{policy} is dated {newest}: none can be dated behind it"),
             "this host's key has signed it; if you did not, revoke the key",
         )
     })

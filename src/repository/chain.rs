@@ -5,7 +5,7 @@
 
 use crate::base::ids::{HostName, ObjectId, PolicyName, Sequence, SnapshotId, Tag};
 use crate::pipeline::limits;
-use crate::repository::format::{Header, HeaderRef, Note, Outcome, Record};
+use crate::repository::format::{Header, HeaderRef, Moved, Note, Outcome, Record};
 use crate::repository::headers::{self, HeaderCache};
 use crate::repository::{Repository, RepositoryError, layout};
 use crate::storage::StorageKey;
@@ -22,6 +22,9 @@ pub struct Snapshot {
     /// The header's tags, and what records added or removed since.
     pub tags: BTreeSet<Tag>,
     pub held: bool,
+    /// The refs that count: the header's, until a repack record names others. They say where chunks may lie and what to
+    /// keep for them; what a chunk is, only its id says.
+    pub refs: ObjectId,
     /// Another header carries the same sequence.
     pub forked: bool,
 }
@@ -91,6 +94,7 @@ impl Chain {
         self.snapshots.entry(line).or_default().push(Snapshot {
             key,
             header_id,
+            refs: header.refs,
             header,
             tags,
             held: false,
@@ -119,6 +123,7 @@ impl Chain {
             self.newest_records.insert(line.clone(), record.time);
             match record.note {
                 Note::Prune { removed } => self.pruned.entry(line).or_default().extend(removed),
+                Note::Repack { moved } => self.repacked(&line, &moved),
                 Note::Tag { snapshot, tag } => self.change(&line, &snapshot, |s| {
                     s.tags.insert(tag.clone());
                 }),
@@ -137,6 +142,15 @@ impl Chain {
         // One id may stand in two headers where somebody forged the second: a hold is for both.
         for snapshot in snapshots.into_iter().flatten().filter(|s| s.header.id == *id) {
             change(snapshot);
+        }
+    }
+
+    fn repacked(&mut self, line: &Line, moved: &[Moved]) {
+        let refs: HashMap<ObjectId, ObjectId> = moved.iter().map(|moved| (moved.header, moved.refs)).collect();
+        for snapshot in self.snapshots.get_mut(line).into_iter().flatten() {
+            if let Some(refs) = refs.get(&snapshot.header_id) {
+                snapshot.refs = *refs;
+            }
         }
     }
 

@@ -174,12 +174,25 @@ pub struct HeaderRef {
     pub previous: Option<ObjectId>,
 }
 
+/// A snapshot whose chunks a repack has put into other archives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    pub sequence: Sequence,
+    pub header: ObjectId,
+    /// The refs that count from now on.
+    pub refs: ObjectId,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "note", rename_all = "lowercase")]
 pub enum Note {
     /// Removed by retention; written before anything is deleted.
     Prune {
         removed: Vec<HeaderRef>,
+    },
+    /// Other refs count for these snapshots; written behind everything that those refs name.
+    Repack {
+        moved: Vec<Moved>,
     },
     Tag {
         snapshot: SnapshotId,

@@ -42,12 +42,13 @@ pub fn referenced<'a>(
     snapshots: impl Iterator<Item = &'a Snapshot>,
     cancel: &Cancel,
 ) -> Result<HashSet<ObjectId>, RepositoryError> {
-    let mut needed = HashSet::new();
+    let (mut needed, mut seen) = (HashSet::new(), HashSet::new());
     let mut all_refs = Vec::new();
     for snapshot in snapshots {
-        needed.insert(snapshot.header.manifest);
-        if needed.insert(snapshot.header.refs) {
-            all_refs.push(snapshot.header.refs);
+        // The header's own refs stay, whatever a repack made of what they name: by them a writer finds its index.
+        needed.extend([snapshot.header.manifest, snapshot.header.refs, snapshot.refs]);
+        if seen.insert(snapshot.refs) {
+            all_refs.push(snapshot.refs);
         }
     }
     for batch in all_refs.chunks(REFS_AT_ONCE) {

@@ -18,6 +18,7 @@
 //! - [`frames`]: frames of archives, read by ranges
 //! - [`scan`]: an archive read whole, its chunks found again
 //! - [`rebuild`]: an index made anew from archives
+//! - [`repack`]: the live chunks of wasteful archives put into new ones
 //! - [`trash`], [`garbage`]: what nothing references any more, condemned first and deleted later
 //! - [`state`]: what this host remembers
 
@@ -33,6 +34,7 @@ pub mod parallel;
 pub mod reader;
 pub mod rebuild;
 pub mod refs;
+pub mod repack;
 pub mod scan;
 pub mod state;
 pub mod table;

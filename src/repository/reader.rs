@@ -144,10 +144,15 @@ impl SnapshotReader {
         snapshot: &Snapshot,
         options: ReaderOptions,
     ) -> Result<Self, RepositoryError> {
-        let (refs, manifest) = parallel::both(
-            || load_refs(&repository, snapshot.header.refs),
-            || load_manifest(&repository, snapshot, &options.identities),
-        );
+        let read_refs = || match load_refs(&repository, snapshot.refs) {
+            // A copy keeps snapshots that were pruned from the repository; what a repack made of them it may never have
+            // got.
+            Err(e @ RepositoryError::Missing { .. }) if snapshot.refs != snapshot.header.refs => {
+                load_refs(&repository, snapshot.header.refs).map_err(|_| e)
+            }
+            read => read,
+        };
+        let (refs, manifest) = parallel::both(read_refs, || load_manifest(&repository, snapshot, &options.identities));
         let (manifest, refs) = (manifest?, refs.ok_or(RepositoryError::Worker)??);
         let key = manifest_key(&manifest, snapshot)?;
         let mut table = ChunkTable::new(&options.tmp).map_err(|e| table_error(&options.tmp, e))?;

@@ -82,7 +82,7 @@ fn named_archives(
 ) -> Result<BTreeMap<ObjectId, Named>, RepositoryError> {
     let mut archives = BTreeMap::new();
     for snapshot in chain.all().filter(|snapshot| !chain.was_pruned(snapshot)) {
-        let read = load_refs(repository, snapshot.header.refs)
+        let read = load_refs(repository, snapshot.refs)
             .and_then(|refs| Ok((refs, load_manifest(repository, snapshot, identities)?)));
         let (refs, manifest) = match read {
             Ok(read) => read,

@@ -97,13 +97,18 @@ impl ChunkTable {
 
     /// Where a chunk lies, if it is known.
     pub fn get(&self, id: &ChunkId) -> io::Result<Option<Location>> {
+        Ok(self.find(id)?.map(|(_, location)| location))
+    }
+
+    /// The same, and the position of its entry.
+    pub fn find(&self, id: &ChunkId) -> io::Result<Option<(u32, Location)>> {
         let Some(at) = self.by_prefix.get(&prefix(id)) else { return Ok(None) };
         let (found, location) = self.entry(*at)?;
         if found == *id {
-            return Ok(Some(location));
+            return Ok(Some((*at, location)));
         }
         match self.colliding.get(id) {
-            Some(at) => Ok(Some(self.entry(*at)?.1)),
+            Some(at) => Ok(Some((*at, self.entry(*at)?.1))),
             None => Ok(None),
         }
     }

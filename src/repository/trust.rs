@@ -286,7 +286,7 @@ impl Repository {
         Ok((header, last_good))
     }
 
-    /// Verifies a record; prune records need a signer with that role.
+    /// Verifies a record; prune and repack records need a signer with the role `prune`.
     pub fn verify_record(&self, key: &StorageKey, bytes: &[u8]) -> Result<Record, RepositoryError> {
         let damaged = |problem: &str| RepositoryError::Damaged { key: key.clone(), problem: problem.to_owned() };
         let (line, who) = self.open_signed(key, bytes, Namespace::Record)?;
@@ -300,7 +300,7 @@ impl Repository {
         }
         let believed = who.iter().any(|s| {
             let may = match record.note {
-                format::Note::Prune { .. } => s.role == Role::Prune,
+                format::Note::Prune { .. } | format::Note::Repack { .. } => s.role == Role::Prune,
                 _ => s.role != Role::Drill,
             };
             may && s.last_good.is_none() && s.hosts.contains(&record.host)

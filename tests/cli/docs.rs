@@ -90,6 +90,10 @@ fn the_documented_examples_are_what_is_printed() {
     check(&world.json(&["show", "nope", "-p", "shop"]));
     check(&world.json(&["prune", "-p", "shop", "--dry-run"]));
     check(&world.json(&["prune", "-p", "shop"]));
+    check(&world.json(&["prune", "-p", "shop", "--repack", "--dry-run"]));
+    let repacked = world.json(&["prune", "-p", "shop", "--repack", "--now"]);
+    assert!(repacked["report"]["repack"]["replaced"].is_u64(), "{repacked:#}");
+    check(&repacked);
     // Without an identity, and with what is wrong.
     fs::rename(world.identity(), world.path("usb.txt")).unwrap();
     check(&world.json(&["show", "latest", "-p", "shop"]));

@@ -274,3 +274,52 @@ fn killed_by_the_kernel_it_goes_on() {
     }
     assert!(points >= 6, "only {points} points were tried");
 }
+
+/// What is waste is shown, goes with `--repack`, and needs the identity.
+#[test]
+fn waste_is_shown_and_goes() {
+    let world = keeping_two();
+    let blob = |n: u8| (0..10).flat_map(|part| noise(n + part)).collect::<Vec<u8>>();
+    let mut mixed = blob(0);
+    fs::write(world.app().join("uploads/blob"), &mixed).unwrap();
+    world.run(&["snapshot"]).exits(0);
+    for n in [100, 150] {
+        mixed[500_000..].copy_from_slice(&blob(n)[500_000..]);
+        fs::write(world.app().join("uploads/blob"), &mixed).unwrap();
+        world.run(&["snapshot"]).exits(0);
+    }
+    age_objects(&world);
+    let before = world.files("state/repository");
+    world.run(&["prune", "--repack", "--dry-run"]).exits(0).shows(&[
+        "WASTE",
+        "rewrite",
+        "less than 60 % of each is needed",
+        "1 archive (",
+        "would be rewritten to about",
+    ]);
+    assert!(before == world.files("state/repository"), "a dry run changes nothing");
+    let away = world.path("usb.txt");
+    fs::rename(world.identity(), &away).unwrap();
+    world.run(&["prune", "--repack"]).exits(2).says(&["repacking needs the identity"]).one_error_with_a_hint();
+    assert!(before == world.files("state/repository"));
+    fs::rename(&away, world.identity()).unwrap();
+    world.run(&["prune", "--repack"]).exits(0).shows(&[
+        "1 archive (",
+        "rewritten to 1",
+        "for 2 snapshots",
+        "condemned",
+    ]);
+    world.run(&["verify", "--deep"]).exits(0);
+    age(&world, "trash", 37);
+    world.run(&["prune"]).exits(0).shows(&["deleted"]);
+    world.run(&["verify", "--deep"]).exits(0);
+    world.run(&["restore", "latest", "--into", "out"]).exits(0);
+    let restored = tree(&world.path("out")).into_iter().find(|(path, _)| path.ends_with("uploads/blob")).unwrap();
+    assert!(restored.1 == mixed);
+    world.run(&["snapshot"]).exits(0);
+    world.run(&["show", "latest"]).exits(0);
+    // What is damaged is named, and the rest is done.
+    let archive = tree(&world.repository().join("archives")).into_iter().max_by_key(|(_, bytes)| bytes.len()).unwrap();
+    fs::remove_file(&archive.0).unwrap();
+    world.run(&["prune", "--repack"]).exits(4).says(&["left alone", "is missing"]);
+}

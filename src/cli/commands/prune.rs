@@ -6,7 +6,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Align, Paint, Table, printable};
 use crate::cli::session::{Session, argument};
 use crate::ops::access::{Access, AccessRequest, host_name};
-use crate::ops::prune::{self, Amount, PruneOptions, PrunePlan, PruneReport, Times};
+use crate::ops::prune::{self, Amount, Fate, PruneOptions, PrunePlan, PruneReport, Times};
 use crate::policy::Policy;
 use crate::policy::model::MinFree;
 use serde::Serialize;
@@ -46,7 +46,11 @@ fn prune(session: &Session, args: &PruneArgs) -> Result<Exit, Failure> {
         // What a writer has finished until the lock was there counts.
         access = Access::open(&session.installation, &request)?;
     }
-    let plan = prune::plan(&access, &policy, &options, &session.run)?;
+    let installation = &session.installation;
+    let mut plan = prune::plan(&access, &policy, &options, &session.run)?;
+    if args.repack {
+        plan.repack = Some(prune::plan_repack(installation, &access, &policy, &options, &plan, &session.run)?);
+    }
     if args.dry_run {
         return show(session, &policy, &plan, None);
     }
@@ -55,21 +59,53 @@ fn prune(session: &Session, args: &PruneArgs) -> Result<Exit, Failure> {
         let question = format!("give up the snapshots {}, which are damaged or missing", numbers.join(", "));
         session.confirm(&question, args.yes)?;
     }
-    let report = prune::run(&session.installation, &access, &request, &plan, &options, &session.run)?;
+    let mut report = prune::run(installation, &access, &request, &plan, &options, &session.run)?;
+    if let Some(repack) = &plan.repack {
+        let access = Access::open(installation, &request)?;
+        let done = prune::run_repack(installation, &access, &request, &policy, &options, repack, &session.run)?;
+        if done.replaced > 0 {
+            report.add(collect(session, &policy, &request, &options)?);
+        }
+        report.repack = Some(done);
+    }
     drop(alone);
     show(session, &policy, &plan, Some(&report))
+}
+
+/// What a repack has left over is garbage like any other.
+fn collect(
+    session: &Session,
+    policy: &Policy,
+    request: &AccessRequest,
+    options: &PruneOptions,
+) -> Result<PruneReport, Failure> {
+    let options = PruneOptions { accept_lost: false, ..options.clone() };
+    let access = Access::open(&session.installation, request)?;
+    let plan = prune::plan(&access, policy, &options, &session.run)?;
+    Ok(prune::run(&session.installation, &access, request, &plan, &options, &session.run)?)
 }
 
 fn show(session: &Session, policy: &Policy, plan: &PrunePlan, report: Option<&PruneReport>) -> Result<Exit, Failure> {
     session.progress.finish();
     let refused = report.is_some_and(|r| r.refused.objects > 0);
-    let exit = if refused { Exit::Partial } else { Exit::Done };
+    let damaged = match report.and_then(|r| r.repack.as_ref()) {
+        Some(done) => &done.problems[..],
+        None => plan.repack.as_ref().map_or(&[][..], |repack| &repack.problems),
+    };
+    let exit = match (damaged, refused) {
+        ([_, ..], _) => Exit::Integrity,
+        (_, true) => Exit::Partial,
+        _ => Exit::Done,
+    };
+    for problem in damaged {
+        session.out.alarm(&format!("left alone: {problem}"));
+    }
     if session.out.json {
         session.out.document(exit, &Document { plan, report })?;
         return Ok(exit);
     }
     match report {
-        None => session.out.text(&(table(session, plan) + &outlook(session, policy, plan)))?,
+        None => session.out.text(&(table(session, plan) + &outlook(session, policy, plan) + &waste(session, plan)))?,
         Some(report) => session.out.note(&outcome(session, plan, report))?,
     }
     Ok(exit)
@@ -127,6 +163,57 @@ fn outlook(session: &Session, policy: &Policy, plan: &PrunePlan) -> String {
     text
 }
 
+/// What of the archives is needed, and what would be rewritten.
+fn waste(session: &Session, plan: &PrunePlan) -> String {
+    let Some(repack) = &plan.repack else { return String::new() };
+    let mut table = Table::new(&[
+        ("ARCHIVES", Align::Right),
+        ("STORED", Align::Right),
+        ("LIVE", Align::Right),
+        ("WASTE", Align::Right),
+        ("", Align::Left),
+        ("", Align::Left),
+    ]);
+    let size = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), human_size);
+    for group in &repack.groups {
+        let (what, colour) = if group.rewrite { ("rewrite", Paint::Yellow) } else { ("keep", Paint::Green) };
+        table.row(vec![
+            (group.archives.to_string(), Paint::Plain),
+            (human_size(group.bytes), Paint::Plain),
+            (size(group.live_bytes), Paint::Plain),
+            (size(group.waste_bytes), Paint::Plain),
+            (what.to_owned(), colour),
+            (fate_text(group.fate).to_owned(), Paint::Plain),
+        ]);
+    }
+    let (archives, bytes, live) = repack.rewrites();
+    let sum = if archives == 0 {
+        "no archive would be rewritten\n".to_owned()
+    } else {
+        format!(
+            "{} ({}) would be rewritten to about {}\n",
+            plural(archives, "archive"),
+            human_size(bytes),
+            human_size(live)
+        )
+    };
+    format!("\n{}\n{sum}", session.out.table(&table))
+}
+
+fn fate_text(fate: Fate) -> &'static str {
+    match fate {
+        Fate::PartlyDead => "less than 60 % of each is needed",
+        Fate::Small => "small ones, to be joined",
+        Fate::Alive => "most of each is needed",
+        Fate::Young => "younger than 7 days",
+        Fate::OtherRecipients => "sealed to other recipients than the policy's",
+        Fate::OtherHost => "another host needs them",
+        Fate::OtherKey => "snapshots under another dedup key need them",
+        Fate::Closed => "the identity does not open a snapshot that needs them",
+        Fate::Damaged => "damaged",
+    }
+}
+
 fn outcome(session: &Session, plan: &PrunePlan, report: &PruneReport) -> String {
     let mut text = match report.removed {
         0 => "no snapshot removed".to_owned(),
@@ -136,6 +223,19 @@ fn outcome(session: &Session, plan: &PrunePlan, report: &PruneReport) -> String 
     text += &format!(", {} kept\n", plan.snapshots.iter().filter(|s| s.keep).count());
     if report.lost > 0 {
         text += &format!("{} snapshots recorded as lost\n", report.lost);
+    }
+    if let Some(repack) = &report.repack {
+        text += &match repack.replaced {
+            0 => "no archive rewritten\n".to_owned(),
+            n => format!(
+                "{} ({}) rewritten to {} ({}), for {}\n",
+                plural(n, "archive"),
+                human_size(repack.replaced_bytes),
+                repack.written,
+                human_size(repack.written_bytes),
+                plural(repack.snapshots, "snapshot")
+            ),
+        };
     }
     if report.condemned.objects > 0 {
         text += &format!("{} condemned; a prune at least 36 h later deletes them\n", count(report.condemned));
@@ -158,6 +258,10 @@ fn due(session: &Session, plan: &PrunePlan) -> String {
         Some(due) => format!("the next of what waits may be deleted {}\n", session.out.time(due)),
         None => String::new(),
     }
+}
+
+fn plural(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 fn count(amount: Amount) -> String {

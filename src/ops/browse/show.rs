@@ -88,7 +88,7 @@ pub fn show(access: &Access, name: &str, run: &Run) -> Result<SnapshotDetail, Op
         let (snapshot, place) = (header.id.clone(), String::new());
         OpsError::InSnapshot { snapshot, place, source: Box::new(source) }
     };
-    let refs = load_refs(&access.repository, header.refs).map_err(in_snapshot)?;
+    let refs = load_refs(&access.repository, snapshot.refs).map_err(in_snapshot)?;
     let sources = match &access.identities {
         Some(identities) => {
             let manifest = load_manifest(&access.repository, snapshot, identities).map_err(in_snapshot)?;
@@ -104,7 +104,7 @@ pub fn show(access: &Access, name: &str, run: &Run) -> Result<SnapshotDetail, Op
         repository: header.repository.clone(),
         header: snapshot.header_id.to_hex(),
         manifest: header.manifest.to_hex(),
-        refs: header.refs.to_hex(),
+        refs: snapshot.refs.to_hex(),
         archives: refs.archives.len(),
         stored_bytes: refs.archives.values().sum(),
         lineage: header.lineage.clone(),

@@ -1,7 +1,8 @@
 //! `copy`: the same repository once more, in another storage: same id, same signers, same bytes.
 //!
 //! Write order (must): repository.json → signers → records → (per group of snapshots) archives → index → refs →
-//! manifests → headers, oldest first. So the copy verifies at every instant, however a run ends, and the next one goes
+//! manifests → headers, oldest first. Records of repacks come behind what they name for snapshots that are there already,
+//! the latest first, and before the headers of those that are not. So the copy verifies at every instant, however a run ends, and the next one goes
 //! on. Records come before headers, because a prune record explains the sequences that are no longer there.
 //!
 //! Invariants: nothing at the copy is ever replaced or deleted; every object is checked before it is put there (its

@@ -263,7 +263,9 @@ impl<'a> Comparison<'a> {
     /// the repository holds is not there, or of another length.
     fn snapshots(&mut self, only: &[SnapshotId], run: &Run, problems: &mut Vec<CopyProblem>) -> Result<(), OpsError> {
         let chain = &self.access.chain;
-        let wanted = |s: &&Snapshot| only.is_empty() || only.contains(&s.header.id);
+        // A repack's record is for all that it names: whatever of them is there must have what it says.
+        let moved = |s: &Snapshot| s.refs != s.header.refs && self.there.headers.contains_key(&s.key);
+        let wanted = |s: &&Snapshot| only.is_empty() || only.contains(&s.header.id) || moved(s);
         let mut present = Vec::new();
         for snapshot in chain.all().filter(wanted) {
             run.cancel.check()?;
@@ -304,9 +306,17 @@ impl<'a> Comparison<'a> {
     /// What a snapshot needs; `Err` is what stands in the way of reading its refs.
     fn needs(&mut self, snapshot: &Snapshot) -> Result<Option<Vec<(Named, u64)>>, OpsError> {
         let header = &snapshot.header;
-        let refs = Named::new(Kind::Refs, header.refs);
-        match load_refs(&self.access.repository, header.refs) {
-            Ok(read) => Ok(Some(needs(&read, header.refs, (header.manifest, header.manifest_bytes)))),
+        let refs = Named::new(Kind::Refs, snapshot.refs);
+        match load_refs(&self.access.repository, snapshot.refs) {
+            Ok(read) => {
+                let mut needs = needs(&read, snapshot.refs, (header.manifest, header.manifest_bytes));
+                // Where a repack gave it others, nobody needs its own to read it, but a writer does to trust its index.
+                let own = Named::new(Kind::Refs, header.refs);
+                if own != refs && self.here.named.contains_key(&own) {
+                    needs.push((own, 0));
+                }
+                Ok(Some(needs))
+            }
             Err(e) if e.is_integrity() => {
                 self.bad.add(Side::Repository, refs, problem_text(&e));
                 self.bad.cost([refs], &header.id);

@@ -12,7 +12,8 @@ use crate::ops::verify::VerifyReport;
 use crate::ops::{ErrorKind, OpsError, Run};
 use crate::pipeline::crypt::object_id;
 use crate::pipeline::limits;
-use crate::repository::chain::Snapshot;
+use crate::repository::chain::{Chain, Snapshot};
+use crate::repository::format::{Note, Record};
 use crate::repository::reader::load_refs;
 use crate::repository::trash::Condemned;
 use crate::repository::trust::Pin;
@@ -87,7 +88,7 @@ pub fn run(access: &Access, to: &Target, plan: CopyPlan, run: &Run) -> Result<Co
     let done = work.all(access, to, &plan);
     let error = done.as_ref().err().map(ToString::to_string);
     run.events.send(Event::SourceEnd { source: source.clone(), error });
-    let Done { copied, problems: found, pruned_meanwhile } = done?;
+    let Done { copied, problems: found, pruned_meanwhile, .. } = done?;
     remember(access, target, &plan.there, &copied)?;
     let snapshots = copied.iter().map(|s| s.header.id.clone()).collect();
     let bad = work.bad.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -125,7 +126,16 @@ fn remember(access: &Access, target: &dyn Storage, there: &[CopyHead], copied: &
 struct Done<'a> {
     copied: Vec<&'a Snapshot>,
     problems: Vec<CopyProblem>,
+    /// Without repack records, what they moved is not to be found.
+    hindrance: Vec<Named>,
     pruned_meanwhile: Vec<SnapshotId>,
+}
+
+/// What became of a record.
+enum Recorded {
+    Copied,
+    LeftOut,
+    Bad(CopyProblem),
 }
 
 /// Bytes that are held at once.
@@ -182,16 +192,24 @@ impl Work<'_> {
             self.run.cancel.check()?;
             self.put_signer(*number)?;
         }
-        let problems = self.put_records(&plan.records)?;
+        let (mut problems, repacks) = self.put_records(&plan.records)?;
         // Opened as a reader would open it: from here on it is a repository.
         let pin = Pin::Exactly(self.repository.id().clone());
         let there = Repository::open(to.storage.clone(), &pin)?;
         self.put_objects(&plan.mend)?;
+        // What keeps repack records away: of a snapshot that they speak of something could not be brought here.
+        let mut hindrance = Vec::new();
         for snapshot in &plan.mended {
             let lacking = self.lacking(snapshot, &Condemned::default())?;
-            lock(&self.bad).cost(lacking, &snapshot.header.id);
+            lock(&self.bad).cost(lacking.iter().copied(), &snapshot.header.id);
+            if snapshot.refs != snapshot.header.refs {
+                hindrance.extend(lacking);
+            }
         }
-        let mut done = Done { copied: Vec::new(), problems, pruned_meanwhile: Vec::new() };
+        if hindrance.is_empty() {
+            problems.extend(self.put_repacks(&access.chain, &repacks)?);
+        }
+        let mut done = Done { copied: Vec::new(), problems, hindrance, pruned_meanwhile: Vec::new() };
         let mut rest = &plan.snapshots[..];
         while !rest.is_empty() {
             let (group, behind) = rest.split_at(group_length(rest));
@@ -218,30 +236,57 @@ impl Work<'_> {
         self.put(&key, &bytes)
     }
 
-    /// Copies records; one that does not verify is told and left out.
-    fn put_records(&self, keys: &[StorageKey]) -> Result<Vec<CopyProblem>, OpsError> {
-        let problems = Mutex::new(Vec::new());
+    /// Copies records, but for those of repacks, which the second list names: they may only be there when what they
+    /// name is.
+    fn put_records(&self, keys: &[StorageKey]) -> Result<(Vec<CopyProblem>, Vec<StorageKey>), OpsError> {
+        let (problems, repacks) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
         each(THREADS, keys, &self.run.cancel, |key| {
-            let copied = self.repository.get(key, limits::REFS).and_then(|bytes| {
-                self.repository.verify_record(key, &bytes)?;
-                Ok(bytes)
-            });
-            let problem = match copied {
-                Ok(bytes) => match self.put(key, &bytes) {
-                    Err(OpsError::Repository(e)) if e.is_integrity() => Some((Side::Copy, e)),
-                    other => return other,
-                },
-                Err(e) if e.is_integrity() => Some((Side::Repository, e)),
-                Err(e) => return Err(e.into()),
-            };
-            if let Some((side, e)) = problem {
-                lock(&problems).push(CopyProblem::new(side, key.as_str(), problem_text(&e)));
+            match self.put_record(key, |record| !matches!(record.note, Note::Repack { .. }))? {
+                Recorded::Copied => {}
+                Recorded::LeftOut => lock(&repacks).push(key.clone()),
+                Recorded::Bad(problem) => lock(&problems).push(problem),
             }
             Ok(())
         })?;
-        // A record that the plan has told as damaged already is not told twice.
-        let known = |p: &CopyProblem| p.side == Side::Copy;
-        Ok(problems.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().filter(known).collect())
+        let mut repacks = repacks.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // The latest first: it is the one that counts, and what earlier ones name may be gone.
+        repacks.sort_unstable_by(|a, b| b.cmp(a));
+        Ok((problems.into_inner().unwrap_or_else(PoisonError::into_inner), repacks))
+    }
+
+    /// Copies the records of repacks, one after the other. One that came after the plan was made is for the next run:
+    /// this one has not brought what it names.
+    fn put_repacks(&self, chain: &Chain, keys: &[StorageKey]) -> Result<Vec<CopyProblem>, OpsError> {
+        let mut problems = Vec::new();
+        let known = |r: &Record| chain.newest_record(&r.host, &r.policy).is_some_and(|newest| r.time <= newest);
+        for key in keys {
+            self.run.cancel.check()?;
+            if let Recorded::Bad(problem) = self.put_record(key, known)? {
+                problems.push(problem);
+            }
+        }
+        Ok(problems)
+    }
+
+    /// Copies a record, where it is `wanted`; one that does not verify is told and left out.
+    fn put_record(&self, key: &StorageKey, wanted: impl Fn(&Record) -> bool) -> Result<Recorded, OpsError> {
+        let read = self
+            .repository
+            .get(key, limits::REFS)
+            .and_then(|bytes| Ok((self.repository.verify_record(key, &bytes)?, bytes)));
+        match read {
+            Ok((record, _)) if !wanted(&record) => Ok(Recorded::LeftOut),
+            Ok((_, bytes)) => match self.put(key, &bytes) {
+                Ok(()) => Ok(Recorded::Copied),
+                Err(OpsError::Repository(e)) if e.is_integrity() => {
+                    Ok(Recorded::Bad(CopyProblem::new(Side::Copy, key.as_str(), problem_text(&e))))
+                }
+                Err(e) => Err(e),
+            },
+            // The plan has told of it already.
+            Err(e) if e.is_integrity() => Ok(Recorded::Copied),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Puts bytes that have been checked. Other bytes under the name are the copy's damage.
@@ -310,7 +355,10 @@ impl Work<'_> {
         let condemned = there.condemned()?;
         for planned in group {
             self.run.cancel.check()?;
-            let lacking = self.lacking(&planned.snapshot, &condemned)?;
+            let mut lacking = self.lacking(&planned.snapshot, &condemned)?;
+            if planned.snapshot.refs != planned.snapshot.header.refs {
+                lacking.extend(&done.hindrance);
+            }
             if !lacking.is_empty() {
                 // A prune of the repository may have overtaken this run; then nothing is damaged.
                 if is_stored(access.repository.storage().as_ref(), &planned.snapshot.key)? {
@@ -339,11 +387,11 @@ impl Work<'_> {
             return Ok(Vec::new());
         }
         let header = &snapshot.header;
-        let refs = Named::new(Kind::Refs, header.refs);
-        let read = if lock(&self.bad).has(&refs) { None } else { Some(load_refs(self.repository, header.refs)) };
+        let refs = Named::new(Kind::Refs, snapshot.refs);
+        let read = if lock(&self.bad).has(&refs) { None } else { Some(load_refs(self.repository, snapshot.refs)) };
         let needs: Vec<Named> = match read {
             Some(Ok(read)) => {
-                let all = needs(&read, header.refs, (header.manifest, header.manifest_bytes));
+                let all = needs(&read, snapshot.refs, (header.manifest, header.manifest_bytes));
                 all.into_iter().map(|(named, _)| named).collect()
             }
             Some(Err(e)) if e.is_integrity() => {

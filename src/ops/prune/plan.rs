@@ -2,6 +2,7 @@
 
 use super::clock;
 use super::doubts::{self, Lost};
+use super::repack::RepackPlan;
 use crate::base::ids::{HostName, ObjectId, PolicyName, Sequence, SnapshotId, Tag};
 use crate::ops::access::Access;
 use crate::ops::{OpsError, Run};
@@ -57,6 +58,11 @@ impl Amount {
         sum
     }
 
+    pub(super) fn sum(&mut self, other: Amount) {
+        self.objects += other.objects;
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+
     pub(super) fn add(&mut self, object: &Stored) {
         self.objects += 1;
         self.bytes = self.bytes.saturating_add(object.length);
@@ -97,6 +103,8 @@ pub struct PrunePlan {
     pub delete: Amount,
     /// When the next of what waits may be deleted.
     pub next_due: Option<DateTime<Utc>>,
+    /// Absent without `--repack`.
+    pub repack: Option<RepackPlan>,
     #[serde(skip)]
     pub(super) steps: Steps,
 }
@@ -183,6 +191,7 @@ pub fn plan(access: &Access, policy: &Policy, options: &PruneOptions, run: &Run)
         waiting: Amount::of(&sorted.waiting),
         delete: Amount::of(&sorted.delete),
         next_due: sorted.next_due,
+        repack: None,
         steps: Steps {
             line: Some(line),
             remove,

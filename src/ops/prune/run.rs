@@ -2,6 +2,7 @@
 
 use super::doubts;
 use super::plan::{Amount, PruneOptions, PrunePlan, references};
+use super::repack::RepackReport;
 use crate::base::ids::{HostName, ObjectId};
 use crate::ops::access::{Access, AccessRequest, Installation, load_identity};
 use crate::ops::{OpsError, Run};
@@ -22,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Deletions at once: each is a round trip.
 const AT_ONCE: usize = 8;
 /// Headers that one prune record names.
-const HEADERS: usize = 1000;
+pub(super) const HEADERS: usize = 1000;
 
 /// What a prune did.
 #[derive(Debug, Default, Serialize)]
@@ -36,6 +37,22 @@ pub struct PruneReport {
     /// What the storage did not let go, and why.
     pub refused: Amount,
     pub refusal: Option<String>,
+    /// Absent without `--repack`.
+    pub repack: Option<RepackReport>,
+}
+
+impl PruneReport {
+    /// Adds what a second prune did, behind a repack.
+    pub fn add(&mut self, later: PruneReport) {
+        let PruneReport { removed, lost, condemned, deleted, locked, refused, refusal, repack } = later;
+        self.removed += removed;
+        self.lost += lost;
+        self.condemned.sum(condemned);
+        self.deleted.sum(deleted);
+        // What was not let go the first time was tried again.
+        (self.locked, self.refused, self.refusal) = (locked, refused, refusal);
+        self.repack = self.repack.take().or(repack);
+    }
 }
 
 /// Takes the lock without which nothing is deleted at once.
@@ -90,7 +107,7 @@ pub fn run(
 }
 
 /// The repository in which this host's key may prune: the root key vouches for it when it is at hand.
-fn signer(
+pub(super) fn signer(
     installation: &Installation,
     access: &Access,
     host_key: &HostKey,

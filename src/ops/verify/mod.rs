@@ -218,7 +218,7 @@ impl<'a> Check<'a> {
     /// The refs of a snapshot; none, and a finding, when they are damaged.
     fn refs(&self, snapshot: &Snapshot) -> Result<Option<Refs>, OpsError> {
         self.run.cancel.check()?;
-        match load_refs(self.repository(), snapshot.header.refs) {
+        match load_refs(self.repository(), snapshot.refs) {
             Ok(refs) => Ok(Some(refs)),
             Err(e) if e.is_integrity() => {
                 self.settle(&e, snapshot.key.as_str());
@@ -239,15 +239,14 @@ impl<'a> Check<'a> {
             if let Some(problem) = problem {
                 self.ledger().find(layout::manifest(header.manifest).as_str(), &problem);
             }
-            if seen.insert(header.refs) {
+            if seen.insert(snapshot.refs) {
                 first_of_refs.push(*snapshot);
             }
         }
         let batches = first_of_refs.chunks(REFS_AT_ONCE).map(|batch| (batch, at_once(batch, |s| self.refs(s))));
         for (snapshot, refs) in batches.flat_map(|(batch, refs)| batch.iter().zip(refs)) {
-            let header = &snapshot.header;
             let Some(refs) = refs? else { continue };
-            self.bytes_read.fetch_add(self.inventory.refs.get(&header.refs).copied().unwrap_or(0), Ordering::Relaxed);
+            self.bytes_read.fetch_add(self.inventory.refs.get(&snapshot.refs).copied().unwrap_or(0), Ordering::Relaxed);
             for (id, length) in &refs.archives {
                 if let Some(problem) = Inventory::problem(&self.inventory.archives, id, *length) {
                     self.ledger().find(layout::archive(*id).as_str(), &problem);
@@ -273,7 +272,7 @@ impl<'a> Check<'a> {
         for snapshot in snapshots {
             let header = &snapshot.header;
             let refs = self.refs(snapshot)?.unwrap_or_default();
-            let own = [layout::refs(header.refs), layout::manifest(header.manifest)];
+            let own = [layout::refs(snapshot.refs), layout::manifest(header.manifest)];
             let mut ledger = self.ledger();
             for key in own.into_iter().chain(inventory::needed_keys(&refs)) {
                 if bad.contains(key.as_str()) {
@@ -287,7 +286,7 @@ impl<'a> Check<'a> {
     fn unreferenced(&self, needed: &Needed) -> Unreferenced {
         let mut ids: HashSet<ObjectId> = needed.archives.keys().chain(needed.index.keys()).copied().collect();
         for snapshot in self.access.chain.all() {
-            ids.extend([snapshot.header.refs, snapshot.header.manifest]);
+            ids.extend([snapshot.refs, snapshot.header.refs, snapshot.header.manifest]);
         }
         self.inventory.unreferenced(&ids)
     }

@@ -10,6 +10,7 @@ use crate::repository::frames::Frames;
 use crate::repository::refs::Refs;
 use crate::repository::tree::{self, Entry};
 use crate::repository::{RepositoryError, layout};
+use crate::storage::StorageKey;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -184,24 +185,35 @@ impl<'c> Walk<'c> {
                 ledger.cost(key, id, Some(&source.name));
             }
             if damaged.is_empty() {
-                let manifest = layout::manifest(snapshot.header.manifest).to_string();
+                let object = blamed(snapshot, matches!(loss, Loss::Nowhere(_))).to_string();
                 let of = format!("stream {:?} of source {:?}", stream.name.as_str(), source.name.as_str());
                 let problem = match loss {
                     Loss::Nowhere(chunk) => format!("{of}: chunk {chunk} is in no archive that its refs name"),
                     Loss::Broken(problem) => format!("{of}: {problem}"),
                     Loss::Archive(_) => continue,
                 };
-                ledger.find(&manifest, &problem);
-                ledger.cost(&manifest, id, Some(&source.name));
+                ledger.find(&object, &problem);
+                ledger.cost(&object, id, Some(&source.name));
             }
         }
+    }
+}
+
+/// Whose fault it is that a stream cannot be followed: a chunk that is nowhere is missing in refs that a repack made,
+/// where one did; everything else is the manifest's.
+fn blamed(snapshot: &Snapshot, is_nowhere: bool) -> StorageKey {
+    if is_nowhere && snapshot.refs != snapshot.header.refs {
+        layout::refs(snapshot.refs)
+    } else {
+        layout::manifest(snapshot.header.manifest)
     }
 }
 
 impl Check<'_> {
     /// A failure to read a stream, laid at the door of the object that it names.
     pub(super) fn blame(&self, error: &RepositoryError, snapshot: &Snapshot, source: &SourceEntry) {
-        let object = self.settle(error, layout::manifest(snapshot.header.manifest).as_str());
+        let is_nowhere = matches!(error, RepositoryError::ChunkMissing { .. });
+        let object = self.settle(error, blamed(snapshot, is_nowhere).as_str());
         self.ledger().cost(&object, &snapshot.header.id, Some(&source.name));
     }
 }

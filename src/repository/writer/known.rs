@@ -23,6 +23,13 @@ pub(super) struct Known {
     pub notes: Vec<StreamNote>,
 }
 
+/// Index objects that a writer may trust.
+struct Trusted {
+    objects: Vec<(ObjectId, u64)>,
+    /// Those that a snapshot needs: one that is gone is worth a warning.
+    expected: HashSet<ObjectId>,
+}
+
 /// Loads the index objects that this writer may trust.
 pub(super) fn load_known(
     repository: &Repository,
@@ -47,10 +54,16 @@ pub(super) fn load_known(
     };
     let loader = IndexLoader { repository, identities, cache: Some(state.index_cache(repository.id())) };
 
-    for (id, length) in trusted_index(repository, chain, state, options)? {
+    let Trusted { objects, expected } = trusted_index(repository, chain, state, options)?;
+    for (id, length) in objects {
         // A hint that cannot be had is no failure: its chunks are stored again.
         let object = match loader.load(id, Some(length)) {
             Ok(object) => object,
+            // No header named it while it was there, or a repack has put another in its place.
+            Err(RepositoryError::Missing { .. }) if !expected.contains(&id) => {
+                state.remove_unfinished_index(repository.id(), &[id])?;
+                continue;
+            }
             Err(e) => {
                 tracing::warn!("index object {id} is left out: {}", full_text(&e));
                 continue;
@@ -64,15 +77,18 @@ pub(super) fn load_known(
     Ok(known)
 }
 
-/// Index objects named by refs of this host's own headers, newest first, and those that its state says it wrote.
+/// Index objects that this host's state says it wrote, and those named by refs of its own headers, newest first: the
+/// first place known for a chunk stays, and where a repack has been, its own are the better ones. A repack record is no
+/// reason to trust: somebody else may have signed it.
 fn trusted_index(
     repository: &Repository,
     chain: &Chain,
     state: &State,
     options: &WriterOptions,
-) -> Result<Vec<(ObjectId, u64)>, RepositoryError> {
-    let mut seen = HashSet::new();
-    let mut objects = Vec::new();
+) -> Result<Trusted, RepositoryError> {
+    let mut objects = state.unfinished_index(repository.id())?;
+    let mut seen: HashSet<ObjectId> = objects.iter().map(|(id, _)| *id).collect();
+    let mut expected = HashSet::new();
     let policies: HashSet<&PolicyName> =
         chain.all().filter(|s| s.header.host == options.host).map(|s| &s.header.policy).collect();
     let mut policies: Vec<_> = policies.into_iter().collect();
@@ -90,9 +106,11 @@ fn trusted_index(
                 continue;
             }
             let Ok(refs) = Refs::parse(&bytes) else { continue };
+            if snapshot.refs == snapshot.header.refs {
+                expected.extend(refs.index.keys().copied());
+            }
             objects.extend(refs.index.into_iter().filter(|(id, _)| seen.insert(*id)));
         }
     }
-    objects.extend(state.unfinished_index(repository.id())?.into_iter().filter(|(id, _)| seen.insert(*id)));
-    Ok(objects)
+    Ok(Trusted { objects, expected })
 }
