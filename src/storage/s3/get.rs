@@ -177,7 +177,8 @@ fn content_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
     let (first, last) = range.split_once('-')?;
     let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
     let total = if total.trim() == "*" { None } else { Some(total.trim().parse().ok()?) };
-    (first <= last && last < u64::MAX).then_some((first, last + 1, total))
+    let end = last.checked_add(1)?;
+    (first <= last).then_some((first, end, total))
 }
 
 #[cfg(test)]
