@@ -13,7 +13,6 @@ use crate::ops::copy::{self, CopyOutcome, CopyRequest};
 use crate::ops::{OpsError, Run};
 use crate::pipeline::crypt::Recipients;
 use crate::policy::Policy;
-use crate::repository::RepositoryError;
 use crate::repository::chain::{Chain, full_text};
 use crate::repository::format::{
     Encoding, Header, Outcome, SourceEntry, SourceOutcome, StreamEntry, StreamNote, Trigger,
@@ -22,6 +21,7 @@ use crate::repository::keys::HostKey;
 use crate::repository::reader::{load_manifest, load_refs};
 use crate::repository::state::{self, State};
 use crate::repository::writer::{Committed, SnapshotDraft, SnapshotWriter, StreamWriter, WriterOptions};
+use crate::repository::{RepositoryError, parallel};
 use crate::sources::{Capture, Captured, Memo, MemoKey, Piece, Sink, Source, SourceError, StreamSink};
 use serde::Serialize;
 use std::io::{self, Write};
@@ -215,10 +215,13 @@ fn prove(access: &Access, committed: &Committed) -> Result<Chain, OpsError> {
             "run `lifeboat verify`; the storage may be losing data",
         )
     })?;
-    load_refs(&access.repository, header.refs)?;
-    if let Some(identities) = &access.identities {
-        load_manifest(&access.repository, snapshot, identities)?;
-    }
+    let manifest = || match &access.identities {
+        Some(identities) => load_manifest(&access.repository, snapshot, identities).map(drop),
+        None => Ok(()),
+    };
+    let (refs, manifest) = parallel::both(|| load_refs(&access.repository, header.refs), manifest);
+    refs.ok_or(RepositoryError::Worker)??;
+    manifest?;
     Ok(chain)
 }
 

@@ -177,6 +177,10 @@ pub trait Storage: Send + Sync {
     fn lock(&self, _mode: LockMode) -> Result<Locked, StorageError> {
         Ok(Locked::Unsupported)
     }
+    /// Takes away what uploads that were given up long ago have left behind, unseen by any list; says how many.
+    fn tidy(&self) -> Result<usize, StorageError> {
+        Ok(0)
+    }
     /// What keeps objects from being deleted or overwritten here for a time, whoever asks; absent where nothing does.
     fn object_locks(&self) -> Option<&dyn ObjectLocks> {
         None

@@ -42,7 +42,7 @@ fn large_objects_go_up_in_parts() {
         other[12_345_678] ^= 1;
         assert!(matches!(storage.put_new(&key, &other), Err(StorageError::Exists { .. })));
         assert!(storage.get(&key, bytes.len() as u64).unwrap() == bytes, "never replaced");
-        assert_eq!(storage.abort_leftovers().unwrap(), 0);
+        assert_eq!(storage.tidy().unwrap(), 0);
     }
 }
 

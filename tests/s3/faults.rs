@@ -175,9 +175,9 @@ fn leftover_parts_are_aborted_once_they_are_old() {
     scene
         .proxy
         .rule(Rule::new("GET", "uploads", Fault::Edit(|xml| begun(&xml, &chrono::Utc::now().to_rfc3339()))).times(1));
-    assert_eq!(scene.storage.abort_leftovers().unwrap(), 0, "somebody may still be at it");
+    assert_eq!(scene.storage.tidy().unwrap(), 0, "somebody may still be at it");
     scene.proxy.rule(Rule::new("GET", "uploads", Fault::Edit(|xml| begun(&xml, "2026-01-01T00:00:00.000Z"))).times(1));
-    assert_eq!(scene.storage.abort_leftovers().unwrap(), 1);
+    assert_eq!(scene.storage.tidy().unwrap(), 1);
     assert_eq!(scene.proxy.take_harmed(), 2);
     let log = scene.proxy.take_log();
     assert!(log.iter().any(|r| r.method == "DELETE" && r.path.contains("/p/b?") && r.status == 204), "{log:?}");

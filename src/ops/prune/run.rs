@@ -81,6 +81,7 @@ pub fn run(
     let steps = &plan.steps;
     let mut report = PruneReport::default();
     let host_key = HostKey::load(&installation.host_key())?;
+    tidy(access, run);
     if steps.is_empty() {
         return Ok(report);
     }
@@ -104,6 +105,15 @@ pub fn run(
     }
     pruner.second_phase(plan, &mut report)?;
     Ok(report)
+}
+
+/// What cannot be taken away costs room, and nothing else.
+fn tidy(access: &Access, run: &Run) {
+    match access.repository.storage().tidy() {
+        Ok(0) => {}
+        Ok(n) => run.events.step(format!("removed {n} uploads that were given up")),
+        Err(e) => tracing::warn!("uploads that were given up are left: {}", full_text(&e)),
+    }
 }
 
 /// The repository in which this host's key may prune: the root key vouches for it when it is at hand.

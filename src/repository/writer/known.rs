@@ -4,15 +4,14 @@ use super::snapshot::WriterOptions;
 use super::stored;
 use crate::base::ids::{ObjectId, PolicyName};
 use crate::pipeline::chunk::ChunkIdKey;
-use crate::pipeline::crypt::{Identities, object_id};
-use crate::pipeline::limits;
-use crate::repository::chain::{Chain, full_text};
+use crate::pipeline::crypt::Identities;
+use crate::repository::chain::{Chain, Snapshot, full_text};
 use crate::repository::format::StreamNote;
 use crate::repository::index::{self, IndexLoader, Usable};
-use crate::repository::refs::Refs;
+use crate::repository::reader::load_refs;
 use crate::repository::state::State;
 use crate::repository::table::ChunkTable;
-use crate::repository::{Repository, RepositoryError, layout};
+use crate::repository::{Repository, RepositoryError, layout, parallel};
 use std::collections::HashSet;
 
 /// How many headers of each policy of this host are looked at for index objects.
@@ -21,6 +20,8 @@ pub(super) struct Known {
     pub table: ChunkTable,
     pub index_objects: Vec<(ObjectId, u64)>,
     pub notes: Vec<StreamNote>,
+    /// Refs that are there, seen and hashed just now.
+    pub refs_read: HashSet<ObjectId>,
 }
 
 /// Index objects that a writer may trust.
@@ -28,6 +29,8 @@ struct Trusted {
     objects: Vec<(ObjectId, u64)>,
     /// Those that a snapshot needs: one that is gone is worth a warning.
     expected: HashSet<ObjectId>,
+    /// Refs that are there and whole.
+    refs_read: HashSet<ObjectId>,
 }
 
 /// Loads the index objects that this writer may trust.
@@ -42,10 +45,20 @@ pub(super) fn load_known(
     let tmp = state.dir();
     let table_error =
         |source| RepositoryError::File { action: "write the chunk table in", path: tmp.to_owned(), source };
-    let mut known =
-        Known { table: ChunkTable::new(tmp).map_err(table_error)?, index_objects: Vec::new(), notes: Vec::new() };
-    let stored = stored(repository, layout::ARCHIVES)?;
-    let condemned = repository.condemned()?;
+    let mut known = Known {
+        table: ChunkTable::new(tmp).map_err(table_error)?,
+        index_objects: Vec::new(),
+        notes: Vec::new(),
+        refs_read: HashSet::new(),
+    };
+    let (listed, trusted) = parallel::both(
+        || parallel::both(|| stored(repository, layout::ARCHIVES), || repository.condemned()),
+        || trusted_index(repository, chain, state, options),
+    );
+    let (stored, condemned) = listed.ok_or(RepositoryError::Worker)?;
+    let (stored, condemned) = (stored.ok_or(RepositoryError::Worker)??, condemned?);
+    let Trusted { objects, expected, refs_read } = trusted?;
+    known.refs_read = refs_read;
     let usable = Usable::Writer {
         stored: &stored,
         condemned: &condemned,
@@ -54,7 +67,6 @@ pub(super) fn load_known(
     };
     let loader = IndexLoader { repository, identities, cache: Some(state.index_cache(repository.id())) };
 
-    let Trusted { objects, expected } = trusted_index(repository, chain, state, options)?;
     for (id, length) in objects {
         // A hint that cannot be had is no failure: its chunks are stored again.
         let object = match loader.load(id, Some(length)) {
@@ -88,7 +100,7 @@ fn trusted_index(
 ) -> Result<Trusted, RepositoryError> {
     let mut objects = state.unfinished_index(repository.id())?;
     let mut seen: HashSet<ObjectId> = objects.iter().map(|(id, _)| *id).collect();
-    let mut expected = HashSet::new();
+    let (mut expected, mut refs_read) = (HashSet::new(), HashSet::new());
     let policies: HashSet<&PolicyName> =
         chain.all().filter(|s| s.header.host == options.host).map(|s| &s.header.policy).collect();
     let mut policies: Vec<_> = policies.into_iter().collect();
@@ -96,21 +108,17 @@ fn trusted_index(
     policies.sort_by_key(|p| (**p != options.policy, (*p).clone()));
     for policy in policies {
         let mut refs_seen = HashSet::new();
-        for snapshot in chain.line(&options.host, policy).iter().rev().take(HEADERS_FOR_INDEX) {
-            if !refs_seen.insert(snapshot.header.refs) {
-                continue;
-            }
-            let key = layout::refs(snapshot.header.refs);
-            let Ok(bytes) = repository.get(&key, limits::REFS) else { continue };
-            if object_id(&bytes) != snapshot.header.refs {
-                continue;
-            }
-            let Ok(refs) = Refs::parse(&bytes) else { continue };
+        let newest = chain.line(&options.host, policy).iter().rev().take(HEADERS_FOR_INDEX);
+        let newest: Vec<&Snapshot> = newest.filter(|s| refs_seen.insert(s.header.refs)).collect();
+        let read = parallel::at_once(&newest, |snapshot| load_refs(repository, snapshot.header.refs));
+        for (snapshot, refs) in newest.into_iter().zip(read) {
+            let Ok(refs) = refs else { continue };
+            refs_read.insert(snapshot.header.refs);
             if snapshot.refs == snapshot.header.refs {
                 expected.extend(refs.index.keys().copied());
             }
             objects.extend(refs.index.into_iter().filter(|(id, _)| seen.insert(*id)));
         }
     }
-    Ok(Trusted { objects, expected })
+    Ok(Trusted { objects, expected, refs_read })
 }

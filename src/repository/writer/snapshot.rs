@@ -20,8 +20,9 @@ use crate::repository::index::IndexDraft;
 use crate::repository::keys::HostKey;
 use crate::repository::refs::Refs;
 use crate::repository::state::State;
+use crate::repository::trash::Condemned;
 use crate::repository::trust::{ChainHead, to_json};
-use crate::repository::{Repository, RepositoryError, layout, locks};
+use crate::repository::{Repository, RepositoryError, layout, locks, parallel};
 use crate::storage::{LockMode, Locked, StorageKey};
 use chrono::{DateTime, Utc};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -63,6 +64,8 @@ pub struct SnapshotWriter {
     pub(super) used: Mutex<Used>,
     head: Option<(Sequence, Option<ObjectId>)>,
     alarm: Option<String>,
+    /// Refs that are there, seen and hashed when this began.
+    refs_read: HashSet<ObjectId>,
     /// The storage's time when this began, where objects are locked there.
     begun: Option<DateTime<Utc>>,
     /// Keeps a prune that deletes at once away until the header is there.
@@ -173,6 +176,7 @@ impl SnapshotWriter {
             used: Mutex::default(),
             head,
             alarm,
+            refs_read: known.refs_read,
             begun,
             _lock: lock,
         })
@@ -218,8 +222,10 @@ impl SnapshotWriter {
         let shared = &self.shared;
         shared.options.cancel.check()?;
         shared.flush_index(draft.stream_notes.clone())?;
-        self.merge_index()?;
-        let (refs, refs_bytes) = self.refs()?;
+        let (there, condemned) =
+            parallel::both(|| stored(&self.shared.repository, layout::INDEX), || self.shared.repository.condemned());
+        self.merge_index(&there.ok_or(RepositoryError::Worker)??)?;
+        let (refs, refs_bytes) = self.refs(&condemned?)?;
         let sequence = self.sequence();
         if sequence > Sequence::MAX {
             let last = Sequence(sequence.0 - 1);
@@ -231,7 +237,10 @@ impl SnapshotWriter {
         let repository = &shared.repository;
 
         let refs_id = object_id(&refs_bytes);
-        repository.storage().put_new(&layout::refs(refs_id), &refs_bytes)?;
+        // Those of the last snapshot have been read when this one began.
+        if !self.refs_read.contains(&refs_id) {
+            repository.storage().put_new(&layout::refs(refs_id), &refs_bytes)?;
+        }
 
         let manifest = Manifest {
             kind: "manifest".to_owned(),
@@ -346,10 +355,9 @@ impl SnapshotWriter {
     }
 
     /// Merges small index objects once too many cover the snapshot, or one that covers it is gone.
-    fn merge_index(&self) -> Result<(), RepositoryError> {
+    fn merge_index(&self, there: &HashMap<ObjectId, u64>) -> Result<(), RepositoryError> {
         let covering = self.covering_index();
         // An index object that is known from the cache alone would be missed by every other reader: write it anew.
-        let there = stored(&self.shared.repository, layout::INDEX)?;
         let objects = lock(&self.shared.index_objects).clone();
         let lost = |at: &u32| {
             objects.get(*at as usize).is_none_or(|(id, length): &(ObjectId, u64)| there.get(id) != Some(length))
@@ -408,10 +416,10 @@ impl SnapshotWriter {
 
     /// All that the snapshot needs, and the refs object's bytes. Refs that another snapshot had before may be condemned
     /// with it, and their name cannot change while their content does not: a new index object gives them another.
-    fn refs(&self) -> Result<(Refs, Vec<u8>), RepositoryError> {
+    fn refs(&self, condemned: &Condemned) -> Result<(Refs, Vec<u8>), RepositoryError> {
         let refs = self.gather_refs();
         let bytes = refs.to_bytes();
-        if !self.shared.repository.condemned()?.is_lost(&object_id(&bytes)) {
+        if !condemned.is_lost(&object_id(&bytes)) {
             return Ok((refs, bytes));
         }
         self.write_merged(&self.covering_index())?;
@@ -439,8 +447,8 @@ impl SnapshotWriter {
     /// it may be gone when the header is there. `own` are the refs and the manifest.
     fn check(&self, refs: &Refs, own: [(ObjectId, u64); 2]) -> Result<(), RepositoryError> {
         let repository = &self.shared.repository;
-        let archives = stored(repository, layout::ARCHIVES)?;
-        let condemned = repository.condemned()?;
+        let (archives, condemned) = parallel::both(|| stored(repository, layout::ARCHIVES), || repository.condemned());
+        let (archives, condemned) = (archives.ok_or(RepositoryError::Worker)??, condemned?);
         let gone = refs.archives.iter().find(|(id, length)| archives.get(id) != Some(length)).map(|(id, _)| *id);
         let mut named = refs.archives.keys().chain(refs.index.keys()).chain(own.iter().map(|(id, _)| id));
         match gone.or_else(|| named.find(|id| condemned.is_lost(id)).copied()) {

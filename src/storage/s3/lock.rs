@@ -159,10 +159,11 @@ impl Bucket {
         .await
     }
 
-    /// Deletes every version and marker of a key. A locked one stays, and so does what is older.
+    /// Deletes every version and marker of a key, but for those that are locked.
     pub async fn remove_versions(&self, key: &str) -> Result<(), S3Error> {
         let full = format!("{}{key}", self.prefix);
         let versions = self.versions(&full).await?.remove(&full).unwrap_or_default();
+        let mut locked = None;
         for version in &versions {
             let removed = self
                 .retry(|| async {
@@ -175,12 +176,16 @@ impl Bucket {
                 .await;
             if let Err(e @ (S3Error::AccessDenied { .. } | S3Error::Refused { .. })) = removed {
                 let now = self.wire.date().unwrap_or_else(Utc::now);
-                return match self.lock_of(&full, Some(version.id.clone())).await {
-                    Ok(Some(until)) if until > now => Err(S3Error::Locked { until }),
-                    _ => Err(e),
-                };
+                match self.lock_of(&full, Some(version.id.clone())).await {
+                    Ok(Some(until)) if until > now => locked = Some(until),
+                    _ => return Err(e),
+                }
+                continue;
             }
             removed?;
+        }
+        if let Some(until) = locked {
+            return Err(S3Error::Locked { until });
         }
         if let Some(locks) = &self.locks {
             locks.oldest().remove(&full);

@@ -70,12 +70,6 @@ impl S3Storage {
         self.bucket.traits()
     }
 
-    /// Aborts uploads in parts that nobody will finish; says how many.
-    pub fn abort_leftovers(&self) -> Result<usize, StorageError> {
-        let before = self.clock()? - LEFTOVER_AGE;
-        self.wait("clean up uploads below", "", self.bucket.abort_leftovers(before))
-    }
-
     fn wait<T>(
         &self,
         action: &'static str,
@@ -179,6 +173,12 @@ impl Storage for S3Storage {
     /// The `Date` of an answer that was asked for just now.
     fn clock(&self) -> Result<DateTime<Utc>, StorageError> {
         self.wait("ask for the time at", "", self.bucket.clock())
+    }
+
+    /// Uploads in parts that nobody will finish.
+    fn tidy(&self) -> Result<usize, StorageError> {
+        let before = self.clock()? - LEFTOVER_AGE;
+        self.wait("clean up uploads below", "", self.bucket.abort_leftovers(before))
     }
 
     fn object_locks(&self) -> Option<&dyn ObjectLocks> {
