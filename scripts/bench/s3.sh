@@ -3,7 +3,7 @@
 # installed): seconds, requests, bytes sent and received. All in one run on one server, so the ratios count, not the
 # seconds.
 #
-#   scripts/bench/s3.sh [MIB]                          default: 64 MiB in 2,000 files
+#   scripts/bench/s3.sh [MIB]                          default: 64 MiB in some 1,200 files
 #
 # LIFEBOAT=FILE      the binary to measure (default: the release build of this folder, made if need be)
 set -euo pipefail
@@ -54,10 +54,11 @@ while left > 0:
     n += 1
 P
 find "$work/app/data" -type f -exec touch -d '2 hours ago' {} +
-one=$(find "$work/app/data" -type f | sort | sed -n 500p)
+one=$(find "$work/app/data" -type f -size -20k | sort | sed -n 100p)
 printf '%s files, %s MiB\n' "$(find "$work/app/data" -type f | wc -l)" "$mib"
 
 proxy=''
+: >"$work/counts"
 start_proxy() {
     proxy_port=$(shuf -i 25000-29999 -n 1)
     python3 "$LIFEBOAT_SRC/scripts/bench/latency-proxy.py" "$proxy_port" "$server_port" "$1" "$work/counts" &
@@ -72,9 +73,9 @@ start_proxy() {
 # counted: requests and bytes since it was last asked.
 counted() {
     local lines
-    lines=$(wc -l <"$work/counts" 2>/dev/null || echo 0)
+    lines=$(wc -l <"$work/counts")
     kill -USR1 "$proxy"
-    while [ "$(wc -l <"$work/counts" 2>/dev/null || echo 0)" -le "$lines" ]; do sleep 0.02; done
+    while [ "$(wc -l <"$work/counts")" -le "$lines" ]; do sleep 0.02; done
     tail -n 1 "$work/counts"
 }
 

@@ -17,7 +17,7 @@ use crate::repository::{Repository, RepositoryError};
 use crate::storage::Storage;
 use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, TimeDelta, TimeZone, Utc};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where an installation keeps its configuration and state.
 #[derive(Debug, Clone)]
@@ -102,6 +102,8 @@ pub struct Access {
     pub alarms: Vec<String>,
     /// What cannot be excluded, because nothing is remembered here.
     pub notices: Vec<String>,
+    /// The snapshot that was opened last: a plan and what is done by it read the same one.
+    open: Mutex<Option<Arc<SnapshotReader>>>,
 }
 
 impl Access {
@@ -190,6 +192,7 @@ impl Access {
             policy: request.policy.as_ref().map(|p| p.app.name.clone()),
             host: request.host.clone(),
             headers,
+            open: Mutex::default(),
         })
     }
 
@@ -249,14 +252,22 @@ impl Access {
     }
 
     /// A snapshot open for reading.
-    pub fn reader(&self, snapshot: &Snapshot, what: &'static str, run: &Run) -> Result<SnapshotReader, OpsError> {
+    pub fn reader(&self, snapshot: &Snapshot, what: &'static str, run: &Run) -> Result<Arc<SnapshotReader>, OpsError> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reader) = open.as_ref().filter(|reader| reader.snapshot.header_id == snapshot.header_id) {
+            return Ok(reader.clone());
+        }
+        // Two at once would take twice the memory.
+        *open = None;
         let options = ReaderOptions {
             identities: self.identities(what)?,
             index_cache: self.state.as_ref().map(|s| s.index_cache(self.repository.id())),
             tmp: self.state.as_ref().map_or_else(std::env::temp_dir, |s| s.dir().to_owned()),
             cancel: run.cancel.clone(),
         };
-        Ok(SnapshotReader::open(self.repository.clone(), snapshot, options)?)
+        let reader = Arc::new(SnapshotReader::open(self.repository.clone(), snapshot, options)?);
+        *open = Some(reader.clone());
+        Ok(reader)
     }
 }
 

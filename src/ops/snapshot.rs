@@ -11,9 +11,10 @@ use crate::base::time::compact;
 use crate::ops::access::{Access, AccessRequest, Installation, host_name};
 use crate::ops::copy::{self, CopyOutcome, CopyRequest};
 use crate::ops::{OpsError, Run};
-use crate::pipeline::crypt::Recipients;
+use crate::pipeline::crypt::{Recipients, object_id};
+use crate::pipeline::limits;
 use crate::policy::Policy;
-use crate::repository::chain::{Chain, full_text};
+use crate::repository::chain::{Snapshot, full_text};
 use crate::repository::format::{
     Encoding, Header, Outcome, SourceEntry, SourceOutcome, StreamEntry, StreamNote, Trigger,
 };
@@ -21,7 +22,7 @@ use crate::repository::keys::HostKey;
 use crate::repository::reader::{load_manifest, load_refs};
 use crate::repository::state::{self, State};
 use crate::repository::writer::{Committed, SnapshotDraft, SnapshotWriter, StreamWriter, WriterOptions};
-use crate::repository::{RepositoryError, parallel};
+use crate::repository::{RepositoryError, layout, parallel};
 use crate::sources::{Capture, Captured, Memo, MemoKey, Piece, Sink, Source, SourceError, StreamSink};
 use serde::Serialize;
 use std::io::{self, Write};
@@ -175,12 +176,15 @@ pub fn run(
         }
         other => other?,
     };
-    let chain = prove(&access, &committed)?;
+    prove(&access, &committed)?;
     drop(lock);
     let notices = new_lineage(&access, &committed.header).into_iter().chain(lookout.notices).collect();
     let optional = |r: &SourceReport| plan.sources.iter().any(|p| p.name == r.name && p.optional);
     // The snapshot stands, whatever becomes of its copies.
-    let access = access.with_chain(chain);
+    if !policy.repository.copies.is_empty() {
+        let chain = access.reload()?;
+        access = access.with_chain(chain);
+    }
     let copies = copy::every(&access, policy, &lookout.silent, &CopyRequest::default(), run);
     Ok(SnapshotReport {
         failed: reports.iter().any(|r| r.outcome == SourceOutcome::Failed && !optional(r)),
@@ -204,25 +208,31 @@ fn new_lineage(access: &Access, header: &Header) -> Option<String> {
     })
 }
 
-/// Reads the header back through the whole chain of trust, and what hangs from it.
-fn prove(access: &Access, committed: &Committed) -> Result<Chain, OpsError> {
-    let chain = access.reload()?;
-    let header = &committed.header;
-    let found = chain.line(&header.host, &header.policy).iter().find(|s| s.header_id == committed.header_id);
-    let snapshot = found.ok_or_else(|| {
-        OpsError::failed(
-            format!("snapshot {} was written and cannot be read back", header.id),
-            "run `lifeboat verify`; the storage may be losing data",
-        )
-    })?;
+/// Reads back from the storage what makes this a snapshot: the header, whose signature must verify, its refs and, where
+/// an identity is at hand, its manifest.
+fn prove(access: &Access, committed: &Committed) -> Result<(), OpsError> {
+    let (repository, header) = (&access.repository, &committed.header);
+    let key = layout::header(&header.host, &header.policy, header.sequence, &header.id);
+    let snapshot = Snapshot::of(key.clone(), header.clone(), committed.header_id);
+    let header_back = || -> Result<bool, RepositoryError> {
+        let bytes = repository.get(&key, limits::SIGNED)?;
+        repository.verify_header(&key, &bytes)?;
+        Ok(object_id(&bytes) == committed.header_id)
+    };
     let manifest = || match &access.identities {
-        Some(identities) => load_manifest(&access.repository, snapshot, identities).map(drop),
+        Some(identities) => load_manifest(repository, &snapshot, identities).map(drop),
         None => Ok(()),
     };
-    let (refs, manifest) = parallel::both(|| load_refs(&access.repository, header.refs), manifest);
+    let rest = || parallel::both(|| load_refs(repository, header.refs), manifest);
+    let (header_back, (refs, manifest)) = parallel::both(header_back, rest);
+    if !header_back.ok_or(RepositoryError::Worker)?.unwrap_or(false) {
+        return Err(OpsError::failed(
+            format!("snapshot {} was written and cannot be read back", header.id),
+            "run `lifeboat verify`; the storage may be losing data",
+        ));
+    }
     refs.ok_or(RepositoryError::Worker)??;
-    manifest?;
-    Ok(chain)
+    Ok(manifest?)
 }
 
 type Taken = (Committed, Vec<SourceReport>, Option<String>);

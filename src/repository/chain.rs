@@ -29,6 +29,14 @@ pub struct Snapshot {
     pub forked: bool,
 }
 
+impl Snapshot {
+    /// What a verified header says, before any record.
+    pub fn of(key: StorageKey, header: Header, header_id: ObjectId) -> Self {
+        let (tags, refs) = (header.tags.iter().cloned().collect(), header.refs);
+        Self { key, header_id, header, tags, held: false, refs, forked: false }
+    }
+}
+
 /// Something wrong with a header, or between headers.
 #[derive(Debug)]
 pub struct ChainProblem {
@@ -89,17 +97,8 @@ impl Chain {
     }
 
     fn add(&mut self, key: StorageKey, header: Header, header_id: ObjectId) {
-        let tags = header.tags.iter().cloned().collect();
         let line = (header.host.clone(), header.policy.clone());
-        self.snapshots.entry(line).or_default().push(Snapshot {
-            key,
-            header_id,
-            refs: header.refs,
-            header,
-            tags,
-            held: false,
-            forked: false,
-        });
+        self.snapshots.entry(line).or_default().push(Snapshot::of(key, header, header_id));
     }
 
     fn load_records(&mut self, repository: &Repository, cache: Option<&HeaderCache>) -> Result<(), RepositoryError> {

@@ -132,7 +132,10 @@ impl Repository {
     fn open_as_it_is(storage: Arc<dyn Storage>, pin: &Pin) -> Result<Self, RepositoryError> {
         let location = storage.describe();
         let key = layout::repository();
-        let (signers, bytes) = parallel::both(|| storage.list(layout::SIGNERS), || storage.get(&key, limits::SIGNED));
+        // The first signer is in every repository: asked for before the list says so.
+        let signers =
+            || parallel::both(|| storage.get(&layout::signer(1), limits::SIGNED), || storage.list(layout::SIGNERS));
+        let (signers, bytes) = parallel::both(signers, || storage.get(&key, limits::SIGNED));
         let bytes = match bytes {
             Err(StorageError::NotFound { .. }) => {
                 // Signed objects without their repository.json are damage, an empty folder is none.
@@ -160,11 +163,13 @@ impl Repository {
         }
         let mut repository =
             Self { storage, id: found, root, created: claimed.created, signers: Vec::new(), signer_hashes: Vec::new() };
-        repository.load_signers(&signers.ok_or(RepositoryError::Worker)??)?;
+        let (first, listed) = signers.ok_or(RepositoryError::Worker)?;
+        repository.load_signers(&listed?, first.and_then(Result::ok))?;
         Ok(repository)
     }
 
-    fn load_signers(&mut self, listed: &[ObjectInfo]) -> Result<(), RepositoryError> {
+    /// `first` is the first one's bytes, where they are at hand; what is not, or does not verify, is read.
+    fn load_signers(&mut self, listed: &[ObjectInfo], first: Option<Vec<u8>>) -> Result<(), RepositoryError> {
         let mut numbers: Vec<u32> = listed.iter().filter_map(|object| layout::parse_signer(&object.key)).collect();
         numbers.sort_unstable();
         for (at, number) in numbers.iter().enumerate() {
@@ -172,6 +177,12 @@ impl Repository {
             if *number != expected {
                 return Err(RepositoryError::Missing { key: layout::signer(expected) });
             }
+        }
+        if let Some(bytes) = first
+            && numbers.first() == Some(&1)
+            && self.take_signer(1, &bytes).is_ok()
+        {
+            numbers.remove(0);
         }
         let fetched = parallel::at_once(&numbers, |number| self.get(&layout::signer(*number), limits::SIGNED));
         for (number, bytes) in numbers.into_iter().zip(fetched) {

@@ -8,6 +8,7 @@ use crate::repository::format::{SourceEntry, StreamEntry};
 use crate::repository::reader::{ChunkIds, SnapshotReader, StreamReader};
 use crate::sources::extract::ExtractError;
 use std::io::{self, Read};
+use std::sync::Arc;
 
 /// A stream that can be read.
 #[derive(Clone, Copy)]
@@ -94,7 +95,12 @@ impl Read for PartReader<'_> {
 }
 
 /// The snapshot that `name` names, open for reading; damage names it.
-pub fn open_snapshot(access: &Access, name: &str, what: &'static str, run: &Run) -> Result<SnapshotReader, OpsError> {
+pub fn open_snapshot(
+    access: &Access,
+    name: &str,
+    what: &'static str,
+    run: &Run,
+) -> Result<Arc<SnapshotReader>, OpsError> {
     open_resolved(access, access.resolve(name, run.now)?, what, run)
 }
 
@@ -104,7 +110,7 @@ pub fn open_resolved(
     snapshot: &Snapshot,
     what: &'static str,
     run: &Run,
-) -> Result<SnapshotReader, OpsError> {
+) -> Result<Arc<SnapshotReader>, OpsError> {
     access.reader(snapshot, what, run).map_err(|e| match e {
         OpsError::Repository(source) if source.is_integrity() => {
             let (snapshot, place) = (snapshot.header.id.clone(), String::new());

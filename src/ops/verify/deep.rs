@@ -12,10 +12,12 @@ use crate::repository::chain::Snapshot;
 use crate::repository::format::{IndexObject, Manifest, Outcome};
 use crate::repository::frames::Frames;
 use crate::repository::index::IndexLoader;
+use crate::repository::reader::SnapshotReader;
 use crate::repository::reader::{load_manifest, manifest_key};
 use crate::repository::{RepositoryError, layout, scan};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 
@@ -227,7 +229,7 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    fn reader(&self, snapshot: &Snapshot) -> Result<Option<crate::repository::reader::SnapshotReader>, OpsError> {
+    fn reader(&self, snapshot: &Snapshot) -> Result<Option<Arc<SnapshotReader>>, OpsError> {
         match self.access.reader(snapshot, "a deep verification", self.run) {
             Ok(reader) => Ok(Some(reader)),
             // Found already.
