@@ -27,6 +27,8 @@ fn links(text: &str) -> impl Iterator<Item = &str> {
 fn commands(text: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     let mut in_shell = false;
+    // A command that goes on in the next line is one.
+    let text = text.replace("\\\n", " ");
     for line in text.lines() {
         if let Some(language) = line.strip_prefix("```") {
             in_shell = language == "sh";

@@ -104,6 +104,7 @@ fn a_snapshot_reads_only_its_own_header_back() {
     for _ in 0..3 {
         world.run(&["snapshot"]).exits(0);
     }
+    world.run(&["list"]).exits(0);
     // The headers of before are damaged where only a fetch would see it: same length, same time.
     let headers = world.files("state/repository/snapshots");
     for (path, bytes) in &headers {

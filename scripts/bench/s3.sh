@@ -143,7 +143,8 @@ T
         measure rustic 'one file' rusty restore "latest:$one" "$work/rustic-one-$delay"
         measure rustic 'all files' rusty restore latest "$work/rustic-all-$delay"
     fi
-    kill "$proxy" && wait "$proxy" 2>/dev/null || true
+    kill "$proxy"
+    wait "$proxy" 2>/dev/null || true
     rm -rf "$work"/*-all "$work"/*-all-*
 done
 cmp "$one" "$work/s3-40-one/files$one"
