@@ -215,9 +215,15 @@ fn prove(access: &Access, committed: &Committed) -> Result<(), OpsError> {
     let key = layout::header(&header.host, &header.policy, header.sequence, &header.id);
     let snapshot = Snapshot::of(key.clone(), header.clone(), committed.header_id);
     let header_back = || -> Result<bool, RepositoryError> {
-        let bytes = repository.get(&key, limits::SIGNED)?;
+        let (object, bytes) =
+            parallel::both(|| repository.storage().head(&key), || repository.get(&key, limits::SIGNED));
+        let bytes = bytes?;
         repository.verify_header(&key, &bytes)?;
-        Ok(object_id(&bytes) == committed.header_id)
+        let same = object_id(&bytes) == committed.header_id;
+        if let (true, Some(cache), Some(Ok(Some(object)))) = (same, &access.headers, object) {
+            cache.remember(repository, &object, bytes);
+        }
+        Ok(same)
     };
     let manifest = || match &access.identities {
         Some(identities) => load_manifest(repository, &snapshot, identities).map(drop),

@@ -108,6 +108,15 @@ impl HeaderCache {
         Some(Known { bytes, hash: ObjectId(hash), checked: by == signers, last_good })
     }
 
+    /// Remembers a header that has been read and verified on its own.
+    pub fn remember(&self, repository: &Repository, object: &ObjectInfo, bytes: Vec<u8>) {
+        let signers = repository.last_signer().map_or([0; 32], |(_, hash)| hash.0);
+        let fetched = Fetched { object, id: object_id(&bytes), last_good: Vec::new(), bytes };
+        if let Err(e) = self.put(&[fetched], &signers) {
+            tracing::debug!("a header is not kept: {e}");
+        }
+    }
+
     fn put(&self, objects: &[Fetched<'_>], signers: &[u8]) -> rusqlite::Result<()> {
         let mut db = self.db();
         let transaction = db.transaction()?;

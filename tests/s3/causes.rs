@@ -24,7 +24,8 @@ fn refused(scene: &Scene, fault: Fault, expected: &str, hint: &str) {
         let text = full(&error);
         assert!(text.contains(expected), "call {at}: {text}, not {expected}");
         assert!(error.hint().unwrap_or_default().contains(hint), "{:?}", error.hint());
-        assert!(!error.is_retryable() && scene.proxy.take_log().len() <= 2, "call {at}: no storm");
+        // A HEAD asks once more for the cause; a kept connection that was closed meanwhile is opened again.
+        assert!(!error.is_retryable() && scene.proxy.take_log().len() <= 4, "call {at}: no storm");
         assert!(!text.contains("a-secret-of-the-tests"), "{text}");
     }
 }

@@ -11,8 +11,9 @@ use crate::repository::index::{self, IndexLoader, Usable};
 use crate::repository::reader::load_refs;
 use crate::repository::state::State;
 use crate::repository::table::ChunkTable;
+use crate::repository::trash::Condemned;
 use crate::repository::{Repository, RepositoryError, layout, parallel};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// How many headers of each policy of this host are looked at for index objects.
 const HEADERS_FOR_INDEX: usize = 8;
@@ -20,8 +21,16 @@ pub(super) struct Known {
     pub table: ChunkTable,
     pub index_objects: Vec<(ObjectId, u64)>,
     pub notes: Vec<StreamNote>,
-    /// Refs that are there, seen and hashed just now.
-    pub refs_read: HashSet<ObjectId>,
+    pub seen: Seen,
+}
+
+/// What was seen of the repository when a snapshot began.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub index: HashMap<ObjectId, u64>,
+    /// Refs that are there and whole.
+    pub refs: HashSet<ObjectId>,
+    pub condemned: Condemned,
 }
 
 /// Index objects that a writer may trust.
@@ -49,16 +58,17 @@ pub(super) fn load_known(
         table: ChunkTable::new(tmp).map_err(table_error)?,
         index_objects: Vec::new(),
         notes: Vec::new(),
-        refs_read: HashSet::new(),
+        seen: Seen::default(),
     };
     let (listed, trusted) = parallel::both(
         || parallel::both(|| stored(repository, layout::ARCHIVES), || repository.condemned()),
-        || trusted_index(repository, chain, state, options),
+        || parallel::both(|| stored(repository, layout::INDEX), || trusted_index(repository, chain, state, options)),
     );
+    let (index, trusted) = trusted;
     let (stored, condemned) = listed.ok_or(RepositoryError::Worker)?;
     let (stored, condemned) = (stored.ok_or(RepositoryError::Worker)??, condemned?);
     let Trusted { objects, expected, refs_read } = trusted?;
-    known.refs_read = refs_read;
+    let index = index.ok_or(RepositoryError::Worker)??;
     let usable = Usable::Writer {
         stored: &stored,
         condemned: &condemned,
@@ -86,6 +96,7 @@ pub(super) fn load_known(
         known.index_objects.push((id, length));
         known.notes.extend(object.notes.streams);
     }
+    known.seen = Seen { index, refs: refs_read, condemned };
     Ok(known)
 }
 

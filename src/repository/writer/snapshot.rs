@@ -1,6 +1,6 @@
 //! A snapshot being written, and its commit.
 
-use super::known::load_known;
+use super::known::{Seen, load_known};
 use super::stream::StreamWriter;
 use super::workers::{Shared, Written};
 use super::{lock, stored};
@@ -20,7 +20,6 @@ use crate::repository::index::IndexDraft;
 use crate::repository::keys::HostKey;
 use crate::repository::refs::Refs;
 use crate::repository::state::State;
-use crate::repository::trash::Condemned;
 use crate::repository::trust::{ChainHead, to_json};
 use crate::repository::{Repository, RepositoryError, layout, locks, parallel};
 use crate::storage::{LockMode, Locked, StorageKey};
@@ -64,8 +63,7 @@ pub struct SnapshotWriter {
     pub(super) used: Mutex<Used>,
     head: Option<(Sequence, Option<ObjectId>)>,
     alarm: Option<String>,
-    /// Refs that are there, seen and hashed when this began.
-    refs_read: HashSet<ObjectId>,
+    seen: Seen,
     /// The storage's time when this began, where objects are locked there.
     begun: Option<DateTime<Utc>>,
     /// Keeps a prune that deletes at once away until the header is there.
@@ -176,7 +174,7 @@ impl SnapshotWriter {
             used: Mutex::default(),
             head,
             alarm,
-            refs_read: known.refs_read,
+            seen: known.seen,
             begun,
             _lock: lock,
         })
@@ -222,10 +220,8 @@ impl SnapshotWriter {
         let shared = &self.shared;
         shared.options.cancel.check()?;
         shared.flush_index(draft.stream_notes.clone())?;
-        let (there, condemned) =
-            parallel::both(|| stored(&self.shared.repository, layout::INDEX), || self.shared.repository.condemned());
-        self.merge_index(&there.ok_or(RepositoryError::Worker)??)?;
-        let (refs, refs_bytes) = self.refs(&condemned?)?;
+        self.merge_index()?;
+        let (refs, refs_bytes) = self.refs()?;
         let sequence = self.sequence();
         if sequence > Sequence::MAX {
             let last = Sequence(sequence.0 - 1);
@@ -238,7 +234,7 @@ impl SnapshotWriter {
 
         let refs_id = object_id(&refs_bytes);
         // Those of the last snapshot have been read when this one began.
-        if !self.refs_read.contains(&refs_id) {
+        if !self.seen.refs.contains(&refs_id) {
             repository.storage().put_new(&layout::refs(refs_id), &refs_bytes)?;
         }
 
@@ -267,8 +263,6 @@ impl SnapshotWriter {
                 ),
             });
         }
-        repository.storage().put_new(&layout::manifest(sealed.id()), sealed.bytes())?;
-
         let header = Header {
             kind: "snapshot".to_owned(),
             format: FORMAT,
@@ -306,9 +300,13 @@ impl SnapshotWriter {
             locks::remember(storage, &shared.state, &written, begun)?;
             locks::extend(storage, &shared.state, locks::needed(repository.signer_count(), &refs, refs_id))?;
         }
-        let own = [(refs_id, refs_bytes.len() as u64), (header.manifest, header.manifest_bytes)];
         let checked = Uptime::now();
-        self.check(&refs, own)?;
+        let (put, seen) = parallel::both(
+            || repository.storage().put_new(&layout::manifest(sealed.id()), sealed.bytes()),
+            || self.check(&refs, refs_id),
+        );
+        put.ok_or(RepositoryError::Worker)??;
+        seen?;
         // The commit point: before this line there is no snapshot, behind it there is.
         repository.storage().put_new(&key, &bytes)?;
 
@@ -320,7 +318,7 @@ impl SnapshotWriter {
         shared.state.remove_unfinished_index(repository.id(), &finished)?;
         if checked.elapsed() >= CHECK_HOLDS {
             // Stopped, or sent to sleep, at the last moment: a prune may not have seen the header coming.
-            self.check(&refs, own)?;
+            self.check(&refs, refs_id)?;
         }
         Ok(Committed { header, header_id })
     }
@@ -355,12 +353,14 @@ impl SnapshotWriter {
     }
 
     /// Merges small index objects once too many cover the snapshot, or one that covers it is gone.
-    fn merge_index(&self, there: &HashMap<ObjectId, u64>) -> Result<(), RepositoryError> {
+    fn merge_index(&self) -> Result<(), RepositoryError> {
         let covering = self.covering_index();
         // An index object that is known from the cache alone would be missed by every other reader: write it anew.
         let objects = lock(&self.shared.index_objects).clone();
         let lost = |at: &u32| {
-            objects.get(*at as usize).is_none_or(|(id, length): &(ObjectId, u64)| there.get(id) != Some(length))
+            objects.get(*at as usize).is_none_or(|(id, length): &(ObjectId, u64)| {
+                self.seen.index.get(id) != Some(length) || self.seen.condemned.is_lost(id)
+            })
         };
         let many = covering.len() + lock(&self.shared.written).index.len() > MERGE_INDEX_OVER;
         if many || covering.iter().any(lost) { self.write_merged(&covering) } else { Ok(()) }
@@ -416,10 +416,10 @@ impl SnapshotWriter {
 
     /// All that the snapshot needs, and the refs object's bytes. Refs that another snapshot had before may be condemned
     /// with it, and their name cannot change while their content does not: a new index object gives them another.
-    fn refs(&self, condemned: &Condemned) -> Result<(Refs, Vec<u8>), RepositoryError> {
+    fn refs(&self) -> Result<(Refs, Vec<u8>), RepositoryError> {
         let refs = self.gather_refs();
         let bytes = refs.to_bytes();
-        if !condemned.is_lost(&object_id(&bytes)) {
+        if !self.seen.condemned.is_lost(&object_id(&bytes)) {
             return Ok((refs, bytes));
         }
         self.write_merged(&self.covering_index())?;
@@ -444,13 +444,13 @@ impl SnapshotWriter {
     }
 
     /// Everything that the header will name is there with its length, seen just now, and not condemned for so long that
-    /// it may be gone when the header is there. `own` are the refs and the manifest.
-    fn check(&self, refs: &Refs, own: [(ObjectId, u64); 2]) -> Result<(), RepositoryError> {
+    /// it may be gone when the header is there. The manifest is this snapshot's own.
+    fn check(&self, refs: &Refs, refs_id: ObjectId) -> Result<(), RepositoryError> {
         let repository = &self.shared.repository;
         let (archives, condemned) = parallel::both(|| stored(repository, layout::ARCHIVES), || repository.condemned());
         let (archives, condemned) = (archives.ok_or(RepositoryError::Worker)??, condemned?);
         let gone = refs.archives.iter().find(|(id, length)| archives.get(id) != Some(length)).map(|(id, _)| *id);
-        let mut named = refs.archives.keys().chain(refs.index.keys()).chain(own.iter().map(|(id, _)| id));
+        let mut named = refs.archives.keys().chain(refs.index.keys()).chain([&refs_id]);
         match gone.or_else(|| named.find(|id| condemned.is_lost(id)).copied()) {
             Some(id) => Err(RepositoryError::ReferencedGone { id }),
             None => Ok(()),
