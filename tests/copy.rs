@@ -135,7 +135,8 @@ fn only_what_is_new_is_copied_and_little_is_asked() {
 
 /// Runs a copy whose target dies or fails; `None` when it died.
 fn attempt(world: &World, to: Arc<Rigged>, cancel: &Cancel) -> Option<Result<CopyReport, OpsError>> {
-    let world = world.forgetful();
+    let host = world.forgetful();
+    let world = host.lent();
     let (tell, told) = channel();
     let (there, run) = (to.clone(), Run { cancel: cancel.clone(), ..run() });
     std::thread::spawn(move || {

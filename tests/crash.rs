@@ -19,7 +19,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
-use world::{DEEP, World, noise};
+use world::{DEEP, Home, World, noise};
 
 /// A run must end within this, whatever fails.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,7 +44,7 @@ impl Before {
     /// Runs the next snapshot over a rigged storage. `None`: it hangs, because its storage has died.
     fn attempt(&self, rigged: Rigged, cancel: &Cancel) -> (Arc<Rigged>, Option<Result<Sequence, RepositoryError>>) {
         let rigged = Arc::new(rigged);
-        let world = self.world.over(rigged.clone());
+        let world = self.world.over(rigged.clone()).lent();
         let (new, cancel) = (self.new.clone(), cancel.clone());
         let (tell, told) = channel();
         let run = move || {
@@ -88,7 +88,7 @@ impl Before {
         let state = dir.path().join("state");
         copy_tree(self.world.state.dir(), &state);
         let state = Arc::new(State::open(&state).unwrap());
-        let world = World { dir: Arc::new(dir), state, ..copy };
+        let world = World { dir: Arc::new(Home::Own(dir)), state, ..copy };
         Before { world, old: self.old.clone(), new: self.new.clone() }
     }
 }

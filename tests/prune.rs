@@ -283,13 +283,6 @@ impl Storage for Listing {
     }
 }
 
-impl Pruned {
-    /// The same over another storage.
-    fn over(&self, storage: Arc<dyn Storage>) -> Self {
-        Self { world: self.world.over(storage), memory: self.memory.clone(), policy: self.policy.clone() }
-    }
-}
-
 /// Ready to delete: two snapshots removed, their objects condemned for long enough.
 fn due() -> Pruned {
     let pruned = Pruned::new("keep_last = 2");
@@ -451,7 +444,7 @@ fn killed_at_any_step_it_goes_on() {
     };
     let attempt = |pruned: &Pruned, rigged: Rigged| -> (Arc<Rigged>, bool) {
         let rigged = Arc::new(rigged);
-        let over = pruned.over(rigged.clone());
+        let over = pruned.lent(rigged.clone());
         let (tell, told) = channel();
         std::thread::spawn(move || tell.send(over.prune().map(|_| ())));
         loop {

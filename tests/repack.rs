@@ -74,11 +74,6 @@ impl Pruned {
         Ok((report, done))
     }
 
-    /// The same over another storage.
-    fn over(&self, storage: Arc<dyn Storage>) -> Self {
-        Self { world: self.world.over(storage), memory: self.memory.clone(), policy: self.policy.clone() }
-    }
-
     fn stored(&self, prefix: &str) -> u64 {
         self.world.storage.list(prefix).unwrap().iter().map(|object| object.length).sum()
     }
@@ -266,7 +261,7 @@ fn in_batches() {
 fn killed_at_every_put() {
     let attempt = |pruned: &Pruned, rigged: Rigged| -> (Arc<Rigged>, bool) {
         let rigged = Arc::new(rigged);
-        let over = pruned.over(rigged.clone());
+        let over = pruned.lent(rigged.clone());
         let (tell, told) = channel();
         std::thread::spawn(move || tell.send(over.repack().map(|_| ())));
         loop {

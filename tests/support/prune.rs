@@ -10,7 +10,7 @@ use lifeboat::ops::prune::{self, PruneOptions, PrunePlan, PruneReport};
 use lifeboat::ops::{OpsError, Run};
 use lifeboat::policy::{self, Policy};
 use lifeboat::repository::chain::Snapshot;
-use lifeboat::storage::MemoryStorage;
+use lifeboat::storage::{MemoryStorage, Storage};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -43,6 +43,17 @@ impl Pruned {
         Installation { config_dir, state_dir: self.world.state.dir().to_owned() }
     }
 
+    /// The same over another storage.
+    pub fn over(&self, storage: Arc<dyn Storage>) -> Self {
+        Self { world: self.world.over(storage), memory: self.memory.clone(), policy: self.policy.clone() }
+    }
+
+    /// The same for a thread that dies at work.
+    pub fn lent(&self, storage: Arc<dyn Storage>) -> Self {
+        let over = self.over(storage);
+        Self { world: over.world.lent(), ..over }
+    }
+
     /// Time passes, everywhere: for the storage, and for the host that remembers when it pruned last.
     pub fn pass(&self, time: TimeDelta) {
         self.memory.advance(time);
@@ -50,7 +61,6 @@ impl Pruned {
     }
 
     pub fn run(&self) -> Run {
-        use lifeboat::storage::Storage;
         let now = chrono::SubsecRound::trunc_subsecs(self.memory.clock().unwrap(), 0);
         Run { events: Events::none(), cancel: Cancel::new(), now }
     }

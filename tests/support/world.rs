@@ -22,14 +22,30 @@ use lifeboat::repository::writer::{Committed, SnapshotDraft, SnapshotWriter, Str
 use lifeboat::repository::{Repository, RepositoryError, layout};
 use lifeboat::storage::{MemoryStorage, Storage, StorageKey};
 use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub struct World {
-    pub dir: Arc<tempfile::TempDir>,
+    pub dir: Arc<Home>,
     pub storage: Arc<dyn Storage>,
     pub identity: Arc<IdentityFile>,
     pub host_key: Arc<HostKey>,
     pub state: Arc<State>,
+}
+
+/// Where the keys and the state of a world lie.
+pub enum Home {
+    Own(tempfile::TempDir),
+    Lent(PathBuf),
+}
+
+impl Home {
+    pub fn path(&self) -> &Path {
+        match self {
+            Home::Own(dir) => dir.path(),
+            Home::Lent(path) => path,
+        }
+    }
 }
 
 /// The streams of one source.
@@ -51,7 +67,7 @@ impl World {
         let host_key = HostKey::create(&dir.path().join("host.key"), identity.repository.clone()).unwrap();
         let state = Arc::new(State::open(&dir.path().join("state")).unwrap());
         let (identity, host_key) = (Arc::new(identity), Arc::new(host_key));
-        let world = Self { dir: Arc::new(dir), storage: storage.clone(), identity, host_key, state };
+        let world = Self { dir: Arc::new(Home::Own(dir)), storage: storage.clone(), identity, host_key, state };
         Repository::create(storage, &world.root(), chrono::Utc::now()).unwrap();
         world.vouch(&world.host_key.signing, Role::Snapshot);
         world
@@ -76,11 +92,16 @@ impl World {
         Self { dir, storage, identity, host_key, state: self.state.clone() }
     }
 
+    /// The same for a thread that dies at work: it never drops what it holds, and the folder shall go all the same.
+    pub fn lent(&self) -> Self {
+        Self { dir: Arc::new(Home::Lent(self.dir.path().to_owned())), ..self.over(self.storage.clone()) }
+    }
+
     /// The same repository as a host sees it that remembers nothing.
     pub fn forgetful(&self) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let state = Arc::new(State::open(&dir.path().join("state")).unwrap());
-        Self { state, dir: Arc::new(dir), ..self.over(self.storage.clone()) }
+        Self { state, dir: Arc::new(Home::Own(dir)), ..self.over(self.storage.clone()) }
     }
 
     // --- trust -------------------------------------------------------------------------------------------------------
