@@ -24,8 +24,6 @@ use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
 use world::{World, noise};
 
 const HOUR: TimeDelta = TimeDelta::hours(1);
@@ -379,7 +377,9 @@ fn what_is_damaged_or_missing_stops_it_until_somebody_accepts_the_loss() {
             continue;
         }
         let accept = PruneOptions { accept_lost: true, ..pruned.options() };
-        pruned.prune_with(&accept).unwrap_or_else(|e| panic!("{case}: {}", world_text(&e)));
+        let report = pruned.prune_with(&accept).unwrap_or_else(|e| panic!("{case}: {}", world_text(&e)));
+        let rest = (report.removed, report.condemned.objects, report.deleted.objects);
+        assert_eq!(rest, (0, 0, 0), "{case}: the loss is accepted, and nothing else is removed on top of it");
         pruned.is_sound(case);
         assert!(pruned.access().unwrap().alarms.is_empty(), "{case}");
         pruned.prune().unwrap();
@@ -442,23 +442,7 @@ fn killed_at_any_step_it_goes_on() {
         // Now it removes two snapshots, condemns their objects, and deletes those of the first.
         pruned
     };
-    let attempt = |pruned: &Pruned, rigged: Rigged| -> (Arc<Rigged>, bool) {
-        let rigged = Arc::new(rigged);
-        let over = pruned.lent(rigged.clone());
-        let (tell, told) = channel();
-        std::thread::spawn(move || tell.send(over.prune().map(|_| ())));
-        loop {
-            match told.recv_timeout(Duration::from_millis(10)) {
-                Ok(done) => {
-                    done.unwrap();
-                    return (rigged, true);
-                }
-                Err(RecvTimeoutError::Timeout) if rigged.is_dead() => return (rigged, false),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(e) => panic!("{e}"),
-            }
-        }
-    };
+    let attempt = |pruned: &Pruned, rigged: Rigged| pruned.attempt(rigged, |over| over.prune().map(drop));
     let (counted, ended) = {
         let pruned = build();
         attempt(&pruned, Rigged::new(pruned.memory.clone()))

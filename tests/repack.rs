@@ -30,8 +30,6 @@ use prune::Pruned;
 use rigged::{Fault, Rigged};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
 use world::{DEEP, World, noise};
 
 const HOUR: TimeDelta = TimeDelta::hours(1);
@@ -259,23 +257,7 @@ fn in_batches() {
 /// One that dies at any put leaves what was there; the next one goes on.
 #[test]
 fn killed_at_every_put() {
-    let attempt = |pruned: &Pruned, rigged: Rigged| -> (Arc<Rigged>, bool) {
-        let rigged = Arc::new(rigged);
-        let over = pruned.lent(rigged.clone());
-        let (tell, told) = channel();
-        std::thread::spawn(move || tell.send(over.repack().map(|_| ())));
-        loop {
-            match told.recv_timeout(Duration::from_millis(10)) {
-                Ok(done) => {
-                    done.unwrap();
-                    return (rigged, true);
-                }
-                Err(RecvTimeoutError::Timeout) if rigged.is_dead() => return (rigged, false),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(e) => panic!("{e}"),
-            }
-        }
-    };
+    let attempt = |pruned: &Pruned, rigged: Rigged| pruned.attempt(rigged, |over| over.repack().map(drop));
     let (counted, ended) = {
         let (pruned, _) = wasteful();
         attempt(&pruned, Rigged::new(pruned.memory.clone()))

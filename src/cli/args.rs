@@ -55,7 +55,7 @@ pub enum ColorWhen {
 /// Which repository to read, and how: with a policy all of it is known; a stranger names it.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Reading {
-    /// The repository (a folder), instead of the policy's; then no policy is needed.
+    /// The repository (a folder, or s3://bucket/prefix), instead of the policy's; then no policy is needed.
     #[arg(long, value_name = "URL")]
     pub repository: Option<String>,
     /// The identity file, instead of the policy's or <config-dir>/identity.txt.

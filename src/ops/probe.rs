@@ -30,7 +30,7 @@ pub fn probe(state_dir: &Path, repository: &Repository, run: &Run) -> Result<Opt
     run.events.step(format!("trying what the server of {} does", repository.url));
     let settings = s3_settings(bucket, prefix, &StorageOptions::of(repository));
     let storage = S3Storage::new(&settings).map_err(RepositoryError::from)?;
-    let found = storage.probe(repository.object_lock.is_some()).map_err(RepositoryError::from)?;
+    let found = storage.probe(repository.reach.object_lock.is_some()).map_err(RepositoryError::from)?;
     run.cancel.check()?;
     if !found.unsafe_because.is_empty() {
         return Err(OpsError::failed(
@@ -40,7 +40,7 @@ pub fn probe(state_dir: &Path, repository: &Repository, run: &Run) -> Result<Opt
     }
     let report = ProbeReport {
         repository: repository.url.to_string(),
-        endpoint: repository.endpoint.clone(),
+        endpoint: repository.reach.endpoint.clone(),
         time: rfc3339(run.now),
         found,
     };

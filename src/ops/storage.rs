@@ -1,7 +1,7 @@
 //! Which storage a repository's URL names, and how it is reached.
 
 use crate::ops::{OpsError, probe};
-use crate::policy::model::{Credentials, MinFree, Repository, RepositoryUrl};
+use crate::policy::model::{Credentials, MinFree, Reach, Repository, RepositoryUrl};
 use crate::repository::{RepositoryError, layout};
 use crate::storage::local::Reserve;
 use crate::storage::s3::credentials::CredentialSource;
@@ -12,19 +12,12 @@ use crate::storage::{LocalStorage, S3Storage, Storage};
 use chrono::TimeDelta;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// How a storage is reached: what a policy's `[repository]` says beside the URL.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StorageOptions {
     pub min_free: MinFree,
-    pub endpoint: Option<String>,
-    pub region: Option<String>,
-    pub credentials: Credentials,
-    pub path_style: bool,
-    /// Bytes per second.
-    pub limit_upload: Option<u64>,
-    pub object_lock: Option<Duration>,
+    pub reach: Reach,
     /// What is known of an S3 server.
     pub server: ServerTraits,
 }
@@ -32,16 +25,7 @@ pub struct StorageOptions {
 impl StorageOptions {
     /// As a policy has it.
     pub fn of(repository: &Repository) -> Self {
-        Self {
-            min_free: repository.min_free,
-            endpoint: repository.endpoint.clone(),
-            region: repository.region.clone(),
-            credentials: repository.credentials.clone(),
-            path_style: repository.path_style,
-            limit_upload: repository.limit_upload,
-            object_lock: repository.object_lock,
-            server: ServerTraits::default(),
-        }
+        Self { min_free: repository.min_free, reach: repository.reach.clone(), server: ServerTraits::default() }
     }
 
     /// Without a policy: what the environment says, and no reserve. Every server that is not AWS understands the path
@@ -49,19 +33,21 @@ impl StorageOptions {
     pub fn stranger() -> Self {
         Self {
             min_free: MinFree::Bytes(0),
-            endpoint: None,
-            region: None,
-            credentials: Credentials::Default,
-            path_style: true,
-            limit_upload: None,
-            object_lock: None,
+            reach: Reach {
+                endpoint: None,
+                region: None,
+                credentials: Credentials::Default,
+                path_style: true,
+                limit_upload: None,
+                object_lock: None,
+            },
             server: ServerTraits::default(),
         }
     }
 
     /// With what an earlier probe found out about the server of this repository.
     pub fn knowing(self, state_dir: &Path, url: &RepositoryUrl) -> Self {
-        Self { server: probe::known(state_dir, url, self.endpoint.as_deref()), ..self }
+        Self { server: probe::known(state_dir, url, self.reach.endpoint.as_deref()), ..self }
     }
 }
 
@@ -84,7 +70,8 @@ pub fn open_storage(url: &RepositoryUrl, options: &StorageOptions) -> Result<Arc
 
 /// What the S3 client is told.
 pub fn s3_settings(bucket: &str, prefix: &str, options: &StorageOptions) -> S3Settings {
-    let credentials = match &options.credentials {
+    let reach = &options.reach;
+    let credentials = match &reach.credentials {
         Credentials::Default => CredentialSource::Default,
         Credentials::Env => CredentialSource::Env,
         Credentials::Profile(name) => CredentialSource::Profile(name.clone()),
@@ -93,12 +80,12 @@ pub fn s3_settings(bucket: &str, prefix: &str, options: &StorageOptions) -> S3Se
     S3Settings {
         bucket: bucket.to_owned(),
         prefix: prefix.to_owned(),
-        endpoint: options.endpoint.clone(),
-        region: options.region.clone(),
+        endpoint: reach.endpoint.clone(),
+        region: reach.region.clone(),
         credentials,
-        path_style: options.path_style,
-        limit_upload: options.limit_upload,
-        object_lock: options.object_lock.and_then(|period| TimeDelta::from_std(period).ok()).map(|period| {
+        path_style: reach.path_style,
+        limit_upload: reach.limit_upload,
+        object_lock: reach.object_lock.and_then(|period| TimeDelta::from_std(period).ok()).map(|period| {
             LockSettings {
                 period,
                 // What a prune and a probe have dealt with must go away again.

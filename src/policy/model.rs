@@ -71,13 +71,7 @@ pub struct App {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Repository {
     pub url: RepositoryUrl,
-    pub endpoint: Option<String>,
-    pub region: Option<String>,
-    pub credentials: Credentials,
-    pub path_style: bool,
-    /// Bytes per second.
-    pub limit_upload: Option<u64>,
-    pub object_lock: Option<Duration>,
+    pub reach: Reach,
     /// `age1…` or `ssh-ed25519 …`, checked for form; never empty.
     pub recipients: Vec<String>,
     /// Absent on a sealed host.

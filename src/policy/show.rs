@@ -122,16 +122,17 @@ fn min_free(value: MinFree) -> String {
 
 fn repository(out: &mut Writer, repository: &Repository) {
     let is_s3 = |url: &RepositoryUrl| matches!(url, RepositoryUrl::S3 { .. });
+    let reach = &repository.reach;
     out.section("[repository]");
     out.text("url", &repository_url(&repository.url));
-    out.maybe("endpoint", repository.endpoint.as_ref());
-    out.maybe("region", repository.region.as_ref());
+    out.maybe("endpoint", reach.endpoint.as_ref());
+    out.maybe("region", reach.region.as_ref());
     if is_s3(&repository.url) || repository.copies.iter().any(|copy| copy.reach.is_none() && is_s3(&copy.url)) {
-        out.text("credentials", &credentials(&repository.credentials));
-        out.raw("path_style", repository.path_style);
-        out.maybe("object_lock", repository.object_lock.map(format_duration).as_ref());
+        out.text("credentials", &credentials(&reach.credentials));
+        out.raw("path_style", reach.path_style);
+        out.maybe("object_lock", reach.object_lock.map(format_duration).as_ref());
     }
-    out.maybe("limit_upload", repository.limit_upload.map(|rate| format!("{}/s", format_size(rate))).as_ref());
+    out.maybe("limit_upload", reach.limit_upload.map(|rate| format!("{}/s", format_size(rate))).as_ref());
     out.raw("recipients", array(&repository.recipients));
     out.maybe("identity", repository.identity.as_deref().map(path_text).as_ref());
     out.raw("compression", repository.compression);

@@ -46,13 +46,6 @@ pub struct Trash {
     pub objects: Vec<ObjectId>,
 }
 
-impl Trash {
-    /// Whether what it names may be deleted now.
-    pub fn is_due(&self) -> bool {
-        self.age >= GRACE
-    }
-}
-
 /// How long each condemned object has been so.
 #[derive(Debug, Default)]
 pub struct Condemned(HashMap<ObjectId, TimeDelta>);

@@ -112,7 +112,7 @@ fn damage_stops_it_and_the_loss_is_accepted_by_hand_only() {
     world.run(&["prune"]).exits(4).says(&["damaged", "--accept-lost"]).one_error_with_a_hint();
     world.run(&["prune", "--accept-lost"]).exits(2).says(&["give up the snapshots 2", "--yes"]).one_error_with_a_hint();
     assert!(before == world.files("state/repository"), "nothing is removed meanwhile");
-    world.run(&["prune", "--accept-lost", "--yes"]).exits(0).shows(&["1 snapshots recorded as lost"]);
+    world.run(&["prune", "--accept-lost", "--yes"]).exits(0).shows(&["1 snapshot recorded as lost"]);
     world.run(&["verify", "--deep"]).exits(0);
     world.run(&["list"]).exits(0);
 }

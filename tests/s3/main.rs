@@ -4,6 +4,8 @@
 mod proxy;
 #[path = "../support/prune.rs"]
 mod prune;
+#[path = "../support/rigged.rs"]
+mod rigged;
 #[path = "../support/s3.rs"]
 mod s3;
 #[path = "../support/world.rs"]

@@ -1,6 +1,7 @@
 //! Pruning a world: its policy, its clock, and what must hold after each step.
 #![allow(dead_code, reason = "each test binary uses its own part of this file")]
 
+use crate::rigged::Rigged;
 use crate::world::{DEEP, World, host};
 use chrono::TimeDelta;
 use lifeboat::base::cancel::Cancel;
@@ -14,6 +15,8 @@ use lifeboat::storage::{MemoryStorage, Storage};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 /// A world in memory whose time can pass.
 pub struct Pruned {
@@ -52,6 +55,29 @@ impl Pruned {
     pub fn lent(&self, storage: Arc<dyn Storage>) -> Self {
         let over = self.over(storage);
         Self { world: over.world.lent(), ..over }
+    }
+
+    /// Does something over a storage that may die at it; whether it came to its end.
+    pub fn attempt(
+        &self,
+        rigged: Rigged,
+        work: impl FnOnce(&Self) -> Result<(), OpsError> + Send + 'static,
+    ) -> (Arc<Rigged>, bool) {
+        let rigged = Arc::new(rigged);
+        let over = self.lent(rigged.clone());
+        let (tell, told) = channel();
+        std::thread::spawn(move || tell.send(work(&over)));
+        loop {
+            match told.recv_timeout(Duration::from_millis(10)) {
+                Ok(done) => {
+                    done.unwrap();
+                    return (rigged, true);
+                }
+                Err(RecvTimeoutError::Timeout) if rigged.is_dead() => return (rigged, false),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(e) => panic!("{e}"),
+            }
+        }
     }
 
     /// Time passes, everywhere: for the storage, and for the host that remembers when it pruned last.

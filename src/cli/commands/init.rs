@@ -6,7 +6,7 @@ use crate::cli::output::{Align, Paint, Table};
 use crate::cli::session::{Session, argument};
 use crate::ops::OpsError;
 use crate::ops::access::parse_url;
-use crate::ops::setup::{self, InitOptions, InitReport, Proof, Reach};
+use crate::ops::setup::{self, BucketOptions, InitOptions, InitReport, Proof};
 
 pub fn run(session: &Session, args: &InitArgs) -> Result<Exit, Failure> {
     let attempted = format!("set up {}", args.dir.display());
@@ -14,7 +14,7 @@ pub fn run(session: &Session, args: &InitArgs) -> Result<Exit, Failure> {
         dir: args.dir.clone(),
         name: args.name.as_deref().map(|name| argument("--name", name)).transpose()?,
         repository: args.repository.as_deref().map(parse_url).transpose()?,
-        reach: Reach {
+        bucket: BucketOptions {
             endpoint: args.endpoint.clone(),
             region: args.region.clone(),
             credentials: args.credentials.as_deref().map(from_here).transpose()?,

@@ -218,7 +218,8 @@ fn outcome(session: &Session, plan: &PrunePlan, report: &PruneReport) -> String 
     };
     text += &format!(", {} kept\n", plan.snapshots.iter().filter(|s| s.keep).count());
     if report.lost > 0 {
-        text += &format!("{} snapshots recorded as lost\n", report.lost);
+        let word = if report.lost == 1 { "snapshot" } else { "snapshots" };
+        text += &format!("{} {word} recorded as lost; run prune again for the rest\n", report.lost);
     }
     if let Some(repack) = &report.repack {
         text += &match repack.replaced {

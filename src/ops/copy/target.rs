@@ -40,15 +40,7 @@ pub fn options(repository: &RepositoryPolicy, copy: &CopyTo) -> StorageOptions {
     let as_repository = StorageOptions::of(repository);
     match &copy.reach {
         None => as_repository,
-        Some(reach) => StorageOptions {
-            endpoint: reach.endpoint.clone(),
-            region: reach.region.clone(),
-            credentials: reach.credentials.clone(),
-            path_style: reach.path_style,
-            limit_upload: reach.limit_upload,
-            object_lock: reach.object_lock,
-            ..as_repository
-        },
+        Some(reach) => StorageOptions { reach: reach.clone(), ..as_repository },
     }
 }
 

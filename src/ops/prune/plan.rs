@@ -148,9 +148,10 @@ impl Steps {
 /// Makes the plan. Nothing is changed; whatever makes a deletion doubtful is an error.
 pub fn plan(access: &Access, policy: &Policy, options: &PruneOptions, run: &Run) -> Result<PrunePlan, OpsError> {
     let lost = if options.accept_lost { Lost::of(access)? } else { Lost::default() };
-    if lost.is_empty() {
-        doubts::refuse(access)?;
+    if !lost.is_empty() {
+        return Ok(giving_up(access, policy, options, lost));
     }
+    doubts::refuse(access)?;
     let storage = access.repository.storage();
     let storage_time = storage.clock()?;
     clock::check(access.state.as_ref().map(|s| s.dir()), storage_time, run.now)?;
@@ -174,16 +175,6 @@ pub fn plan(access: &Access, policy: &Policy, options: &PruneOptions, run: &Run)
     garbage.retain(|object| !needed.contains(&object.id));
     let trash = access.repository.trash()?;
     let sorted = Sorted::new(garbage, trash, options, storage_time);
-    let shown = |(snapshot, verdict): (&Snapshot, &Verdict)| PlannedSnapshot {
-        id: snapshot.header.id.clone(),
-        sequence: snapshot.header.sequence,
-        time: snapshot.header.time,
-        outcome: snapshot.header.outcome,
-        tags: snapshot.tags.iter().cloned().collect(),
-        held: snapshot.held,
-        keep: verdict.keeps(),
-        reason: verdict.to_string(),
-    };
     let delete_first = if options.immediately {
         let needed = needed_by(access, &remove, run)?;
         sorted.delete.iter().filter(|object| !needed.contains(&object.id)).cloned().collect()
@@ -194,8 +185,8 @@ pub fn plan(access: &Access, policy: &Policy, options: &PruneOptions, run: &Run)
         policy: policy.app.name.clone(),
         host: options.host.clone(),
         repository: storage.describe(),
-        snapshots: snapshots.iter().zip(&verdicts).map(shown).rev().collect(),
-        lost: lost.snapshots.values().flatten().map(|r| r.sequence).collect(),
+        snapshots: snapshots.iter().zip(&verdicts).map(|(s, v)| shown(s, v.keeps(), v.to_string())).rev().collect(),
+        lost: Vec::new(),
         condemn: Amount::of(&sorted.condemn),
         young: Amount::of(&sorted.young),
         waiting: Amount::of(&sorted.waiting),
@@ -214,6 +205,42 @@ pub fn plan(access: &Access, policy: &Policy, options: &PruneOptions, run: &Run)
             retained,
         },
     })
+}
+
+/// The plan that gives up what is lost, and does nothing else: the next prune looks at what that leaves.
+fn giving_up(access: &Access, policy: &Policy, options: &PruneOptions, lost: Lost) -> PrunePlan {
+    let line = access.chain.line(&options.host, &policy.app.name);
+    PrunePlan {
+        policy: policy.app.name.clone(),
+        host: options.host.clone(),
+        repository: access.repository.storage().describe(),
+        snapshots: line
+            .iter()
+            .map(|s| shown(s, true, "nothing else is removed by this run".to_owned()))
+            .rev()
+            .collect(),
+        lost: lost.snapshots.values().flatten().map(|r| r.sequence).collect(),
+        condemn: Amount::default(),
+        young: Amount::default(),
+        waiting: Amount::default(),
+        delete: Amount::default(),
+        next_due: None,
+        repack: None,
+        steps: Steps { lost, ..Steps::default() },
+    }
+}
+
+fn shown(snapshot: &Snapshot, keep: bool, reason: String) -> PlannedSnapshot {
+    PlannedSnapshot {
+        id: snapshot.header.id.clone(),
+        sequence: snapshot.header.sequence,
+        time: snapshot.header.time,
+        outcome: snapshot.header.outcome,
+        tags: snapshot.tags.iter().cloned().collect(),
+        held: snapshot.held,
+        keep,
+        reason,
+    }
 }
 
 /// What snapshots that are to go still need; where that cannot be read, nothing.

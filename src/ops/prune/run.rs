@@ -5,7 +5,7 @@ use super::plan::{Amount, PruneOptions, PrunePlan, references};
 use super::repack::RepackReport;
 use crate::base::ids::{HostName, ObjectId};
 use crate::ops::access::{Access, AccessRequest, Installation, load_identity};
-use crate::ops::{OpsError, Run};
+use crate::ops::{OpsError, Run, crew};
 use crate::pipeline::crypt::object_id;
 use crate::pipeline::sign::Namespace;
 use crate::repository::chain::{Line, full_text};
@@ -17,7 +17,6 @@ use crate::repository::{Repository, RepositoryError, layout};
 use crate::storage::{LockMode, Locked, StorageError, StorageKey};
 use serde::Serialize;
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Deletions at once: each is a round trip.
@@ -221,37 +220,20 @@ impl Pruner<'_> {
             return Ok(());
         }
         self.run.events.step(format!("deleting {} objects", objects.len()));
-        let (next, done) = (AtomicUsize::new(0), Mutex::new((&mut *report, None)));
-        std::thread::scope(|scope| {
-            for _ in 0..AT_ONCE.min(objects.len()) {
-                scope.spawn(|| {
-                    while let Some(object) = objects.get(next.fetch_add(1, Ordering::SeqCst)) {
-                        let deleted = match self.run.cancel.check() {
-                            Ok(()) => self.repository.storage().delete(&object.key).map_err(OpsError::from),
-                            Err(e) => Err(e.into()),
-                        };
-                        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-                        let (report, failure) = &mut *done;
-                        match deleted {
-                            Ok(()) => report.deleted.add(object),
-                            Err(OpsError::Repository(RepositoryError::Storage(StorageError::Locked { .. }))) => {
-                                report.locked.add(object);
-                            }
-                            Err(OpsError::Repository(RepositoryError::Storage(e))) if e.is_refusal() => {
-                                report.refused.add(object);
-                                report.refusal.get_or_insert_with(|| full_text(&e));
-                            }
-                            Err(e) => {
-                                failure.get_or_insert(e);
-                                next.store(objects.len(), Ordering::SeqCst);
-                                return;
-                            }
-                        }
-                    }
-                });
+        let report = Mutex::new(report);
+        crew::each(AT_ONCE, objects, &self.run.cancel, |object| {
+            let deleted = self.repository.storage().delete(&object.key);
+            let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+            match deleted {
+                Ok(()) => report.deleted.add(object),
+                Err(StorageError::Locked { .. }) => report.locked.add(object),
+                Err(e) if e.is_refusal() => {
+                    report.refused.add(object);
+                    report.refusal.get_or_insert_with(|| full_text(&e));
+                }
+                Err(e) => return Err(e.into()),
             }
-        });
-        let (_, failure) = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-        failure.map_or(Ok(()), Err)
+            Ok(())
+        })
     }
 }

@@ -9,7 +9,7 @@ pub struct Draft<'a> {
     pub name: &'a PolicyName,
     pub root: &'a str,
     pub repository: &'a str,
-    pub reach: &'a Reach,
+    pub bucket: &'a BucketOptions,
     pub recipients: &'a [String],
     pub identity: &'a Path,
     pub seen: &'a Seen,
@@ -17,7 +17,7 @@ pub struct Draft<'a> {
 
 /// How an s3:// repository is reached; each is written into the policy as it was given.
 #[derive(Debug, Clone, Default)]
-pub struct Reach {
+pub struct BucketOptions {
     pub endpoint: Option<String>,
     pub region: Option<String>,
     pub credentials: Option<String>,
@@ -103,7 +103,7 @@ impl Draft<'_> {
             out.line("# elsewhere as it is, or put it on a disk that is elsewhere.");
         }
         out.line(format!("url = {}", quoted(self.repository)));
-        self.reach(out);
+        self.bucket(out);
         out.line(
             "# Who can read the snapshots. A second recipient is a second key that opens them; add it as another line.",
         );
@@ -118,8 +118,8 @@ impl Draft<'_> {
         out.line("# identity = \"/mnt/usb/identity.txt\"");
     }
 
-    fn reach(&self, out: &mut Lines) {
-        let Reach { endpoint, region, credentials } = self.reach;
+    fn bucket(&self, out: &mut Lines) {
+        let BucketOptions { endpoint, region, credentials } = self.bucket;
         let fields = [
             ("endpoint", endpoint, "The server, where it is not AWS."),
             ("region", region, "The bucket's region."),
@@ -234,7 +234,7 @@ mod tests {
             name: &name,
             root,
             repository: "/var/lib/lifeboat/repository",
-            reach: &Reach::default(),
+            bucket: &BucketOptions::default(),
             recipients: &recipients,
             identity,
             seen,

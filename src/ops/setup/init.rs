@@ -1,6 +1,6 @@
 //! `init`: keys, repository, signer, proof, policy, in this order.
 
-use super::draft::{Draft, Reach};
+use super::draft::{BucketOptions, Draft};
 use super::keys::{Keys, KeysReport, root_id};
 use super::look::{Seen, look};
 use super::proof::{Proof, prove};
@@ -28,7 +28,7 @@ pub struct InitOptions {
     /// Absent: `<state-dir>/repository`.
     pub repository: Option<RepositoryUrl>,
     /// How an s3:// repository is reached.
-    pub reach: Reach,
+    pub bucket: BucketOptions,
     /// Absent: the installation's own.
     pub identity: Option<PathBuf>,
     /// Beside the identity's own.
@@ -75,7 +75,7 @@ pub fn init(installation: &Installation, options: &InitOptions, run: &Run) -> Re
     Recipients::parse(&with_any(&options.recipients)).map_err(RepositoryError::from)?;
     // Whatever the draft would not allow is said before a key is made for it.
     let seen = look(&root);
-    let scene = Scene { name: &name, root: &root, url: &url, reach: &options.reach, seen: &seen, file: &policy_file };
+    let scene = Scene { name: &name, root: &root, url: &url, bucket: &options.bucket, seen: &seen, file: &policy_file };
     scene.draft(&with_any(&options.recipients), &installation.identity())?;
 
     let keys = Keys::load_or_make(installation, options.identity.as_deref(), run)?;
@@ -198,7 +198,7 @@ struct Scene<'a> {
     name: &'a PolicyName,
     root: &'a Path,
     url: &'a RepositoryUrl,
-    reach: &'a Reach,
+    bucket: &'a BucketOptions,
     seen: &'a Seen,
     file: &'a Path,
 }
@@ -220,7 +220,7 @@ impl Scene<'_> {
             name: self.name,
             root,
             repository: &repository,
-            reach: self.reach,
+            bucket: self.bucket,
             recipients,
             identity,
             seen: self.seen,

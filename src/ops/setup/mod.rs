@@ -10,7 +10,7 @@ mod keys;
 mod look;
 mod proof;
 
-pub use draft::Reach;
+pub use draft::BucketOptions;
 pub use init::{InitOptions, InitReport, init};
 pub use keys::{KeysReport, new as keys_new, show as keys_show};
 pub use proof::{Proof, prove, unproved};

@@ -171,18 +171,14 @@ fn app(document: &Table<'_>, file: &Path) -> Option<App> {
         let texts = table.texts(field, true).unwrap_or_default();
         each(&table, &texts, |text| values::path(&base, text))
     };
-    let app = App {
-        compose_files: paths("compose_files"),
-        env_files: paths("env_files"),
-        profiles: each_once(&table, &table.texts("profiles", true).unwrap_or_default(), values::docker_name),
-        project: table.optional("project", project),
-        project_dir: table.optional("project_dir", |text| values::path(&base, text)),
-        name: name.map(|(_, name)| name).or_else(|| "placeholder".parse().ok())?,
-        root: base,
-    };
-    let complete = table.has("name") && root.is_some();
+    let (compose_files, env_files) = (paths("compose_files"), paths("env_files"));
+    let profiles = each_once(&table, &table.texts("profiles", true).unwrap_or_default(), values::docker_name);
+    let project = table.optional("project", project);
+    let project_dir = table.optional("project_dir", |text| values::path(&base, text));
+    let named = table.has("name");
     table.finish();
-    complete.then_some(app)
+    let (true, Some((_, name)), Some(root)) = (named, name, root) else { return None };
+    Some(App { name, root, compose_files, env_files, profiles, project, project_dir })
 }
 
 fn root(text: &str) -> Result<PathBuf, Bad> {

@@ -12,20 +12,14 @@ const S3_FIELDS: [&str; 5] = ["endpoint", "region", "credentials", "path_style",
 pub(super) fn repository(document: &Table<'_>, root: &Path) -> Option<Repository> {
     let table = needed_section(document, "repository")?;
     let url = table.needed("url", None).and_then(|t| table.report.ok(t.at, values::repository_url(t.text)));
-    let endpoint = table.optional("endpoint", values::http_url);
     let copies = copies(&table, root, url.as_ref());
     let recipients = recipients(&table);
     let repository = Repository {
-        path_style: table.flag("path_style", endpoint.is_some()),
-        region: table.string("region"),
-        credentials: table.parsed("credentials", Credentials::Default, |text| values::credentials(root, text)),
-        limit_upload: table.optional("limit_upload", values::rate),
-        object_lock: table.optional("object_lock", values::duration),
+        reach: reach(&table, root),
         identity: table.optional("identity", |text| identity(root, text)),
         compression: table.number("compression", 3, 1..=19i32),
         min_free: table.parsed("min_free", MinFree::Percent(10.0), values::min_free),
         url: url.clone().unwrap_or_else(|| RepositoryUrl::Local("/".into())),
-        endpoint,
         recipients,
         copies,
     };
