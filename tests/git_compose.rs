@@ -1,7 +1,7 @@
 //! Sources `git`, `compose` and `recovery` on real repositories and a real engine.
 
 use lifeboat::base::cancel::Cancel;
-use lifeboat::policy::model::{App, SourcePolicy, SourceSpec};
+use lifeboat::policy::model::{App, Reach, SourcePolicy, SourceSpec};
 use lifeboat::sources::{Captured, Source, SourceError};
 use sink::{Bench, MemorySink};
 use std::path::Path;
@@ -652,12 +652,14 @@ fn minimal_policy(app: App) -> lifeboat::policy::Policy {
         app,
         repository: Repository {
             url: RepositoryUrl::Local("/var/backups/lifeboat".into()),
-            endpoint: None,
-            region: None,
-            credentials: Credentials::Default,
-            path_style: false,
-            limit_upload: None,
-            object_lock: None,
+            reach: Reach {
+                endpoint: None,
+                region: None,
+                credentials: Credentials::Default,
+                path_style: false,
+                limit_upload: None,
+                object_lock: None,
+            },
             recipients: vec![],
             identity: None,
             compression: 3,
