@@ -1,7 +1,7 @@
 //! Sources `git`, `compose` and `recovery` on real repositories and a real engine.
 
 use lifeboat::base::cancel::Cancel;
-use lifeboat::policy::model::{App, Reach, SourcePolicy, SourceSpec};
+use lifeboat::policy::model::{App, SourcePolicy, SourceSpec};
 use lifeboat::sources::{Captured, Source, SourceError};
 use sink::{Bench, MemorySink};
 use std::path::Path;
