@@ -8,12 +8,15 @@ pub mod extract;
 pub mod files;
 pub mod git;
 pub mod locate;
+pub mod placing;
 pub mod postgres;
 pub mod project;
+pub mod proof;
 pub mod recovery;
 pub mod redis;
 mod run;
 pub mod secret;
+pub mod streams;
 mod tap;
 
 pub use build::{RECOVERY, build, sweep};
