@@ -105,6 +105,10 @@ pub enum Command {
     Diff(DiffArgs),
     /// Restore a snapshot, or a part of it, into a folder.
     Restore(RestoreArgs),
+    /// Prove a snapshot: restore it into throw-away services, and compare them with what the live ones were.
+    Drill(DrillArgs),
+    /// Show what happened: snapshots and drills, newest first.
+    History(HistoryArgs),
     /// Give a snapshot a tag: it is kept until untagged (with `keep_tagged`), and can be named by it.
     Tag(TagArgs),
     /// Take a tag from a snapshot.
@@ -200,6 +204,9 @@ pub struct SnapshotArgs {
     /// Read everything, also files that look unchanged.
     #[arg(long)]
     pub force: bool,
+    /// Then prove it: restore it into throw-away services, as `drill` does.
+    #[arg(long, conflicts_with_all = ["dry_run", "only"])]
+    pub drill: bool,
     /// Print the plan, and do nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -307,6 +314,35 @@ pub struct RestoreArgs {
     /// Print the plan, and do nothing.
     #[arg(long)]
     pub dry_run: bool,
+    #[command(flatten)]
+    pub reading: Reading,
+}
+
+#[derive(Debug, Args)]
+pub struct DrillArgs {
+    /// The snapshot, as for `show` [default: the newest complete one].
+    pub id: Option<String>,
+    /// Prove only this source; may be repeated. Such a drill is not recorded.
+    #[arg(long, value_name = "SOURCE")]
+    pub only: Vec<String>,
+    /// Keep the files that were restored, for a look at them; servers are ended all the same.
+    #[arg(long)]
+    pub keep: bool,
+    /// Where the report page goes [default: <state-dir>/drills/].
+    #[arg(long, value_name = "FILE")]
+    pub page: Option<PathBuf>,
+    /// Print the plan, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub reading: Reading,
+}
+
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// Only the newest N.
+    #[arg(long, value_name = "N")]
+    pub last: Option<usize>,
     #[command(flatten)]
     pub reading: Reading,
 }

@@ -14,12 +14,17 @@
 //! - [`browse`]: list, show, ls, cat, find, diff
 //! - [`mark`]: tag, untag, hold, release
 //! - [`restore`]: a snapshot's streams into a folder
+//! - [`streams`]: a snapshot's streams as sources read them
+//! - [`history`]: what happened to an application's backups
+//! - [`drill`]: a snapshot restored into throw-away services, and held against its facts
 
 pub mod access;
 pub mod browse;
 pub mod check;
 pub mod copy;
 mod crew;
+pub mod drill;
+pub mod history;
 pub mod mark;
 pub mod probe;
 pub mod prune;
@@ -28,7 +33,9 @@ pub mod restore;
 pub mod setup;
 pub mod snapshot;
 pub mod storage;
+pub mod streams;
 pub mod verify;
+mod vouch;
 
 use crate::base::cancel::{Cancel, Cancelled};
 use crate::base::events::Events;

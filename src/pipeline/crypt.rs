@@ -133,6 +133,12 @@ impl Identity {
         }
     }
 
+    /// Whether it unwraps the key of an age file, of which only the header (and nonce) is at hand.
+    pub fn opens(&self, header: &[u8]) -> bool {
+        check_stanzas(header).is_ok()
+            && age::Decryptor::new(header).is_ok_and(|d| d.decrypt(std::iter::once(self.as_age())).is_ok())
+    }
+
     fn as_age(&self) -> &dyn age::Identity {
         match self {
             Identity::X25519(identity) => identity,

@@ -18,6 +18,7 @@ mod watch;
 pub use container::ContainerPlace;
 pub use docker::Docker;
 pub use host::HostPlace;
+pub use owner::{is_gone as owner_is_gone, mark as owner_mark};
 
 use crate::base::cancel::Cancel;
 use crate::base::secret::Secret;

@@ -6,7 +6,7 @@
 use std::sync::OnceLock;
 
 /// The mark of this process.
-pub(super) fn mark() -> &'static str {
+pub fn mark() -> &'static str {
     static MARK: OnceLock<String> = OnceLock::new();
     MARK.get_or_init(|| {
         let pid = std::process::id();
@@ -16,7 +16,7 @@ pub(super) fn mark() -> &'static str {
 }
 
 /// Whether the process that made `mark` surely lives no more.
-pub(super) fn is_gone(mark: &str) -> bool {
+pub fn is_gone(mark: &str) -> bool {
     let Some((rest, start)) = mark.rsplit_once('/') else { return false };
     let Some((there, pid)) = rest.rsplit_once('/') else { return false };
     match pid.parse() {

@@ -426,6 +426,17 @@ pub struct Drill {
     pub checks: Vec<DrillCheck>,
 }
 
+impl Default for Drill {
+    fn default() -> Self {
+        Self {
+            postgres: DrillPostgres::Auto,
+            memory: 512 << 20,
+            max_age: Duration::from_secs(8 * 86_400),
+            checks: Vec::new(),
+        }
+    }
+}
+
 /// Where a drill restores Postgres.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DrillPostgres {

@@ -210,6 +210,53 @@ pub enum Note {
     },
 }
 
+/// How a drill ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DrillOutcome {
+    /// Every check that ran passed, and at least one did.
+    Passed,
+    Failed,
+}
+
+/// How many checks ended how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckCounts {
+    pub passed: u32,
+    pub failed: u32,
+    pub skipped: u32,
+}
+
+/// `drills/<snapshot id>-<time>.json`, signed by a key with the role `drill`: what became of a snapshot that was restored
+/// into throw-away services. Public on purpose; nothing secret may stand here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DrillObject {
+    pub kind: String,
+    pub format: u64,
+    pub requires: Vec<String>,
+    pub repository: RepositoryId,
+    pub snapshot: SnapshotId,
+    /// SHA-256 of the snapshot's header object.
+    pub header: ObjectId,
+    /// Whose snapshot it is …
+    pub host: HostName,
+    pub policy: PolicyName,
+    /// … and where it was proved.
+    pub drilled_on: HostName,
+    /// When the drill ended.
+    pub time: DateTime<Utc>,
+    pub outcome: DrillOutcome,
+    pub checks: CheckCounts,
+    /// The whole drill.
+    pub seconds: f64,
+    /// What it took to bring everything back: the recovery time, measured.
+    pub recovery_seconds: f64,
+    /// The encrypted details, at `drills/<details>.json.zst.age`.
+    pub details: ObjectId,
+    pub details_bytes: u64,
+    pub tool: String,
+}
+
 /// The encrypted description of a snapshot.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Manifest {

@@ -14,6 +14,7 @@ pub const MANIFESTS: &str = "manifests/";
 pub const SNAPSHOTS: &str = "snapshots/";
 pub const RECORDS: &str = "records/";
 pub const TRASH: &str = "trash/";
+pub const DRILLS: &str = "drills/";
 
 /// Everything below is put together from ids and names whose forms are those of a key.
 fn key(text: String) -> StorageKey {
@@ -59,6 +60,21 @@ pub fn header_prefix(host: &HostName, policy: &PolicyName, sequence: Sequence) -
     key(format!("{SNAPSHOTS}{host}/{policy}/{:010}", sequence.0))
 }
 
+/// The signed outcome of a drill of a snapshot, at a time.
+pub fn drill(snapshot: &SnapshotId, time: DateTime<Utc>) -> Result<StorageKey, StorageError> {
+    format!("{DRILLS}{snapshot}-{}.json", compact(time)).parse()
+}
+
+/// Where the drills of one snapshot lie.
+pub fn drills_of(snapshot: &SnapshotId) -> String {
+    format!("{DRILLS}{snapshot}-")
+}
+
+/// The encrypted details of a drill.
+pub fn drill_details(id: ObjectId) -> StorageKey {
+    key(format!("{DRILLS}{id}.json.zst.age"))
+}
+
 /// The name of a record or trash object: its signed time, and the first digits of its hash. A copy of an old one under
 /// a newer name is none. As text, because the time may be one that no key can hold.
 pub fn dated(prefix: &str, time: DateTime<Utc>, id: ObjectId) -> String {
@@ -83,6 +99,7 @@ pub fn object_id(key: &StorageKey) -> Option<ObjectId> {
         "index" => of(rest, ".cbor.zst.age", index),
         "refs" => of(rest, ".txt", refs),
         "manifests" => of(rest, ".json.zst.age", manifest),
+        "drills" => of(rest, ".json.zst.age", drill_details),
         _ => None,
     }
 }
@@ -122,7 +139,7 @@ mod tests {
     #[test]
     fn keys_come_apart_as_they_were_built() {
         let id = ObjectId([0xab; 32]);
-        for key in [archive(id), index(id), refs(id), manifest(id)] {
+        for key in [archive(id), index(id), refs(id), manifest(id), drill_details(id)] {
             assert_eq!(object_id(&key), Some(id), "{key}");
         }
         let hex = id.to_hex();

@@ -19,11 +19,13 @@
 //! - [`scan`]: an archive read whole, its chunks found again
 //! - [`rebuild`]: an index made anew from archives
 //! - [`repack`]: the live chunks of wasteful archives put into new ones
+//! - [`drills`]: what drills found
 //! - [`locks`]: what must not be deleted for a time, where the storage can see to that
 //! - [`trash`], [`garbage`]: what nothing references any more, condemned first and deleted later
 //! - [`state`]: what this host remembers
 
 pub mod chain;
+pub mod drills;
 pub mod format;
 pub mod frames;
 pub mod garbage;

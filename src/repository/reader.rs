@@ -138,6 +138,15 @@ fn load_counting_refs(repository: &Repository, snapshot: &Snapshot) -> Result<Re
     }
 }
 
+/// What one recipient's identity opens of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opener {
+    pub recipient: String,
+    pub at_hand: bool,
+    pub opened: usize,
+    pub archives: usize,
+}
+
 /// What a reader needs.
 pub struct ReaderOptions {
     pub identities: Arc<Identities>,
@@ -262,6 +271,22 @@ impl SnapshotReader {
     ) -> Result<ChunkIds<'a>, RepositoryError> {
         tree::check(&stream.ids, stream.length).map_err(|problem| stream_error(source, stream, problem))?;
         Ok(ChunkIds(IdsReader::new(self, source, stream, 0)?))
+    }
+
+    /// Whether each recipient's identity, where it is at hand, unwraps the key of every archive that the index knows.
+    pub fn openers(&self) -> Vec<Opener> {
+        let table = self.inner.table.read().unwrap_or_else(PoisonError::into_inner);
+        let of = |recipient: &String| {
+            let identity = self.inner.identities.iter().find(|i| i.recipient() == *recipient);
+            let opens = |archive: &&IndexArchive| identity.is_some_and(|i| i.opens(&archive.header));
+            Opener {
+                recipient: recipient.clone(),
+                at_hand: identity.is_some(),
+                opened: table.archives.iter().filter(opens).count(),
+                archives: table.archives.len(),
+            }
+        };
+        self.manifest.recipients.iter().map(of).collect()
     }
 
     /// The bytes of one chunk, checked. For lists of ids; streams go through [`SnapshotReader::stream`].

@@ -333,6 +333,11 @@ impl State {
         Ok(self.lock_file(&format!("{policy}.lock"))?.map(|_file| PolicyLock { _file }))
     }
 
+    /// Takes the lock of the drills of one policy; snapshots go on beside them.
+    pub fn lock_drill(&self, policy: &PolicyName) -> Result<Option<PolicyLock>, RepositoryError> {
+        Ok(self.lock_file(&format!("{policy}.drill.lock"))?.map(|_file| PolicyLock { _file }))
+    }
+
     /// Takes the lock under which this host writes records about its snapshots; `None` when another process holds it.
     pub fn lock_records(&self) -> Result<Option<RecordsLock>, RepositoryError> {
         // No policy's name has a dot.

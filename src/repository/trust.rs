@@ -9,7 +9,7 @@ use crate::pipeline::crypt::object_id;
 use crate::pipeline::limits;
 use crate::pipeline::sign::{self, Namespace, PublicKey, SigningKey};
 use crate::repository::format::{
-    self, FORMAT, Header, HeaderRef, LastGood, Record, RepositoryObject, Role, SignerAction, SignerObject,
+    self, DrillObject, FORMAT, Header, HeaderRef, LastGood, Record, RepositoryObject, Role, SignerAction, SignerObject,
 };
 use crate::repository::trash::TrashObject;
 use crate::repository::{RepositoryError, layout, parallel};
@@ -347,6 +347,28 @@ impl Repository {
             return Err(damaged("it has been moved: its name and its content disagree"));
         }
         Ok(trash)
+    }
+
+    /// Verifies the outcome of a drill, which needs a signer with the role `drill` for the snapshot's host.
+    pub fn verify_drill(&self, key: &StorageKey, bytes: &[u8]) -> Result<DrillObject, RepositoryError> {
+        let damaged = |problem: &str| RepositoryError::Damaged { key: key.clone(), problem: problem.to_owned() };
+        let (line, who) = self.open_signed(key, bytes, Namespace::Drill)?;
+        format::check_envelope(line.as_bytes(), key)?;
+        let drill: DrillObject = parse(line, key)?;
+        if drill.kind != "drill" || drill.repository != self.id {
+            return Err(damaged("it belongs to another repository"));
+        }
+        if layout::drill(&drill.snapshot, drill.time).is_ok_and(|own| own != *key) {
+            return Err(damaged("it has been moved: its name and its content disagree"));
+        }
+        let believed =
+            who.iter().any(|s| s.role == Role::Drill && s.last_good.is_none() && s.hosts.contains(&drill.host));
+        if believed { Ok(drill) } else { Err(damaged("its signer may not sign drills of this host")) }
+    }
+
+    /// Whether `key` may say how drills of this host's snapshots ended.
+    pub fn drills_for(&self, key: &PublicKey, host: &HostName) -> bool {
+        self.has_role(key, Role::Drill, host)
     }
 
     /// An object's bytes; a missing one is [`RepositoryError::Missing`], and one that is too long is damage. Where objects

@@ -12,6 +12,7 @@ pub mod placing;
 pub mod postgres;
 pub mod project;
 pub mod proof;
+mod provers;
 pub mod recovery;
 pub mod redis;
 mod run;
@@ -20,6 +21,7 @@ pub mod streams;
 mod tap;
 
 pub use build::{RECOVERY, build, sweep};
+pub use provers::{prover, sweep_folder};
 
 use crate::base::cancel::{Cancel, Cancelled};
 use crate::base::events::Events;

@@ -3,8 +3,10 @@
 pub mod cat;
 pub mod copy;
 pub mod diff;
+pub mod drill;
 mod files;
 pub mod find;
+pub mod history;
 pub mod hold;
 pub mod init;
 pub mod keys;

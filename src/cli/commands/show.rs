@@ -2,6 +2,7 @@
 
 use crate::base::units::human_size;
 use crate::cli::args::ShowArgs;
+use crate::cli::commands::drill;
 use crate::cli::commands::list::remarks;
 use crate::cli::commands::snapshot::{header_cell, outcome_cell};
 use crate::cli::exit::{Exit, Failure};
@@ -42,6 +43,14 @@ fn text(session: &Session, detail: &SnapshotDetail) -> String {
         format!("{} in {} archives, shared with other snapshots", human_size(detail.stored_bytes), detail.archives);
     table.plain(["stored".to_owned(), stored]);
     table.plain(["header".to_owned(), format!("{}:{}", line.sequence, detail.header)]);
+    for drilled in &detail.drills {
+        let (word, paint) = drill::outcome_cell(drilled.outcome);
+        let when = format!("{word} {}, {}", out.time(drilled.time), drill::line(drilled));
+        table.row(vec![("drill".into(), Paint::Plain), (when, paint)]);
+    }
+    if detail.drills.is_empty() {
+        table.plain(["drill", "none yet: `lifeboat drill` proves it"]);
+    }
     for remark in remarks(line) {
         table.row(vec![("note".into(), Paint::Plain), (remark.into(), Paint::Yellow)]);
     }

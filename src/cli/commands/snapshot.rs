@@ -3,11 +3,13 @@
 use crate::base::ids::{SourceName, Tag};
 use crate::base::units::{human_duration, human_size};
 use crate::cli::args::SnapshotArgs;
-use crate::cli::commands::copy;
+use crate::cli::commands::{copy, drill};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Align, Paint, Table, printable};
 use crate::cli::session::{Session, argument};
+use crate::ops::access::{Access, AccessRequest};
 use crate::ops::check;
+use crate::ops::drill::{self as drilling, DrillReport, DrillRequest};
 use crate::ops::setup;
 use crate::ops::snapshot::{self, SnapshotOptions, SnapshotPlan, SnapshotReport};
 use crate::ops::{Outcome, SourceOutcome, Trigger};
@@ -37,15 +39,49 @@ fn with_policy(session: &Session, args: &SnapshotArgs, policy: &Policy) -> Resul
     }
     let report = snapshot::run(&session.installation, policy, &plan, &sources, &session.run)?;
     session.progress.finish();
-    let exit = exit_of(session, &report);
+    let mut exit = exit_of(session, &report);
     if !session.out.json {
         session.out.note(&text(session, &report))?;
     }
     alarms(session, &report);
+    let drilled = if args.drill { Some(drilled(session, policy, &report)?) } else { None };
+    if let Some(drilled) = &drilled {
+        // A snapshot that is there and proved wrong is worse than one that lacks something.
+        let proved = drill::exit_of(drilled);
+        exit = if proved == Exit::Done || exit == Exit::Integrity { exit } else { proved };
+    }
     if session.out.json {
-        session.out.document(exit, &report)?;
+        session.out.document(exit, &SnapshotDocument { report: &report, drill: drilled.as_ref() })?;
     }
     Ok(exit)
+}
+
+/// Proves the snapshot that has just been taken.
+fn drilled(session: &Session, policy: &Policy, report: &SnapshotReport) -> Result<DrillReport, Failure> {
+    let asked = AccessRequest { remembered: true, ..AccessRequest::of(policy) };
+    let prove = || -> Result<DrillReport, Failure> {
+        let access = Access::open(&session.installation, &asked)?;
+        let request = DrillRequest { snapshot: Some(report.header.id.to_string()), ..DrillRequest::default() };
+        let plan = drilling::plan(&access, Some(policy), &request, &session.run)?;
+        drill::prove(session, &access, &asked, &plan)
+    };
+    // The snapshot stands: what could not be done is its proof.
+    let drilled = prove().map_err(|f| f.attempted(format!("drill snapshot {}, which was taken", report.header.id)))?;
+    if !session.out.json {
+        let text = format!("\n{}", drill::text(session, &drilled));
+        if drill::exit_of(&drilled) == Exit::Done { session.out.note(&text)? } else { session.out.text(&text)? }
+    }
+    drill::complain(session, &drilled);
+    Ok(drilled)
+}
+
+#[derive(Serialize)]
+struct SnapshotDocument<'a> {
+    #[serde(flatten)]
+    report: &'a SnapshotReport,
+    /// Absent without `--drill`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drill: Option<&'a DrillReport>,
 }
 
 /// Says what the policy asks for and this snapshot does not do, and who may be unable to read it.

@@ -5,6 +5,7 @@ use crate::base::stream::StreamKind;
 use crate::ops::access::Access;
 use crate::ops::browse::facts;
 use crate::ops::browse::list::SnapshotLine;
+use crate::ops::drill::{DrillLine, drills_of};
 use crate::ops::{OpsError, Run};
 use crate::repository::format::{SourceEntry, SourceOutcome};
 use crate::repository::reader::{load_manifest, load_refs};
@@ -24,6 +25,8 @@ pub struct SnapshotDetail {
     pub archives: usize,
     pub stored_bytes: u64,
     pub lineage: String,
+    /// The drills that it went through, oldest first.
+    pub drills: Vec<DrillLine>,
     /// The version that wrote it.
     pub tool: String,
     /// Absent without the identity.
@@ -108,6 +111,7 @@ pub fn show(access: &Access, name: &str, run: &Run) -> Result<SnapshotDetail, Op
         archives: refs.archives.len(),
         stored_bytes: refs.archives.values().sum(),
         lineage: header.lineage.clone(),
+        drills: drills_of(access, snapshot)?,
         tool: header.tool.clone(),
         sources,
         note,

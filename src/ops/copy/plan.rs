@@ -125,6 +125,8 @@ pub struct CopyPlan {
     pub(super) signers: Vec<u32>,
     #[serde(skip)]
     pub(super) records: Vec<StorageKey>,
+    #[serde(skip)]
+    pub(super) drills: Vec<StorageKey>,
     /// What snapshots need that are there already, and that is gone there.
     #[serde(skip)]
     pub(super) mend: Vec<(Named, u64)>,
@@ -167,12 +169,15 @@ pub(super) fn plan_with(
     problems.extend(bad.into_problems());
     problems.sort_by(|a, b| (a.side, &a.object).cmp(&(b.side, &b.object)));
     let signers: Vec<u32> = (1..=repository.signer_count()).filter(|n| !there.signers.contains(n)).collect();
-    let records = missing_records(here, &there, &mut problems);
+    let records = missing(&here.records, &there.records, &mut problems);
+    // What drills found belongs to the whole; a copy of a part does without.
+    let drills = if only.is_empty() { missing(&here.drills, &there.drills, &mut problems) } else { Vec::new() };
     let known: HashSet<&StorageKey> = chain.all().map(|s| &s.key).collect();
     let amount = planned.iter().map(|s| (s.objects + 1, s.bytes)).chain([
         (mend.len(), mend.iter().map(|(_, length)| length).sum()),
         (signers.len() + usize::from(new), 0),
         (records.len(), records.iter().filter_map(|key| here.records.get(key)).sum()),
+        (drills.len(), drills.iter().filter_map(|key| here.drills.get(key)).sum()),
     ]);
     let (objects, bytes) = amount.fold((0, 0u64), |sum, one| (sum.0 + one.0, sum.1.saturating_add(one.1)));
     Ok(CopyPlan {
@@ -189,17 +194,22 @@ pub(super) fn plan_with(
         alarms: ahead.alarms,
         signers,
         records,
+        drills,
         mend,
         mended,
         there: heads,
     })
 }
 
-/// Records that are not there; one that is, with another length, is damaged there.
-fn missing_records(here: &Stock, there: &Stock, problems: &mut Vec<CopyProblem>) -> Vec<StorageKey> {
+/// Signed objects that are not there; one that is, with another length, is damaged there.
+fn missing(
+    here: &BTreeMap<StorageKey, u64>,
+    there: &BTreeMap<StorageKey, u64>,
+    problems: &mut Vec<CopyProblem>,
+) -> Vec<StorageKey> {
     let mut missing = Vec::new();
-    for (key, length) in &here.records {
-        match there.records.get(key) {
+    for (key, length) in here {
+        match there.get(key) {
             None => missing.push(key.clone()),
             Some(found) if found == length => {}
             Some(found) => {

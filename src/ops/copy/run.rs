@@ -217,6 +217,7 @@ impl Work<'_> {
             rest = behind;
             self.copy_group(access, &there, group, &mut done)?;
         }
+        done.problems.extend(self.put_drills(&plan.drills)?);
         Ok(done)
     }
 
@@ -267,6 +268,40 @@ impl Work<'_> {
             }
         }
         Ok(problems)
+    }
+
+    /// Copies what drills found: details first, then the outcomes that name them. One that does not verify is told.
+    fn put_drills(&self, keys: &[StorageKey]) -> Result<Vec<CopyProblem>, OpsError> {
+        let mut problems = Vec::new();
+        let (details, outcomes): (Vec<&StorageKey>, Vec<&StorageKey>) =
+            keys.iter().partition(|key| layout::object_id(key).is_some());
+        for key in details.into_iter().chain(outcomes) {
+            self.run.cancel.check()?;
+            let copied = self.checked_drill(key).map_err(OpsError::from).and_then(|bytes| self.put(key, &bytes));
+            match copied {
+                Ok(()) => {}
+                // Pruned since the plan was made.
+                Err(OpsError::Repository(RepositoryError::Missing { .. })) => {}
+                Err(OpsError::Repository(e)) if e.is_integrity() => {
+                    problems.push(CopyProblem::new(Side::Repository, key.as_str(), problem_text(&e)));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(problems)
+    }
+
+    fn checked_drill(&self, key: &StorageKey) -> Result<Vec<u8>, RepositoryError> {
+        let bytes = self.repository.get(key, limits::MANIFEST_STORED)?;
+        match layout::object_id(key) {
+            Some(id) if object_id(&bytes) == id => {}
+            Some(_) => {
+                let problem = "its bytes are not those that its name promises".to_owned();
+                return Err(RepositoryError::Damaged { key: key.clone(), problem });
+            }
+            None => drop(self.repository.verify_drill(key, &bytes)?),
+        }
+        Ok(bytes)
     }
 
     /// Copies a record, where it is `wanted`; one that does not verify is told and left out.

@@ -68,6 +68,8 @@ pub(super) struct Stock {
     pub named: HashMap<Named, u64>,
     pub headers: BTreeMap<StorageKey, u64>,
     pub records: BTreeMap<StorageKey, u64>,
+    /// Outcomes of drills, and their details.
+    pub drills: BTreeMap<StorageKey, u64>,
     pub signers: BTreeSet<u32>,
     pub has_repository: bool,
     /// What is no object of this format.
@@ -88,6 +90,8 @@ impl Stock {
                 stock.headers.insert(object.key, object.length);
             } else if prefix == layout::RECORDS {
                 stock.records.insert(object.key, object.length);
+            } else if prefix == layout::DRILLS {
+                stock.drills.insert(object.key, object.length);
             } else if let Some(number) = layout::parse_signer(&object.key) {
                 stock.signers.insert(number);
             } else if object.key.as_str() == layout::REPOSITORY {

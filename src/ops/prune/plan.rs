@@ -5,14 +5,16 @@ use super::doubts::{self, Lost};
 use super::repack::RepackPlan;
 use crate::base::ids::{HostName, ObjectId, PolicyName, Sequence, SnapshotId, Tag};
 use crate::ops::access::Access;
+use crate::ops::drill::newest_passed;
 use crate::ops::{OpsError, Run};
 use crate::policy::Policy;
 use crate::policy::retention::{self, Candidate, Verdict};
 use crate::repository::chain::{Line, Snapshot};
+use crate::repository::drills::Drills;
 use crate::repository::format::{HeaderRef, Outcome};
 use crate::repository::garbage::{self, Stored};
-use crate::repository::repack;
 use crate::repository::trash::{GRACE, Trash, YOUNGEST};
+use crate::repository::{layout, repack};
 use crate::storage::StorageKey;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
@@ -133,15 +135,17 @@ pub(super) struct Steps {
     pub delete: Vec<Stored>,
     /// Headers that a prune record removed and that are still there.
     pub leftovers: Vec<StorageKey>,
+    /// Outcomes and details of drills that speak of nothing any more.
+    pub drills: Vec<StorageKey>,
     /// Every header that was there when this plan was made, and stays.
     pub retained: HashSet<ObjectId>,
 }
 
 impl Steps {
     pub fn is_empty(&self) -> bool {
-        let Self { line: _, remove, lost, condemn, delete_first, due, delete, leftovers, retained: _ } = self;
+        let Self { line: _, remove, lost, condemn, delete_first, due, delete, leftovers, drills, retained: _ } = self;
         let objects = condemn.is_empty() && delete_first.is_empty() && due.is_empty() && delete.is_empty();
-        objects && remove.is_empty() && lost.is_empty() && leftovers.is_empty()
+        objects && remove.is_empty() && lost.is_empty() && leftovers.is_empty() && drills.is_empty()
     }
 }
 
@@ -158,7 +162,8 @@ pub fn plan(access: &Access, policy: &Policy, options: &PruneOptions, run: &Run)
 
     let line = (options.host.clone(), policy.app.name.clone());
     let snapshots = access.chain.line(&line.0, &line.1);
-    let verdicts = decide(access, snapshots, policy, storage_time);
+    let drills = access.repository.drills()?;
+    let verdicts = decide(access, snapshots, policy, &newest_passed(&drills), storage_time);
     let (mut remove, mut removed) = (Vec::new(), HashSet::new());
     for (snapshot, verdict) in snapshots.iter().zip(&verdicts) {
         if !verdict.keeps() && !access.chain.was_pruned(snapshot) {
@@ -202,9 +207,27 @@ pub fn plan(access: &Access, policy: &Policy, options: &PruneOptions, run: &Run)
             due: sorted.due,
             delete: sorted.delete,
             leftovers,
+            drills: gone(&drills, access, &removed, (storage_time, options.times.youngest)),
             retained,
         },
     })
+}
+
+/// Drills that go: of snapshots that a record removed or that this prune removes; and details that nothing names and that
+/// no drill is about to name.
+fn gone(
+    drills: &Drills,
+    access: &Access,
+    removed: &HashSet<ObjectId>,
+    (now, youngest): (DateTime<Utc>, TimeDelta),
+) -> Vec<StorageKey> {
+    let is_gone = |header: &ObjectId| removed.contains(header) || access.chain.is_removed(header);
+    let of_gone = drills.all.iter().filter(|stored| is_gone(&stored.drill.header));
+    let outcomes = of_gone.flat_map(|stored| [stored.key.clone(), layout::drill_details(stored.drill.details)]);
+    // A damaged outcome may name any of them.
+    let unnamed =
+        drills.unnamed_details().filter(|object| drills.problems.is_empty() && now - object.modified > youngest);
+    outcomes.chain(unnamed.map(|object| object.key.clone())).collect()
 }
 
 /// The plan that gives up what is lost, and does nothing else: the next prune looks at what that leaves.
@@ -257,7 +280,13 @@ fn needed_by(access: &Access, snapshots: &[Snapshot], run: &Run) -> Result<HashS
 }
 
 /// Retention's word on each snapshot of the line.
-fn decide(access: &Access, snapshots: &[Snapshot], policy: &Policy, now: DateTime<Utc>) -> Vec<Verdict> {
+fn decide(
+    access: &Access,
+    snapshots: &[Snapshot],
+    policy: &Policy,
+    drilled: &HashSet<ObjectId>,
+    now: DateTime<Utc>,
+) -> Vec<Verdict> {
     let candidate = |s: &Snapshot| Candidate {
         sequence: s.header.sequence,
         time: s.header.time,
@@ -269,7 +298,7 @@ fn decide(access: &Access, snapshots: &[Snapshot], policy: &Policy, now: DateTim
         tagged: !s.tags.is_empty(),
         held: s.held,
         forked: s.forked,
-        passed_drill: false,
+        passed_drill: drilled.contains(&s.header_id),
     };
     // What a record has removed already takes no place of a rule.
     let candidates: Vec<Candidate> = snapshots.iter().filter(|s| !access.chain.was_pruned(s)).map(candidate).collect();

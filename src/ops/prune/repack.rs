@@ -3,15 +3,15 @@
 
 use super::doubts;
 use super::plan::{PruneOptions, PrunePlan};
-use super::run::{HEADERS, signer};
+use super::run::HEADERS;
 use crate::ops::access::{Access, AccessRequest, Installation};
-use crate::ops::{OpsError, Run, mark};
+use crate::ops::{OpsError, Run, mark, vouch};
 use crate::pipeline::crypt::{Recipients, object_id};
 use crate::pipeline::limits;
 use crate::pipeline::sign::Namespace;
 use crate::policy::Policy;
 use crate::repository::chain::Line;
-use crate::repository::format::{FORMAT, Moved, Note, Record};
+use crate::repository::format::{FORMAT, Moved, Note, Record, Role};
 use crate::repository::keys::HostKey;
 use crate::repository::repack::{Change, Fate, Look, Rewriter, Survey, survey};
 use crate::repository::state::State;
@@ -145,7 +145,7 @@ pub fn run_repack(
     }
     doubts::refuse(access)?;
     let host_key = HostKey::load(&installation.host_key())?;
-    let repository = signer(installation, access, &host_key, request, &options.host, run)?;
+    let repository = vouch::signer(installation, access, &host_key, request, (Role::Prune, &options.host), run)?;
     // A prune that deletes at once would not know what is being written here; this one is alone already when it is one.
     let _lock = if options.immediately { None } else { Some(writers_lock(&repository)?) };
     let state = match &access.state {

@@ -3,21 +3,21 @@
 use super::doubts;
 use super::plan::{Amount, PruneOptions, PrunePlan, references};
 use super::repack::RepackReport;
-use crate::base::ids::{HostName, ObjectId};
-use crate::ops::access::{Access, AccessRequest, Installation, load_identity};
-use crate::ops::{OpsError, Run, crew};
+use crate::base::ids::ObjectId;
+use crate::ops::access::{Access, AccessRequest, Installation};
+use crate::ops::{OpsError, Run, crew, vouch};
 use crate::pipeline::crypt::object_id;
 use crate::pipeline::sign::Namespace;
 use crate::repository::chain::{Line, full_text};
-use crate::repository::format::{FORMAT, HeaderRef, Note, Record, Role, SignerAction};
+use crate::repository::format::{FORMAT, HeaderRef, Note, Record, Role};
 use crate::repository::garbage::{self, Stored};
 use crate::repository::keys::HostKey;
-use crate::repository::trust::{Pin, to_json};
+use crate::repository::trust::to_json;
 use crate::repository::{Repository, RepositoryError, layout};
 use crate::storage::{LockMode, Locked, StorageError, StorageKey};
 use serde::Serialize;
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 /// Deletions at once: each is a round trip.
 const AT_ONCE: usize = 8;
@@ -87,11 +87,11 @@ pub fn run(
     // On a full disk this makes room for what must be written.
     Pruner { access, repository: &access.repository, host_key: &host_key, run }
         .delete(&steps.delete_first, &mut report)?;
-    let repository = signer(installation, access, &host_key, request, &options.host, run)?;
+    let repository = vouch::signer(installation, access, &host_key, request, (Role::Prune, &options.host), run)?;
     let pruner = Pruner { access, repository: &repository, host_key: &host_key, run };
     if let Some(line) = &steps.line {
         report.removed = pruner.remove(line, &references(&steps.remove))?;
-        pruner.delete_keys(steps.remove.iter().map(|s| &s.key).chain(&steps.leftovers))?;
+        pruner.delete_keys(steps.remove.iter().map(|s| &s.key).chain(&steps.leftovers).chain(&steps.drills))?;
     }
     for (line, lost) in &steps.lost.snapshots {
         report.lost += pruner.remove(line, lost)?;
@@ -113,38 +113,6 @@ fn tidy(access: &Access, run: &Run) {
         Ok(n) => run.events.step(format!("removed {n} uploads that were given up")),
         Err(e) => tracing::warn!("uploads that were given up are left: {}", full_text(&e)),
     }
-}
-
-/// The repository in which this host's key may prune: the root key vouches for it when it is at hand.
-pub(super) fn signer(
-    installation: &Installation,
-    access: &Access,
-    host_key: &HostKey,
-    request: &AccessRequest,
-    host: &HostName,
-    run: &Run,
-) -> Result<Arc<Repository>, OpsError> {
-    let (repository, key) = (&access.repository, host_key.signing.public());
-    if repository.prunes_for(&key, host) {
-        return Ok(repository.clone());
-    }
-    let identity = load_identity(installation, request)?;
-    let root = identity.and_then(|file| file.root_key_of(repository.id())).ok_or_else(|| OpsError::Failed {
-        problem: format!("this host's key may not remove snapshots of {host}"),
-        hint: Some(
-            "run it once with the identity at hand (--identity FILE), so that the root key vouches for this; or prune \
-             on a machine that may"
-                .to_owned(),
-        ),
-    })?;
-    run.events.step(format!("vouching for this host's key to prune snapshots of {host}"));
-    let mut own = Repository::open(repository.storage().clone(), &Pin::Exactly(repository.id().clone()))?;
-    let action = SignerAction::Add { role: Role::Prune, hosts: vec![host.clone()] };
-    own.add_signer(&root, &key, action, run.now)?;
-    if let (Some(state), Some((number, hash))) = (&access.state, own.last_signer()) {
-        state.set_signer(own.id(), number, hash)?;
-    }
-    Ok(Arc::new(own))
 }
 
 struct Pruner<'a> {

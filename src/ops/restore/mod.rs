@@ -16,6 +16,7 @@ mod plan;
 mod report;
 mod selection;
 
+pub use ground::remove as remove_tree;
 pub use lay::run;
 pub use plan::{PlannedSource, PlannedStream, RestorePlan, RestoreRequest, plan};
 pub use report::{RestoreOutcome, RestoreReport, RestoredSource, RestoredStream};

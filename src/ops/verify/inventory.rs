@@ -14,6 +14,10 @@ pub(super) struct Inventory {
     pub refs: HashMap<ObjectId, u64>,
     pub manifests: HashMap<ObjectId, u64>,
     pub trash: Vec<StorageKey>,
+    /// Signed outcomes of drills.
+    pub drills: Vec<StorageKey>,
+    /// Their details.
+    pub drill_details: HashMap<ObjectId, u64>,
     pub strays: Vec<StorageKey>,
     others: usize,
 }
@@ -29,6 +33,7 @@ impl Inventory {
                 layout::INDEX => Some(&mut inventory.index),
                 layout::REFS => Some(&mut inventory.refs),
                 layout::MANIFESTS => Some(&mut inventory.manifests),
+                layout::DRILLS if layout::object_id(&object.key).is_some() => Some(&mut inventory.drill_details),
                 _ => None,
             };
             match (by_id, layout::object_id(&object.key)) {
@@ -37,6 +42,7 @@ impl Inventory {
                 }
                 (Some(_), None) => inventory.strays.push(object.key),
                 (None, _) if prefix == layout::TRASH => inventory.trash.push(object.key),
+                (None, _) if prefix == layout::DRILLS => inventory.drills.push(object.key),
                 // The chain has looked at every one of these.
                 (None, _) if [layout::SNAPSHOTS, layout::RECORDS].contains(&prefix) => inventory.others += 1,
                 (None, _) if key == layout::REPOSITORY || layout::parse_signer(&object.key).is_some() => {
@@ -51,7 +57,7 @@ impl Inventory {
     /// Objects of this format.
     pub fn count(&self) -> usize {
         let by_id = self.archives.len() + self.index.len() + self.refs.len() + self.manifests.len();
-        by_id + self.trash.len() + self.others
+        by_id + self.trash.len() + self.drills.len() + self.drill_details.len() + self.others
     }
 
     pub fn unreferenced(&self, needed: &HashSet<ObjectId>) -> super::Unreferenced {

@@ -119,6 +119,7 @@ pub fn verify(access: &Access, level: Level, only: &[SnapshotId], run: &Run) -> 
     }
     let check = Check { access, run, inventory, ledger: Mutex::default(), bytes_read: AtomicU64::new(0) };
     check.signed_objects()?;
+    check.drills()?;
     let snapshots = check.selected(only)?;
     run.events.step(format!("checking {} snapshots", snapshots.len()));
     let needed = check.needed(&snapshots)?;
@@ -193,6 +194,27 @@ impl<'a> Check<'a> {
             match read.and_then(|bytes| self.repository().verify_trash(key, &bytes)) {
                 Err(e) if e.is_integrity() => drop(self.settle(&e, key.as_str())),
                 other => drop(other?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Outcomes of drills verified, their details there with their lengths.
+    fn drills(&self) -> Result<(), OpsError> {
+        for key in &self.inventory.drills {
+            self.run.cancel.check()?;
+            let read = self.repository().get(key, limits::SIGNED);
+            let drill = match read.and_then(|bytes| self.repository().verify_drill(key, &bytes)) {
+                Ok(drill) => drill,
+                Err(e) if e.is_integrity() => {
+                    self.settle(&e, key.as_str());
+                    continue;
+                }
+                Err(e) => return Err(e.into()),
+            };
+            let problem = Inventory::problem(&self.inventory.drill_details, &drill.details, drill.details_bytes);
+            if let Some(problem) = problem {
+                self.ledger().find(layout::drill_details(drill.details).as_str(), &problem);
             }
         }
         Ok(())

@@ -116,12 +116,7 @@ fn flatten(table: &Table<'_>, prefix: &str, found: &mut Vec<(String, String)>) {
 }
 
 pub(super) fn drill(document: &Table<'_>, sources: &Sources) -> Drill {
-    let mut drill = Drill {
-        postgres: DrillPostgres::Auto,
-        memory: 512 << 20,
-        max_age: Duration::from_secs(8 * 86_400),
-        checks: Vec::new(),
-    };
+    let mut drill = Drill::default();
     let Some(table) = section(document, "drill") else { return drill };
     drill.postgres = table.parsed("postgres", drill.postgres, drill_postgres);
     drill.memory = table.parsed("memory", drill.memory, |text| match parse_size(text)? {
