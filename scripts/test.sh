@@ -44,6 +44,7 @@ machine() {
     need_compose
     need_image
     need_s3_servers
+    need_redis_versions
     printf '   %s, Docker %s, Postgres %s, Redis %s\n' "$(cargo --version | cut -d' ' -f1,2)" \
         "$(docker version --format '{{.Server.Version}}')" \
         "$(/usr/lib/postgresql/15/bin/postgres --version | cut -d' ' -f3)" \

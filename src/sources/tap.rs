@@ -23,6 +23,8 @@ pub(crate) enum TapError {
 /// Sees every consumed byte, in order.
 pub(crate) trait Observer {
     fn observe(&mut self, bytes: &[u8]);
+    /// The bytes between [`Tap::watch`] and [`Tap::unwatch`], in order.
+    fn watched(&mut self, _: &[u8]) {}
 }
 
 impl Observer for () {
@@ -39,13 +41,25 @@ pub(crate) struct Tap<R, W, O = ()> {
     told: usize,
     next: usize,
     end: usize,
+    /// Where, in the buffer, that begins which the observer watches and has not been shown.
+    watch: Option<usize>,
     /// Bytes consumed so far.
     position: u64,
 }
 
 impl<R: Read, W: Write, O: Observer> Tap<R, W, O> {
     pub(crate) fn new(input: R, sink: W, observer: O) -> Self {
-        Self { input, sink, observer, buffer: vec![0; BUFFER_BYTES], told: 0, next: 0, end: 0, position: 0 }
+        Self {
+            input,
+            sink,
+            observer,
+            buffer: vec![0; BUFFER_BYTES],
+            told: 0,
+            next: 0,
+            end: 0,
+            watch: None,
+            position: 0,
+        }
     }
 
     pub(crate) fn position(&self) -> u64 {
@@ -63,16 +77,32 @@ impl<R: Read, W: Write, O: Observer> Tap<R, W, O> {
         Ok(&mut self.observer)
     }
 
+    /// From here on the observer watches what is consumed, in runs as long as can be.
+    pub(crate) fn watch(&mut self) {
+        self.watch = Some(self.next);
+    }
+
+    /// Up to here; returns the observer, which has been shown everything.
+    pub(crate) fn unwatch(&mut self) -> &mut O {
+        if let Some(begin) = self.watch.take() {
+            self.observer.watched(&self.buffer[begin..self.next]);
+        }
+        &mut self.observer
+    }
+
     /// Makes sure that something lies ahead; `false` at the end of input.
     fn fill(&mut self) -> Result<bool, TapError> {
         if self.next < self.end {
             return Ok(true);
         }
         self.tell()?;
+        let watching = self.watch.is_some();
+        self.unwatch();
         loop {
             match self.input.read(&mut self.buffer) {
                 Ok(n) => {
                     (self.told, self.next, self.end) = (0, 0, n);
+                    self.watch = watching.then_some(0);
                     return Ok(n > 0);
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -190,6 +220,30 @@ mod tests {
         let mut rest = ahead;
         input.read_to_end(&mut rest).unwrap();
         assert_eq!((stored.as_slice(), rest.as_slice()), (&b"abcde"[..], &b"fgh"[..]));
+    }
+
+    #[test]
+    fn what_is_watched_is_shown_and_nothing_else() {
+        #[derive(Default)]
+        struct Seen(Vec<u8>);
+        impl Observer for Seen {
+            fn observe(&mut self, _: &[u8]) {}
+            fn watched(&mut self, bytes: &[u8]) {
+                self.0.extend_from_slice(bytes);
+            }
+        }
+        fn watch(input: impl Read) -> Vec<u8> {
+            let mut tap = Tap::new(input, io::sink(), Seen::default());
+            tap.skip(2).unwrap();
+            tap.watch();
+            tap.skip(3).unwrap();
+            tap.unwatch();
+            tap.skip(1).unwrap();
+            tap.watch();
+            tap.skip(1).unwrap();
+            std::mem::take(&mut tap.unwatch().0)
+        }
+        assert_eq!((watch(Drip(b"abcdefgh")), watch(&b"abcdefgh"[..])), (b"cdeg".to_vec(), b"cdeg".to_vec()));
     }
 
     #[test]

@@ -25,11 +25,16 @@ pub struct Facts {
     /// after; `range`: it did not, and `before` and `after` are the range.
     pub counted: String,
     pub databases: Vec<Keys>,
+    /// What the databases of the stored file hold, as digests; absent when a type of the file is not known, and in
+    /// snapshots of before they were kept.
+    pub content: Option<Vec<Content>>,
     /// `INFO keyspace` before and after.
     pub before: Option<Vec<Keys>>,
     pub after: Option<Vec<Keys>>,
     /// Libraries of functions in the file.
     pub functions: Option<u64>,
+    /// Digest of those libraries.
+    pub functions_digest: Option<String>,
     /// Loaded modules and their versions; a server that lacks one cannot read what it stored.
     pub modules: Option<BTreeMap<String, String>>,
     pub appendonly: Option<bool>,
@@ -45,6 +50,26 @@ pub struct Facts {
     pub maxmemory_policy: Option<String>,
     /// Bytes in use when the capture began.
     pub used_memory: Option<u64>,
+}
+
+/// What one database holds: sums of hashes, which do not depend on the order of keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    pub database: u64,
+    /// Of all names and types.
+    pub names: String,
+    /// Of the names and times to live of keys that have one.
+    pub expiry: String,
+    /// By type: `hash`, `list`, `module value`, `set`, `sorted set`, `stream`, `string`.
+    pub types: BTreeMap<String, Values>,
+}
+
+/// Keys of one type of one database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Values {
+    pub keys: u64,
+    /// Of all names and values, as they stand in the stored file.
+    pub digest: String,
 }
 
 /// Keys of one database. Keys whose time has come, and that the server has not removed yet, are among them.

@@ -10,7 +10,11 @@ mod client;
 pub mod facts;
 mod info;
 mod link;
+mod proof;
 mod rdb;
+mod tarball;
+
+pub use proof::RedisProof;
 
 use super::locate::{Locate, Located, describe};
 use super::run::{Deadline, Linked, settle};
@@ -23,7 +27,7 @@ use crate::place::PlaceError;
 use crate::policy::model::{RedisSpec, Target};
 use address::Address;
 use client::{Answer, Server, Stream};
-use facts::{Facts, Keys};
+use facts::Facts;
 use info::Info;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -263,7 +267,9 @@ fn describe_file(report: &rdb::Report, facts: &mut Facts, warnings: &mut Vec<Str
     facts.server = report.format.to_lowercase();
     facts.rdb_version = report.version;
     facts.rdb_checksum = report.checksum;
-    facts.functions = report.functions;
+    facts.functions = report.functions.as_ref().map(|f| f.count);
+    facts.functions_digest = report.functions.as_ref().map(|f| f.sum.to_string());
+    facts.content = report.content();
     let version = report.aux.get("valkey-ver").inspect(|_| facts.server = "valkey".into());
     let version = version.or_else(|| report.aux.get("redis-ver"));
     if facts.version.is_none() {
@@ -273,11 +279,10 @@ fn describe_file(report: &rdb::Report, facts: &mut Facts, warnings: &mut Vec<Str
         warnings
             .push("the server writes no checksum (rdbchecksum no): only the file's structure could be checked".into());
     }
-    match (&report.keys, &facts.before, &facts.after) {
+    match (report.keys(), &facts.before, &facts.after) {
         (Some(keys), ..) => {
             facts.counted = "file".into();
-            let keys = keys.iter().map(|(database, k)| Keys { database: *database, keys: k.keys, expires: k.expires });
-            facts.databases = keys.collect();
+            facts.databases = keys;
         }
         (None, Some(before), Some(after)) if before == after => {
             facts.counted = "server".into();

@@ -3,16 +3,20 @@
 //! The end has to be known: `redis-cli --rdb -` leaves the 40-byte mark of diskless replication behind the RDB, and a
 //! server that gets such a file as the base of its AOF refuses to start. So the walk follows every opcode and every
 //! value to the end opcode, checks the CRC64 behind it, and cuts there. Behind the cut only that mark may follow.
-//! Along the way it counts keys, so that the facts are those of the stored file and not of a moment before or after.
+//! Along the way it counts keys and sums up what they hold ([`content`]), so that the facts are those of the stored file
+//! and not of a moment before or after.
 //!
 //! A version may bring types that are not known here. From there on the end is found from the other side
 //! ([`tail`]), and keys are not counted.
 //!
 //! Nothing is allocated by a length that the file claims. Layout after `src/rdb.c` of Redis 7.4 (RDB 12).
 
+pub(super) mod content;
 mod tail;
 
+use super::facts;
 use crate::sources::tap::{Observer, Tap, TapError};
+use content::{Content, Sum};
 use crc::{Crc, Digest, Table};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -27,15 +31,16 @@ const CRC_BYTES: usize = 8;
 const FIRST_WITH_CRC: u32 = 5;
 /// Auxiliary fields and library headers are this short; longer ones are not kept.
 const MAX_TEXT_BYTES: u64 = 256;
+/// The most of a compressed name of a key or library that is unpacked: Redis itself allows 512 MiB, people do not.
+const MAX_COMPRESSED_BYTES: u64 = 16 << 20;
 /// Values nest as far as modules annotate them, which is one level.
 const OPCODE_END: u8 = 255;
 
-/// Keys of one database of the file.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Keys {
-    pub keys: u64,
-    /// Those with a time to live.
-    pub expires: u64,
+/// Libraries of functions of the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Functions {
+    pub count: u64,
+    pub sum: Sum,
 }
 
 /// What the walk found.
@@ -45,9 +50,9 @@ pub(super) struct Report {
     pub format: String,
     pub version: u32,
     /// By database; absent when a type was not known.
-    pub keys: Option<BTreeMap<u64, Keys>>,
-    /// Libraries of functions; absent with `keys`.
-    pub functions: Option<u64>,
+    pub databases: Option<BTreeMap<u64, Content>>,
+    /// Libraries of functions; absent with `databases`.
+    pub functions: Option<Functions>,
     /// `redis-ver`, `ctime`, …
     pub aux: BTreeMap<String, String>,
     /// `false`: the server writes no checksum (`rdbchecksum no`).
@@ -56,6 +61,27 @@ pub(super) struct Report {
     pub length: u64,
     /// Whether the mark of a diskless replication stream was cut off.
     pub mark: bool,
+}
+
+impl Report {
+    /// Keys of each database, in the form of facts.
+    pub fn keys(&self) -> Option<Vec<facts::Keys>> {
+        let keys =
+            |(database, c): (&u64, &Content)| facts::Keys { database: *database, keys: c.keys(), expires: c.expires };
+        Some(self.databases.as_ref()?.iter().map(keys).collect())
+    }
+
+    /// What the databases hold, in the form of facts.
+    pub fn content(&self) -> Option<Vec<facts::Content>> {
+        let values = |v: &content::Values| facts::Values { keys: v.keys, digest: v.values.to_string() };
+        let content = |(database, c): (&u64, &Content)| facts::Content {
+            database: *database,
+            names: c.names.to_string(),
+            expiry: c.expiry.to_string(),
+            types: c.types.iter().map(|(name, v)| ((*name).to_owned(), values(v))).collect(),
+        };
+        Some(self.databases.as_ref()?.iter().map(content).collect())
+    }
 }
 
 /// The CRC of what went by.
@@ -74,6 +100,22 @@ impl Crc64 {
 impl Observer for Crc64 {
     fn observe(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
+    }
+}
+
+/// What sees the bytes of the walk: their checksum, and the hash of the value that is being passed over.
+pub(super) struct Eye {
+    crc: Crc64,
+    value: blake3::Hasher,
+}
+
+impl Observer for Eye {
+    fn observe(&mut self, bytes: &[u8]) {
+        self.crc.observe(bytes);
+    }
+
+    fn watched(&mut self, bytes: &[u8]) {
+        self.value.update(bytes);
     }
 }
 
@@ -101,19 +143,20 @@ enum Length {
 }
 
 struct Walk<R, W> {
-    tap: Tap<R, W, Crc64>,
+    tap: Tap<R, W, Eye>,
     report: Report,
 }
 
 /// Walks an RDB to its end; every byte of it, and none behind it, goes to `sink`.
 pub(super) fn store<R: Read, W: Write>(input: R, sink: W) -> Result<Report, TapError> {
-    let mut walk = Walk { tap: Tap::new(input, sink, Crc64::new()), report: Report::default() };
+    let eye = Eye { crc: Crc64::new(), value: blake3::Hasher::new() };
+    let mut walk = Walk { tap: Tap::new(input, sink, eye), report: Report::default() };
     walk.magic()?;
-    let mut keys = BTreeMap::new();
-    let mut functions = 0;
-    match walk.body(&mut keys, &mut functions) {
+    let mut databases = BTreeMap::new();
+    let mut functions = Functions::default();
+    match walk.body(&mut databases, &mut functions) {
         Ok(()) => {
-            (walk.report.keys, walk.report.functions) = (Some(keys), Some(functions));
+            (walk.report.databases, walk.report.functions) = (Some(databases), Some(functions));
             walk.finish()
         }
         Err(Stop::Tap(error)) => Err(error),
@@ -140,21 +183,16 @@ impl<R: Read, W: Write> Walk<R, W> {
     }
 
     /// Everything up to the end opcode.
-    fn body(&mut self, keys: &mut BTreeMap<u64, Keys>, functions: &mut u64) -> Result<(), Stop> {
+    fn body(&mut self, databases: &mut BTreeMap<u64, Content>, functions: &mut Functions) -> Result<(), Stop> {
         let mut database = 0;
-        let mut expires = false;
+        // In milliseconds.
+        let mut expiry = None;
         loop {
             match self.tap.byte()? {
                 OPCODE_END => return Ok(()),
                 254 => database = self.plain()?,
-                253 => {
-                    self.tap.skip(4)?;
-                    expires = true;
-                }
-                252 => {
-                    self.tap.skip(8)?;
-                    expires = true;
-                }
+                253 => expiry = Some(i64::from(i32::from_le_bytes(self.tap.take()?)).saturating_mul(1000)),
+                252 => expiry = Some(i64::from_le_bytes(self.tap.take()?)),
                 251 => {
                     self.plain()?;
                     self.plain()?;
@@ -175,8 +213,9 @@ impl<R: Read, W: Write> Walk<R, W> {
                 }
                 246 => return Err(Stop::Unknown),
                 245 => {
-                    self.skip_string()?;
-                    *functions += 1;
+                    let library = self.string_hash()?;
+                    functions.count += 1;
+                    functions.sum.add(&library);
                 }
                 244 => {
                     for _ in 0..3 {
@@ -184,11 +223,13 @@ impl<R: Read, W: Write> Walk<R, W> {
                     }
                 }
                 kind => {
-                    self.skip_string()?;
+                    let name = self.string_hash()?;
+                    self.tap.watch();
                     self.value(kind)?;
-                    let counted = keys.entry(database).or_default();
-                    counted.keys += 1;
-                    counted.expires += u64::from(std::mem::take(&mut expires));
+                    let eye = self.tap.unwatch();
+                    let value = eye.value.finalize();
+                    eye.value.reset();
+                    databases.entry(database).or_default().add(&name, kind, value.as_bytes(), expiry.take());
                 }
             }
         }
@@ -228,6 +269,40 @@ impl<R: Read, W: Write> Walk<R, W> {
             Length::Encoded(n) => return Err(format_error(format!("a string of encoding {n}"))),
         };
         Ok(self.tap.skip(bytes)?)
+    }
+
+    /// The hash of what a string says, however it is encoded: a server may write it differently from another.
+    fn string_hash(&mut self) -> Result<[u8; 32], Stop> {
+        let mut hasher = blake3::Hasher::new();
+        let integer = match self.length()? {
+            Length::Plain(n) => {
+                self.tap.pass(n, &mut |bytes| {
+                    hasher.update(bytes);
+                })?;
+                None
+            }
+            Length::Encoded(0) => Some(i32::from(i8::from_le_bytes(self.tap.take()?))),
+            Length::Encoded(1) => Some(i32::from(i16::from_le_bytes(self.tap.take()?))),
+            Length::Encoded(2) => Some(i32::from_le_bytes(self.tap.take()?)),
+            Length::Encoded(3) => {
+                let (compressed, length) = (self.plain()?, self.plain()?);
+                if compressed <= MAX_COMPRESSED_BYTES {
+                    let bytes = self.tap.bytes(compressed, MAX_COMPRESSED_BYTES, "a name")?;
+                    let text = content::decompress(&bytes, length);
+                    hasher.update(&text.ok_or_else(|| format_error("a compressed name that does not unpack"))?);
+                } else {
+                    self.tap.pass(compressed, &mut |bytes| {
+                        hasher.update(bytes);
+                    })?;
+                }
+                None
+            }
+            Length::Encoded(n) => return Err(format_error(format!("a string of encoding {n}"))),
+        };
+        if let Some(integer) = integer {
+            hasher.update(integer.to_string().as_bytes());
+        }
+        Ok(*hasher.finalize().as_bytes())
     }
 
     fn skip_strings(&mut self, count: u64) -> Result<(), Stop> {
@@ -370,7 +445,7 @@ impl<R: Read, W: Write> Walk<R, W> {
 
     /// The checksum, and what stands behind it.
     fn finish(mut self) -> Result<Report, TapError> {
-        let computed = self.tap.tell()?.value();
+        let computed = self.tap.tell()?.crc.value();
         let stored = u64::from_le_bytes(self.tap.take()?);
         check(stored, computed)?;
         self.report.checksum = stored != 0;
@@ -399,149 +474,4 @@ fn is_mark(bytes: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sealed(mut body: Vec<u8>) -> Vec<u8> {
-        body.push(OPCODE_END);
-        let crc = CRC64.checksum(&body);
-        body.extend_from_slice(&crc.to_le_bytes());
-        body
-    }
-
-    fn string(out: &mut Vec<u8>, s: &[u8]) {
-        out.push(s.len() as u8);
-        out.extend_from_slice(s);
-    }
-
-    /// One of each type that a server of this machine does not write by itself.
-    fn example() -> Vec<u8> {
-        let mut b = b"REDIS0012".to_vec();
-        b.push(250);
-        string(&mut b, b"redis-ver");
-        string(&mut b, b"7.4.1");
-        b.extend([250, 5]);
-        b.extend(b"ctime");
-        b.extend([0xc2, 1, 0, 0, 0]); // integer of 4 bytes
-        b.extend([247, 0x81, 1, 2, 3, 4, 5, 6, 7, 8, 2, 1, 3, 0, 0, 0, 0, 5, 1, b'x', 0]); // module's auxiliary value
-        b.extend([245, 3]);
-        b.extend(b"lib");
-        b.extend([254, 0, 251, 4, 1]);
-        b.extend([252, 1, 2, 3, 4, 5, 6, 7, 8, 249, 7, 0]); // expiry, frequency, string
-        string(&mut b, b"key");
-        b.extend([0xc3, 3, 20, 1, 2, 3]); // compressed
-        b.extend([248, 5, 24]); // idle time, hash whose fields expire
-        string(&mut b, b"hash");
-        b.extend([0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1, b'f', 1, b'v', 9, 1, b'g', 1, b'w']);
-        b.push(25);
-        string(&mut b, b"hash2");
-        b.extend([0, 0, 0, 0, 0, 0, 0, 0]);
-        string(&mut b, b"listpack");
-        b.push(7); // module's value
-        string(&mut b, b"mod");
-        b.extend([0x81, 1, 2, 3, 4, 5, 6, 7, 8, 1, 5, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        b.extend([254, 9, 3]); // database 9, sorted set of old
-        string(&mut b, b"z");
-        b.extend([3, 1, b'a', 3, b'1', b'.', b'5', 1, b'b', 255, 1, b'c', 253]);
-        b.push(15); // stream of the first version, one group, one consumer
-        string(&mut b, b"s");
-        b.extend([1, 1, b'n', 2, b'l', b'p', 1, 1, 1, 1, 1, b'g', 1, 1, 1]);
-        b.extend([0u8; 24]);
-        b.extend([1, 1, 1, b'c', 0, 0, 0, 0, 0, 0, 0, 0, 1]);
-        b.extend([0u8; 16]);
-        sealed(b)
-    }
-
-    fn walked(bytes: &[u8]) -> Result<(Report, Vec<u8>), TapError> {
-        let mut stored = Vec::new();
-        let report = store(bytes, &mut stored)?;
-        Ok((report, stored))
-    }
-
-    #[test]
-    fn every_type_is_passed_over_and_counted() {
-        let bytes = example();
-        let (report, stored) = walked(&bytes).unwrap();
-        assert_eq!(stored, bytes);
-        assert_eq!((report.version, report.length, report.mark), (12, bytes.len() as u64, false));
-        let keys = report.keys.unwrap();
-        assert_eq!(keys[&0], Keys { keys: 4, expires: 1 });
-        assert_eq!(keys[&9], Keys { keys: 2, expires: 0 });
-        assert_eq!(report.functions, Some(1));
-        assert_eq!((report.aux["redis-ver"].as_str(), report.aux["ctime"].as_str()), ("7.4.1", "1"));
-    }
-
-    #[test]
-    fn the_replication_mark_is_cut_off_and_nothing_else_is() {
-        let bytes = example();
-        let mark = b"0123456789abcdef0123456789abcdef01234567";
-        let (report, stored) = walked(&[&bytes[..], mark].concat()).unwrap();
-        assert!(report.mark && stored == bytes);
-        for behind in [&b"x"[..], &mark[..39], &[mark, &b"0"[..]].concat(), &[0; 40], &[b'z'; 40]] {
-            assert!(matches!(walked(&[&bytes[..], behind].concat()), Err(TapError::Format(_))), "{behind:?}");
-        }
-    }
-
-    #[test]
-    fn a_cut_or_a_flipped_bit_anywhere_is_refused() {
-        let bytes = example();
-        for end in 0..bytes.len() {
-            assert!(walked(&bytes[..end]).is_err(), "cut at {end}");
-        }
-        for at in 0..bytes.len() {
-            for bit in 0..8 {
-                let mut flipped = bytes.clone();
-                flipped[at] ^= 1 << bit;
-                assert!(walked(&flipped).is_err(), "bit {bit} of byte {at}");
-            }
-        }
-    }
-
-    #[test]
-    fn without_a_checksum_it_is_taken_and_said() {
-        let mut bytes = example();
-        let at = bytes.len() - 8;
-        bytes[at..].fill(0);
-        let (report, stored) = walked(&bytes).unwrap();
-        assert!(!report.checksum && stored == bytes);
-    }
-
-    /// An RDB with a type that is not known; the end is found from the other side.
-    #[test]
-    fn the_end_behind_an_unknown_type() {
-        let mut body = b"REDIS0099".to_vec();
-        body.extend([254, 0, 99, 1, b'k']);
-        body.extend((0..100_000u32).flat_map(u32::to_le_bytes));
-        let bytes = sealed(body);
-        let mark = [b'f'; MARK_BYTES];
-        for (input, marked) in [(bytes.clone(), false), ([&bytes[..], &mark].concat(), true)] {
-            let (report, stored) = walked(&input).unwrap();
-            assert!(stored == bytes && report.mark == marked && report.keys.is_none() && report.checksum);
-            assert_eq!(report.length, bytes.len() as u64);
-            for cut in 1..60 {
-                let cut_off = input.len() - cut;
-                // What is left when exactly the mark is missing is the RDB itself.
-                let whole = cut_off == bytes.len();
-                assert_eq!(walked(&input[..cut_off]).is_ok(), whole, "{cut} bytes cut off");
-            }
-        }
-        let mut flipped = bytes.clone();
-        flipped[5000] ^= 1;
-        assert!(walked(&flipped).is_err());
-        let mut none = bytes;
-        let at = none.len() - 8;
-        none[at..].fill(0);
-        let (report, stored) = walked(&[&none[..], &mark].concat()).unwrap();
-        assert!(!report.checksum && report.mark && stored == none);
-    }
-
-    #[test]
-    fn a_claimed_length_costs_nothing() {
-        let mut bytes = b"REDIS0011".to_vec();
-        bytes.extend([0, 0x81, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
-        bytes.extend([7; 100]);
-        assert!(matches!(walked(&bytes), Err(TapError::Short)));
-        assert!(matches!(walked(b"NOAUTH Authentication required."), Err(TapError::Format(_))));
-        assert!(matches!(walked(b"REDIS0003"), Err(TapError::Format(_))));
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@
 //! checksum, eight zero bytes stand in its place, which no mark holds; then a cut is found with the format's own
 //! probability only, and the child's exit status has to tell.
 
-use super::{CRC_BYTES, Crc64, MARK_BYTES, OPCODE_END, Report, check, is_mark};
+use super::{CRC_BYTES, Crc64, Eye, MARK_BYTES, OPCODE_END, Report, check, is_mark};
 use crate::sources::tap::{Observer, Tap, TapError};
 use std::io::{Read, Write};
 
@@ -15,9 +15,10 @@ use std::io::{Read, Write};
 const KEPT: usize = 1 + CRC_BYTES + MARK_BYTES;
 
 /// Holds back the last bytes, since which of them belong to the RDB is known at the end only.
-pub(super) fn finish<R: Read, W: Write>(tap: Tap<R, W, Crc64>, mut report: Report) -> Result<Report, TapError> {
+pub(super) fn finish<R: Read, W: Write>(tap: Tap<R, W, Eye>, mut report: Report) -> Result<Report, TapError> {
     let position = tap.position();
-    let (ahead, input, sink, mut crc) = tap.dissolve()?;
+    let (ahead, input, sink, eye) = tap.dissolve()?;
+    let mut crc = eye.crc;
     let mut input = std::io::Cursor::new(ahead).chain(input);
     let mut sink = sink;
     let mut held: Vec<u8> = Vec::with_capacity(512 << 10);
