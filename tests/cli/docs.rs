@@ -6,7 +6,8 @@ use serde_json::Value;
 use std::fs;
 
 /// Fields that are there only sometimes; the document says when.
-const SOMETIMES: &[&str] = &["live", "policy_errors", "path_hex", "target", "lost", "percent"];
+const SOMETIMES: &[&str] =
+    &["live", "policy_errors", "path_hex", "target", "lost", "percent", "why", "differences", "drill"];
 /// Fields whose content depends on a source's kind.
 const FREE: &[&str] = &["facts"];
 
@@ -83,6 +84,13 @@ fn the_documented_examples_are_what_is_printed() {
     check(&world.json(&["snapshot", "-p", "shop", "--dry-run"]));
     check(&world.json(&["restore", "latest", "-p", "shop", "--into", "out2", "--dry-run"]));
     check(&world.json(&["ls", "latest", "-p", "shop"]));
+    check(&world.json(&["drill", "-p", "shop", "--dry-run"]));
+    let proved = world.json(&["snapshot", "-p", "shop", "--drill"]);
+    assert_eq!(
+        (proved["exit_code"].as_i64(), proved["drill"]["outcome"].as_str()),
+        (Some(0), Some("passed")),
+        "{proved:#}"
+    );
     check(&world.json(&["verify", "--read-data=50", "-p", "shop"]));
     check(&world.json(&["verify", "latest", "-p", "shop"]));
     check(&world.json(&["copy", "--to", "new", "-p", "shop", "--dry-run"]));

@@ -86,6 +86,7 @@ impl World {
         let app = world.app();
         fs::create_dir_all(app.join("uploads/a")).unwrap();
         fs::write(app.join(".env"), format!("DB_PASSWORD={CANARY}\nMODE=production\n")).unwrap();
+        fs::set_permissions(app.join(".env"), fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(app.join("uploads/one.txt"), "one\n").unwrap();
         fs::write(app.join("uploads/a/two.bin"), [7u8; 5000]).unwrap();
         world

@@ -2,8 +2,17 @@
 
 #[path = "../support/lab.rs"]
 mod lab;
-
+#[path = "../support/postgres.rs"]
+mod postgres;
 mod records;
+#[path = "../support/redis.rs"]
+mod redis;
+mod seeded;
+mod shop;
+#[path = "../support/sink.rs"]
+mod sink;
+#[path = "../support/taken.rs"]
+mod taken;
 
 use lab::{Lab, Sources, command, files, full};
 use lifeboat::ops::drill::{self, Check, DrillOutcome, DrillReport, DrillRequest, Verdict};
