@@ -1,7 +1,6 @@
 //! Proofs of captured Redis servers: what is whole is green, and whatever is damaged is red and named.
 
 #[path = "support/docker.rs"]
-#[allow(dead_code, reason = "this binary uses its own part of it")]
 mod engine;
 #[path = "support/redis.rs"]
 mod redis;
@@ -17,11 +16,11 @@ use lifeboat::base::cancel::Cancel;
 use lifeboat::base::events::{Event, Events};
 use lifeboat::place::{ContainerPlace, HostPlace};
 use lifeboat::policy::model::{App, Drill, DrillPostgres, OnRollback, RedisSpec, SourcePolicy, SourceSpec, Target};
+use lifeboat::sources::SourceError;
 use lifeboat::sources::locate::{Locate, Located};
 use lifeboat::sources::project::Places;
 use lifeboat::sources::proof::{Check, Proof, Prove, Trial, Verdict};
 use lifeboat::sources::redis::{RedisProof, RedisSource};
-use lifeboat::sources::{Source, SourceError};
 use redis::RedisServer;
 use redis_versions::image_with;
 use std::path::Path;
@@ -313,15 +312,16 @@ fn a_file_that_is_not_whole_is_told_and_never_loaded() {
     let server = RedisServer::start();
     fill(&server);
     let whole = take(&server);
-    let damages: [(&str, &dyn Fn(&mut Vec<u8>)); 5] = [
-        ("it ends early", &|b| b.truncate(b.len() / 2)),
-        ("checksum", &|b| {
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(&str, Damage); 5] = [
+        ("it ends early", |b| b.truncate(b.len() / 2)),
+        ("checksum", |b| {
             let at = find(b, b"compressed");
             b[at] ^= 0x20;
         }),
-        ("not an RDB file", &|b| b.splice(0..5, *b"ERROR").for_each(drop)),
-        ("bytes behind the end", &|b| b.extend_from_slice(b"garbage")),
-        ("it ends early", &Vec::clear),
+        ("not an RDB file", |b| b.splice(0..5, *b"ERROR").for_each(drop)),
+        ("bytes behind the end", |b| b.extend_from_slice(b"garbage")),
+        ("it ends early", Vec::clear),
     ];
     for (why, damage) in damages {
         let mut taken = whole.clone();
