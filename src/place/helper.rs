@@ -31,6 +31,8 @@ const OWNER: &str = "lifeboat.owner";
 const TREE: &str = "/lifeboat/tree";
 /// After this a helper that reads or writes a tree is an orphan, whatever its owner says.
 const TREE_LIFETIME: Duration = Duration::from_secs(2 * 86_400);
+/// More than any server of ours starts.
+const MAX_PROCESSES: i64 = 512;
 
 /// What a helper sees of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +41,8 @@ pub enum TreeSource {
     Volume(String),
     /// A path on the engine's host.
     Path(PathBuf),
+    /// A volume of the helper's own: empty, and gone with it.
+    Scratch,
 }
 
 impl std::fmt::Display for TreeSource {
@@ -46,6 +50,7 @@ impl std::fmt::Display for TreeSource {
         match self {
             TreeSource::Volume(name) => write!(f, "volume {name}"),
             TreeSource::Path(path) => write!(f, "{}", path.display()),
+            TreeSource::Scratch => f.write_str("a volume of its own"),
         }
     }
 }
@@ -93,6 +98,19 @@ impl Helper {
     pub fn start(&self) -> Result<(), PlaceError> {
         let start = self.docker.client().start_container(&self.id, None);
         self.docker.call("start a helper container", start)
+    }
+
+    /// Lays a tar out below a folder of the container, started or not. Numeric owners are kept.
+    pub fn put(&self, folder: &str, tar: impl Read, command: &Command) -> Result<(), PlaceError> {
+        self.docker.upload(&self.id, folder, &format!("{folder} of a helper container"), tar, command)
+    }
+
+    /// A file or folder of the container, whether it runs or has ended, as a tar whose names begin with its last part.
+    pub fn get(&self, path: &str) -> Box<dyn Read + Send> {
+        let options = query::DownloadFromContainerOptionsBuilder::new().path(path).build();
+        let stream = self.docker.client().download_from_container(&self.id, Some(options));
+        let what = format!("{path} of a helper container");
+        Box::new(TarEnd::new(self.docker.reader(&format!("read {what}"), stream), what))
     }
 }
 
@@ -186,14 +204,26 @@ impl Docker {
     /// owners are kept.
     pub fn write_tree(&self, source: &TreeSource, tar: impl Read, command: &Command) -> Result<(), PlaceError> {
         let helper = self.tree_helper(source, false)?;
-        let options = query::UploadToContainerOptionsBuilder::new().path(TREE).build();
+        self.upload(helper.id(), TREE, &source.to_string(), tar, command)
+    }
+
+    /// One request that lays a tar out in a container.
+    fn upload(
+        &self,
+        container: &str,
+        folder: &str,
+        what: &str,
+        tar: impl Read,
+        command: &Command,
+    ) -> Result<(), PlaceError> {
+        let options = query::UploadToContainerOptionsBuilder::new().path(folder).build();
         let watch = Watch::new(command, self.endpoint().to_owned());
         let (pieces, receiver) = mpsc::channel::<io::Result<Bytes>>(super::stream::WRITE_PIECES);
         let body = futures_util::stream::unfold(receiver, |mut receiver| async move {
             let piece = receiver.recv().await?;
             Some((piece, receiver))
         });
-        let (client, id) = (self.patient_client(), helper.id().to_owned());
+        let (client, id) = (self.patient_client(), container.to_owned());
         let upload = self
             .handle()
             .spawn(async move { client.upload_to_container(&id, Some(options), bollard::body_try_stream(body)).await });
@@ -217,8 +247,8 @@ impl Docker {
         answer?;
         match self.run(upload) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(e)) => Err(engine_error(format!("write {source}"), e)),
-            Err(e) => Err(PlaceError::Docker { what: format!("write {source}"), source: e.into() }),
+            Ok(Err(e)) => Err(engine_error(format!("write {what}"), e)),
+            Err(e) => Err(PlaceError::Docker { what: format!("write {what}"), source: e.into() }),
         }
     }
 
@@ -289,6 +319,8 @@ fn body(spec: &HelperSpec) -> models::ContainerCreateBody {
         Some((program, arguments)) => (Some(vec![program.clone()]), Some(arguments.to_vec())),
         None => (None, None),
     };
+    // Without a user it is the image's, which may be root, who needs his capabilities to lay out files for others.
+    let is_unprivileged = spec.user.as_deref().is_some_and(|u| !matches!(u.split(':').next(), Some("" | "0" | "root")));
     models::ContainerCreateBody {
         image: Some(spec.image.clone()),
         entrypoint,
@@ -303,6 +335,8 @@ fn body(spec: &HelperSpec) -> models::ContainerCreateBody {
             tmpfs: Some(spec.tmpfs.iter().cloned().collect()),
             memory: spec.memory_bytes.and_then(|m| i64::try_from(m).ok()),
             security_opt: Some(vec!["no-new-privileges".into()]),
+            pids_limit: Some(MAX_PROCESSES),
+            cap_drop: is_unprivileged.then(|| vec!["ALL".into()]),
             ..Default::default()
         }),
         ..Default::default()
@@ -318,10 +352,16 @@ fn mount(mount: &HelperMount) -> models::Mount {
             Some(models::MountVolumeOptions { no_copy: Some(true), ..Default::default() }),
         ),
         TreeSource::Path(path) => (models::MountType::BIND, path.to_string_lossy().into_owned(), None),
+        // Without a name the engine makes one, and removes it with the container.
+        TreeSource::Scratch => (
+            models::MountType::VOLUME,
+            String::new(),
+            Some(models::MountVolumeOptions { no_copy: Some(true), ..Default::default() }),
+        ),
     };
     models::Mount {
         typ: Some(typ),
-        source: Some(source),
+        source: Some(source).filter(|s| !s.is_empty()),
         target: Some(mount.target.clone()),
         read_only: Some(mount.read_only),
         volume_options,
