@@ -192,7 +192,7 @@ fn a_killed_drill_is_swept_by_the_next() {
             .count()
     };
     assert!(serving() > 0 && folder.exists(), "it outlives the process that started it");
-    assert_eq!(sweep_local(base.path()), [folder.clone()]);
+    assert_eq!(sweep_local(base.path()), std::slice::from_ref(&folder));
     assert_eq!(serving(), 0);
     assert!(!folder.exists() && !mark.exists());
     assert_eq!(sweep_local(base.path()), Vec::<PathBuf>::new());
