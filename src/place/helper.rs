@@ -42,6 +42,8 @@ pub enum TreeSource {
     Volume(String),
     /// A path on the engine's host.
     Path(PathBuf),
+    /// A volume of the helper's own: empty, and gone with it.
+    Scratch,
 }
 
 impl std::fmt::Display for TreeSource {
@@ -49,6 +51,7 @@ impl std::fmt::Display for TreeSource {
         match self {
             TreeSource::Volume(name) => write!(f, "volume {name}"),
             TreeSource::Path(path) => write!(f, "{}", path.display()),
+            TreeSource::Scratch => f.write_str("a volume of its own"),
         }
     }
 }
@@ -364,10 +367,16 @@ fn mount(mount: &HelperMount) -> models::Mount {
             Some(models::MountVolumeOptions { no_copy: Some(true), ..Default::default() }),
         ),
         TreeSource::Path(path) => (models::MountType::BIND, path.to_string_lossy().into_owned(), None),
+        // Without a name the engine makes one, and removes it with the container.
+        TreeSource::Scratch => (
+            models::MountType::VOLUME,
+            String::new(),
+            Some(models::MountVolumeOptions { no_copy: Some(true), ..Default::default() }),
+        ),
     };
     models::Mount {
         typ: Some(typ),
-        source: Some(source),
+        source: Some(source).filter(|s| !s.is_empty()),
         target: Some(mount.target.clone()),
         read_only: Some(mount.read_only),
         volume_options,

@@ -268,6 +268,10 @@ impl Running for HostRunning {
     fn wait(mut self: Box<Self>) -> Result<Exit, PlaceError> {
         self.wait_inner()
     }
+
+    fn id(&self) -> Option<u32> {
+        Some(self.child.id())
+    }
 }
 
 impl Drop for HostRunning {

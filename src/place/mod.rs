@@ -8,6 +8,7 @@ pub mod container;
 pub mod docker;
 pub mod helper;
 pub mod host;
+mod inside;
 pub mod inspect;
 mod orphans;
 mod owner;
@@ -18,7 +19,7 @@ mod watch;
 pub use container::ContainerPlace;
 pub use docker::Docker;
 pub use host::HostPlace;
-pub use owner::{is_gone as owner_is_gone, mark as owner_mark};
+pub use owner::{is_gone as owner_is_gone, mark as owner_mark, mark_of, pid_of};
 
 use crate::base::cancel::Cancel;
 use crate::base::secret::Secret;
@@ -195,6 +196,10 @@ pub trait Running: Send {
     fn stdout(&mut self) -> Option<Box<dyn Read + Send>>;
     /// Waits for the end. Any status is `Ok`; an unreadable one is an error.
     fn wait(self: Box<Self>) -> Result<Exit, PlaceError>;
+    /// On this host: the process id of what was started, which leads a process group of its own.
+    fn id(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// The host, or one container.

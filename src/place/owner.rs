@@ -15,6 +15,17 @@ pub fn mark() -> &'static str {
     })
 }
 
+/// The mark of another process of this host; absent when there is none with this id.
+pub fn mark_of(pid: u32) -> Option<String> {
+    Some(format!("{}/{pid}/{}", world(), start_time(pid)?))
+}
+
+/// The process id in a mark whose process surely still lives, here.
+pub fn pid_of(mark: &str) -> Option<u32> {
+    let pid: u32 = mark.rsplit('/').nth(1)?.parse().ok()?;
+    (mark_of(pid)? == mark).then_some(pid)
+}
+
 /// Whether the process that made `mark` surely lives no more.
 pub fn is_gone(mark: &str) -> bool {
     let Some((rest, start)) = mark.rsplit_once('/') else { return false };
@@ -50,6 +61,9 @@ mod tests {
         let (rest, _) = mark().rsplit_once('/').unwrap();
         assert!(is_gone(&format!("{rest}/1")), "a recycled pid is another process");
         assert!(is_gone(&format!("{}/4194304/12345", world())), "no such pid");
+        let own = std::process::id();
+        assert_eq!(mark_of(own).as_deref(), Some(mark()));
+        assert_eq!((pid_of(mark()), pid_of(&format!("{rest}/1")), pid_of("x")), (Some(own), None, None));
         for foreign in ["", "x", "other-boot/pid:[1]/1/1", &format!("{rest}/")] {
             assert!(!is_gone(foreign), "{foreign}");
         }

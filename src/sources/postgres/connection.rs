@@ -19,6 +19,21 @@ use std::time::Duration;
 /// Where sessions of any run are seen in `pg_stat_activity`.
 pub(super) const APPLICATION_PREFIX: &str = "lifeboat:";
 
+/// A server that was started for one purpose.
+pub(super) struct Own<'a> {
+    pub place: Arc<dyn Place>,
+    pub account: Option<String>,
+    pub user: &'a str,
+    /// The folder of its socket.
+    pub socket: &'a str,
+    /// Where its tools are looked for.
+    pub path: Option<&'a str>,
+    pub application_name: &'a str,
+    /// For messages.
+    pub server: String,
+    pub through_exec: bool,
+}
+
 /// A server that can be talked to.
 pub(super) struct Connection {
     place: Arc<dyn Place>,
@@ -108,6 +123,53 @@ impl Connection {
             application_name,
             through_exec,
         })
+    }
+
+    /// A connection to a server that was started for one purpose: through its socket's folder, without a password, with
+    /// the tools of `bin` where that is known.
+    pub fn to_own(own: Own<'_>) -> Self {
+        let mut env: Vec<(String, Secret<String>)> = Vec::new();
+        let mut set = |name: &str, value: &str| env.push((name.into(), value.to_owned().into()));
+        set("PGUSER", own.user);
+        set("PGHOST", own.socket);
+        set("PGPORT", "5432");
+        set("PGAPPNAME", own.application_name);
+        set("PGCONNECT_TIMEOUT", "10");
+        set("LC_ALL", "C");
+        // What was captured may say otherwise of a role or database, and these win.
+        set(
+            "PGOPTIONS",
+            "-c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0 \
+             -c idle_in_transaction_session_timeout=0 -c session_replication_role=origin",
+        );
+        if let Some(path) = own.path {
+            set("PATH", path);
+        }
+        Self {
+            place: own.place,
+            account: own.account,
+            env,
+            user: own.user.to_owned(),
+            own_database: "template1".into(),
+            server: own.server,
+            password_origin: None,
+            application_name: own.application_name.to_owned(),
+            through_exec: own.through_exec,
+        }
+    }
+
+    /// The same as another role.
+    pub fn with_user(mut self, user: &str) -> Self {
+        self.user = user.to_owned();
+        for (_, value) in self.env.iter_mut().filter(|(name, _)| name == "PGUSER") {
+            *value = user.to_owned().into();
+        }
+        self
+    }
+
+    /// The account that the tools run as.
+    pub fn account(&self) -> Option<&str> {
+        self.account.as_deref()
     }
 
     /// A tool with its connection in the environment.

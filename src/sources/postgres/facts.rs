@@ -107,6 +107,9 @@ pub struct Database {
     pub sequences: Vec<Sequence>,
     pub large_objects: LargeObjects,
     pub counts: Counts,
+    /// What was granted or taken away beyond the defaults. Absent in what older versions captured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grants: Option<Vec<Grant>>,
     /// Where the application's migrations stand.
     pub migrations: Vec<Migrations>,
     pub publications: Vec<String>,
@@ -249,6 +252,15 @@ pub struct Counts {
     pub types: u64,
     pub policies: u64,
     pub event_triggers: u64,
+}
+
+/// The privileges on one object, where they are not the default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// `table public.users`, `schema shop`, `function public.f(integer)`, `defaults of shop for r`.
+    pub object: String,
+    /// By holder, sorted: `reader=SELECT`, `shop=INSERT,SELECT*` (`*`: may grant it further).
+    pub holders: Vec<String>,
 }
 
 /// The table in which a migration tool keeps what it has applied.

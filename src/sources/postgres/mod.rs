@@ -20,12 +20,18 @@ mod content;
 mod database;
 mod dump;
 pub mod facts;
+mod grants;
+mod load;
 mod migrations;
 mod parts;
+mod proof;
+mod script;
 mod session;
+mod stage;
 mod url;
 
 pub use parts::PARTS_FROM_BYTES;
+pub use proof::{PostgresProof, sweep_local};
 
 use super::locate::{Locate, describe};
 use super::run::{Deadline, Linked, settle};
