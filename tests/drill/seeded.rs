@@ -92,7 +92,7 @@ fn postgres_cases() -> Vec<Case> {
         bytes("half a dump", &["db: restore", "dump"], ("db", "shop.dump"), |b| b.truncate(b.len() / 2)),
         bytes("an empty dump", &["db: restore", "dump"], ("db", "shop.dump"), |b| b.clear()),
         bytes("a flipped bit that no tool notices", &["db: content", "public.users"], ("db", "shop.dump"), |b| {
-            let at = at(b, b"user200@shop.example");
+            let at = at(b, b"note 200");
             b[at + 4] ^= 1;
         }),
         case("a dump cut before CREATE INDEX", &["db: definitions", "indexes"], |shop| {
