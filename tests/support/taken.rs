@@ -9,7 +9,7 @@ use lifeboat::base::ids::{SourceName, StreamName};
 use lifeboat::base::stream::StreamKind;
 use lifeboat::sources::extract::{ExtractError, Extractor, Options, Report};
 use lifeboat::sources::streams::{StreamInfo, Streams};
-use lifeboat::sources::{Capture, Captured, Sink, Source, SourceError};
+use lifeboat::sources::{Capture, Captured, Source, SourceError};
 use serde_json::Value;
 use std::io::{self, Cursor, Read};
 use std::path::Path;
