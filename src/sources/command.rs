@@ -5,6 +5,10 @@
 //! the command ended with status 0 and wrote something: a command that fails quietly writes nothing. Facts:
 //! `{"command": […], "stream": name, "bytes": n, "place": …}`.
 
+mod proof;
+
+pub use proof::CommandProof;
+
 use super::locate::{Locate, Located, describe};
 use super::run::{Deadline, Linked, one_line, settle};
 use super::tap::{Tap, TapError};

@@ -2,6 +2,7 @@
 //! it never meets storage, and storage never meets it.
 
 mod build;
+mod cell;
 pub mod command;
 pub mod compose;
 pub mod extract;
@@ -12,7 +13,7 @@ pub mod placing;
 pub mod postgres;
 pub mod project;
 pub mod proof;
-mod provers;
+pub mod provers;
 pub mod recovery;
 pub mod redis;
 mod run;

@@ -7,6 +7,10 @@
 //!
 //! What cannot be read is noted in it, and fails nothing.
 
+mod proof;
+
+pub use proof::RecoveryProof;
+
 use super::project::{Places, Project};
 use super::{Capture, Captured, Source, SourceError};
 use crate::base::cancel::Cancel;

@@ -10,9 +10,11 @@
 
 mod files;
 mod pin;
+mod proof;
 mod running;
 
 pub use pin::{pin_repository, pin_tag, unpin};
+pub use proof::ComposeProof;
 
 use super::project::{Places, Project, compose_settings};
 use super::{Capture, Captured, Source, SourceError};

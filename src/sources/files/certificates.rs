@@ -160,7 +160,7 @@ impl Source for CertificatesSource {
     }
 }
 
-fn is_pem(content: &[u8]) -> bool {
+pub(super) fn is_pem(content: &[u8]) -> bool {
     content.windows(11).any(|w| w == b"-----BEGIN ")
 }
 
@@ -328,7 +328,7 @@ fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
 }
 
 /// `None` with a single certificate, or when a signature is of a kind that is not known here.
-fn in_order(chain: &[X509Certificate<'_>]) -> Option<bool> {
+pub(super) fn in_order(chain: &[X509Certificate<'_>]) -> Option<bool> {
     use x509_parser::error::X509Error;
     if chain.len() < 2 {
         return None;
@@ -346,6 +346,6 @@ fn in_order(chain: &[X509Certificate<'_>]) -> Option<bool> {
     Some(true)
 }
 
-fn time(time: ASN1Time) -> DateTime<Utc> {
+pub(super) fn time(time: ASN1Time) -> DateTime<Utc> {
     DateTime::from_timestamp(time.timestamp(), 0).unwrap_or_default()
 }

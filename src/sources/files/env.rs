@@ -308,8 +308,9 @@ impl Rules<'_> {
                 let Some(value) = dotenv::get(entries, key) else { continue };
                 found = true;
                 let name = format!("{}:{key}", self.say(path));
-                let problem =
-                    (!regex.is_match(value.expose())).then(|| format!("{name} does not have the form {pattern}"));
+                let length = value.expose().chars().count();
+                let problem = (!regex.is_match(value.expose()))
+                    .then(|| format!("{name} does not have the form {pattern} (it has {length} characters)"));
                 add(vec![name], problem);
             }
             if !found {

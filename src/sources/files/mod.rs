@@ -16,6 +16,7 @@ mod notes;
 mod owners;
 mod paths;
 mod plan;
+pub mod proof;
 mod small;
 mod stream;
 mod tree;

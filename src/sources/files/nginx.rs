@@ -233,7 +233,7 @@ fn read(text: &str, facts: &mut NginxFacts) -> Vec<String> {
 }
 
 /// `host:port` of an address; nothing for sockets.
-fn host(address: &str) -> Option<String> {
+pub(super) fn host(address: &str) -> Option<String> {
     let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
     if rest.starts_with("unix:") {
         return None;

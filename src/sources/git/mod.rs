@@ -8,8 +8,11 @@
 //! facts and are not content: what must come back of them belongs into a `files` source.
 
 mod bundle;
+mod proof;
 mod tool;
 mod tree;
+
+pub use proof::GitProof;
 
 use super::{Capture, Captured, Source, SourceError};
 use crate::base::cancel::Cancel;
@@ -17,7 +20,7 @@ use crate::base::ids::SourceName;
 use crate::place::PlaceError;
 use crate::policy::model::{App, GitSpec, SourcePolicy};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tool::{Git, NotARepository};
 
@@ -89,6 +92,14 @@ impl Source for GitSource {
             map.insert("ran_as".into(), git.account().into());
         }
         Ok(Captured { facts, warnings: run.warnings })
+    }
+}
+
+/// Whether the repository of `root` tracks a file: then the code brings it back. It is only read.
+pub(super) fn tracks(root: &Path, file: &Path, cancel: &Cancel, timeout: Duration) -> Result<bool, SourceError> {
+    match Git::open(root, cancel, Instant::now() + timeout)? {
+        Ok(git) => Ok(git.maybe(&["ls-files", "--error-unmatch", "--", &file.to_string_lossy()])?.is_some()),
+        Err(_) => Ok(false),
     }
 }
 

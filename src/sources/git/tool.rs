@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const OUTPUT_BYTES: usize = 16 << 20;
 
 /// What any repository's own settings must not turn on. Git knows no switch for all of them, so each is named.
-const SETTINGS: &[&str] = &[
+pub(super) const SETTINGS: &[&str] = &[
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "core.untrackedCache=false",
