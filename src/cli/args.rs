@@ -123,6 +123,9 @@ pub enum Command {
     Prune(PruneArgs),
     /// Copy a repository to another place: the same snapshots, signatures and bytes.
     Copy(CopyArgs),
+    /// Look for what would go wrong: keys, recipients, the repository and its server, free room, the age of the newest
+    /// snapshot, clocks, copies; of every installed policy, or one.
+    Doctor,
     /// Make lost or damaged helper objects of a repository anew.
     Repair {
         #[command(subcommand)]

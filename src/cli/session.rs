@@ -9,6 +9,7 @@ use crate::cli::output::{Output, printable};
 use crate::cli::progress::Progress;
 use crate::ops::Run;
 use crate::ops::access::{Access, AccessRequest, Installation, parse_time, parse_url};
+use crate::ops::foresight::Purpose;
 use crate::policy::{self, Policy};
 use chrono::{DateTime, SubsecRound, Utc};
 use std::io::{self, IsTerminal, Write};
@@ -65,12 +66,19 @@ impl Session {
             trust_on_first_use: reading.trust_on_first_use,
             host: reading.host.as_deref().map(|text| argument("--host", text)).transpose()?,
             remembered: true,
+            purpose: Purpose::Look,
         })
     }
 
     /// The repository that is meant, open for reading.
     pub fn open(&self, reading: &Reading) -> Result<Access, Failure> {
         self.open_as(&self.access_request(reading)?)
+    }
+
+    /// The same, to read the snapshot of this name.
+    pub fn open_to_read(&self, reading: &Reading, snapshot: &str) -> Result<Access, Failure> {
+        let purpose = Purpose::Read(snapshot.to_owned());
+        self.open_as(&AccessRequest { purpose, ..self.access_request(reading)? })
     }
 
     /// The same, with every header and record read from the storage: for what looks for damage there.

@@ -2,6 +2,7 @@
 
 use crate::base::ids::{HostName, ObjectId, PolicyName, RepositoryId, Sequence};
 use crate::ops::copy;
+use crate::ops::foresight::{self, Purpose};
 use crate::ops::storage::{StorageOptions, open_storage};
 use crate::ops::{OpsError, Run};
 use crate::pipeline::crypt::Identities;
@@ -77,6 +78,8 @@ pub struct AccessRequest {
     /// Headers and records that this host has verified before are not read again; they are listed all the same. Not for
     /// what looks for damage, or deletes.
     pub remembered: bool,
+    /// What it is opened for: what that will ask for is asked at once.
+    pub purpose: Purpose,
 }
 
 impl AccessRequest {
@@ -120,13 +123,14 @@ impl Access {
         });
         let options = options.knowing(&installation.state_dir, url);
         let storage = open_storage(url, &options)?;
-        let identity = load_identity(installation, request)?;
         // A stranger leaves no state behind; an installed host remembers what it has seen.
         let state = if installation.state_dir.is_dir() || policy.is_some() {
             Some(Arc::new(State::open(&installation.state_dir)?))
         } else {
             None
         };
+        let records_ahead = foresight::ask(storage.as_ref(), state.as_deref(), request);
+        let identity = load_identity(installation, request)?;
         let pin = find_pin(installation, request, storage.as_ref(), state.as_deref(), identity.as_ref())?;
         let mut repository = Arc::new(Repository::open(storage.clone(), &pin)?);
         if let Some(state) = &state
@@ -141,7 +145,8 @@ impl Access {
         if let Some(state) = &state {
             state.set_pin(&repository.storage().describe(), repository.id())?;
         }
-        Self::of(repository, identity.map(|file| Arc::new(file.identities)), state, request)
+        let identities = identity.map(|file| Arc::new(file.identities));
+        Self::with_records(repository, identities, state, request, records_ahead)
     }
 
     /// The same for a repository that is open already.
@@ -150,6 +155,19 @@ impl Access {
         identities: Option<Arc<Identities>>,
         state: Option<Arc<State>>,
         request: &AccessRequest,
+    ) -> Result<Self, OpsError> {
+        Self::with_records(repository, identities, state, request, false)
+    }
+
+    /// `records_ahead`: the records were listed beside the headers, not behind them. A prune writes its record before it
+    /// deletes a header, so such a list can lack the record of a header that is gone: where anything seems to be gone,
+    /// both are listed anew, in order.
+    fn with_records(
+        repository: Arc<Repository>,
+        identities: Option<Arc<Identities>>,
+        state: Option<Arc<State>>,
+        request: &AccessRequest,
+        records_ahead: bool,
     ) -> Result<Self, OpsError> {
         if let Some(state) = &state {
             compare_signers(state, &repository)?;
@@ -161,7 +179,10 @@ impl Access {
         let remembering = state.as_ref().filter(|_| request.remembered);
         let headers =
             remembering.and_then(|state| state.header_cache(repository.id(), &repository.storage().describe()));
-        let chain = Chain::load_with(&repository, headers.as_ref())?;
+        let mut chain = Chain::load_with(&repository, headers.as_ref())?;
+        if records_ahead && remembered.is_in_doubt(&chain, request.expect.as_ref()) {
+            chain = Chain::load_with(&repository, headers.as_ref())?;
+        }
         let mut alarms = Vec::new();
         let mut notices = Vec::new();
         if let Some((sequence, header)) = &request.expect
@@ -300,6 +321,13 @@ impl Remembered {
             None
         };
         Ok(Self { all: state.heads(repository.id())?, copy })
+    }
+
+    /// Whether something that was seen before, or that somebody expects, is not there, or anything else is odd.
+    fn is_in_doubt(&self, chain: &Chain, expect: Option<&(Sequence, ObjectId)>) -> bool {
+        let seen = self.all.iter().chain(self.copy.iter().flatten()).map(|head| (head.sequence, &head.header));
+        let mut wanted = seen.chain(expect.map(|(sequence, header)| (*sequence, header)));
+        !chain.problems.is_empty() || wanted.any(|(sequence, header)| !chain.knows(sequence, header))
     }
 }
 

@@ -10,7 +10,6 @@ use crate::policy::Policy;
 use crate::policy::model::RepositoryUrl;
 use crate::repository::chain::full_text;
 use crate::repository::keys::HostKey;
-
 use crate::sources::{Source, SourceError, build};
 use serde::Serialize;
 
@@ -98,7 +97,7 @@ fn probe(source: &dyn Source, policy: &Policy, cancel: &Cancel) -> Result<Source
 }
 
 /// Whether this host may write snapshots there: its key is vouched for, and the folder takes files.
-fn can_write(installation: &Installation, policy: &Policy, access: &Access) -> Result<(), OpsError> {
+pub(in crate::ops) fn can_write(installation: &Installation, policy: &Policy, access: &Access) -> Result<(), OpsError> {
     let key = HostKey::load(&installation.host_key())?;
     let host = host_name()?;
     if !access.repository.signs_for(&key.signing.public(), &host) {

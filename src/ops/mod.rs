@@ -2,10 +2,12 @@
 //! repository.
 //!
 //! - [`access`]: opening a repository as an installed host, as a sealed one, or as a stranger with an identity
+//! - [`foresight`]: what opening it will ask for, asked at once
 //! - [`storage`]: which storage a URL names, and how it is reached
 //! - [`probe`]: what the server of a repository really does
 //! - [`setup`]: `init`: keys, policy, repository
 //! - [`check`]: is everything that a policy names within reach
+//! - [`doctor`]: what would go wrong the next time, and what has gone wrong unseen
 //! - [`snapshot`]: capture every source of a policy
 //! - [`verify`]: is everything that is stored still what it was
 //! - [`copy`]: the same repository once more, elsewhere
@@ -23,7 +25,9 @@ pub mod browse;
 pub mod check;
 pub mod copy;
 mod crew;
+pub mod doctor;
 pub mod drill;
+pub mod foresight;
 pub mod history;
 pub mod mark;
 pub mod probe;

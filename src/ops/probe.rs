@@ -1,5 +1,6 @@
 //! `probe`: what the server of an S3 repository really does, asked with scratch objects; what was found is kept in the
-//! state folder, and used by every later run. A server that is not safe to store in is refused.
+//! state folder, and used by every later run. A server that is not safe to store in is refused. Providers change their
+//! servers, so what was found holds for a week: then whoever is about to write asks again ([`refresh`]).
 
 use crate::base::atomic::{self, IfExists};
 use crate::base::time::rfc3339;
@@ -10,9 +11,13 @@ use crate::repository::RepositoryError;
 use crate::storage::S3Storage;
 use crate::storage::s3::probe::ServerProbe;
 use crate::storage::s3::settings::ServerTraits;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
+
+/// How long what was found holds.
+const HOLDS: TimeDelta = TimeDelta::days(7);
 
 /// What a probe found, and when.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -51,10 +56,28 @@ pub fn probe(state_dir: &Path, repository: &Repository, run: &Run) -> Result<Opt
     Ok(Some(report))
 }
 
+/// Probes anew where the last probe of this host is older than a week, or there was none. In between it costs nothing.
+pub fn refresh(state_dir: &Path, repository: &Repository, run: &Run) -> Result<Option<ProbeReport>, OpsError> {
+    if matches!(repository.url, RepositoryUrl::Local(_)) {
+        return Ok(None);
+    }
+    let last = last(state_dir, &repository.url, repository.reach.endpoint.as_deref());
+    let age = last.and_then(|report| Some(run.now - report.time.parse::<DateTime<Utc>>().ok()?));
+    // One of the future was made by a clock that is not to be believed.
+    if age.is_some_and(|age| age >= TimeDelta::zero() && age < HOLDS) {
+        return Ok(None);
+    }
+    probe(state_dir, repository, run)
+}
+
+fn last(state_dir: &Path, url: &RepositoryUrl, endpoint: Option<&str>) -> Option<ProbeReport> {
+    let bytes = std::fs::read(note(state_dir, &url.to_string(), endpoint)).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
 /// What an earlier probe found; nothing is assumed of a server that was never asked.
 pub fn known(state_dir: &Path, url: &RepositoryUrl, endpoint: Option<&str>) -> ServerTraits {
-    let report = std::fs::read(note(state_dir, &url.to_string(), endpoint)).ok();
-    let report = report.and_then(|bytes| serde_json::from_slice::<ProbeReport>(&bytes).ok());
+    let report = last(state_dir, url, endpoint);
     report.map_or_else(ServerTraits::default, |report| report.found.server)
 }
 

@@ -10,7 +10,8 @@ use crate::base::stream::StreamKind;
 use crate::base::time::compact;
 use crate::ops::access::{Access, AccessRequest, Installation, host_name};
 use crate::ops::copy::{self, CopyOutcome, CopyRequest};
-use crate::ops::{OpsError, Run};
+use crate::ops::foresight::Purpose;
+use crate::ops::{OpsError, Run, probe};
 use crate::pipeline::crypt::{Recipients, object_id};
 use crate::pipeline::limits;
 use crate::policy::Policy;
@@ -154,20 +155,24 @@ pub fn run(
     for name in crate::sources::sweep(policy, run.now, &run.cancel) {
         run.events.step(format!("removed helper container {name}, which a killed run left behind"));
     }
+    let wanted: Vec<&dyn Source> =
+        plan.sources.iter().filter_map(|p| sources.iter().find(|s| *s.name() == p.name)).map(AsRef::as_ref).collect();
+    wanted.iter().for_each(|source| source.prepare(&run.cancel));
     let host_key = HostKey::load(&installation.host_key())?;
-    let request = AccessRequest { remembered: true, ..AccessRequest::of(policy) };
+    // What is not safe to store in is told before anything is stored.
+    probe::refresh(&installation.state_dir, &policy.repository, run)?;
+    let request =
+        AccessRequest { remembered: true, purpose: Purpose::Write(plan.host.clone()), ..AccessRequest::of(policy) };
     let mut access = Access::open(installation, &request)?;
     if access.identities.is_none() {
         tracing::debug!("no identity at hand: this host is sealed");
     }
-    let wanted: Vec<&dyn Source> =
-        plan.sources.iter().filter_map(|p| sources.iter().find(|s| *s.name() == p.name)).map(AsRef::as_ref).collect();
     // What a copy remembers counts as if this host did: the writer alarms, and takes the number behind it.
     let lookout = copy::look_out(&access, policy, &plan.host, run)?;
     if let Some(head) = &lookout.head {
         state.set_head(access.repository.id(), head)?;
     }
-    let (committed, reports, alarm) = match take(&access, policy, plan, &wanted, &host_key, &state, run) {
+    let (committed, reports, alarm, memo) = match take(&access, policy, plan, &wanted, &host_key, &state, run) {
         // Something pruned what this run counted on; what is known now is read anew, once.
         Err(OpsError::Repository(RepositoryError::ReferencedGone { id })) => {
             run.events.step(format!("object {id} vanished meanwhile: taking the snapshot again"));
@@ -176,7 +181,10 @@ pub fn run(
         }
         other => other?,
     };
-    prove(&access, &committed)?;
+    // Nobody waits for the disk and the network one after the other.
+    let (kept, proved) = parallel::both(|| memo.commit(), || prove(&access, &committed));
+    proved?;
+    kept.ok_or(RepositoryError::Worker)??;
     drop(lock);
     let notices = new_lineage(&access, &committed.header).into_iter().chain(lookout.notices).collect();
     let optional = |r: &SourceReport| plan.sources.iter().any(|p| p.name == r.name && p.optional);
@@ -241,7 +249,7 @@ fn prove(access: &Access, committed: &Committed) -> Result<(), OpsError> {
     Ok(manifest?)
 }
 
-type Taken = (Committed, Vec<SourceReport>, Option<String>);
+type Taken = (Committed, Vec<SourceReport>, Option<String>, state::Memo);
 
 fn take(
     access: &Access,
@@ -305,8 +313,7 @@ fn take(
         stream_notes: notes,
     };
     let committed = writer.commit(draft, host_key)?;
-    memo.commit()?;
-    Ok((committed, reports, alarm))
+    Ok((committed, reports, alarm, memo))
 }
 
 /// Not one source gave anything: that is a failed run, not a snapshot.

@@ -51,16 +51,19 @@ impl StorageOptions {
     }
 }
 
+/// A folder as a storage.
+pub fn local_storage(path: &Path, min_free: MinFree) -> LocalStorage {
+    let reserve = match min_free {
+        MinFree::Percent(p) => Reserve::Percent(p),
+        MinFree::Bytes(b) => Reserve::Bytes(b),
+    };
+    LocalStorage::new(path, reserve)
+}
+
 /// The storage that a repository's URL names.
 pub fn open_storage(url: &RepositoryUrl, options: &StorageOptions) -> Result<Arc<dyn Storage>, OpsError> {
     match url {
-        RepositoryUrl::Local(path) => {
-            let reserve = match options.min_free {
-                MinFree::Percent(p) => Reserve::Percent(p),
-                MinFree::Bytes(b) => Reserve::Bytes(b),
-            };
-            Ok(Arc::new(LocalStorage::new(path, reserve)))
-        }
+        RepositoryUrl::Local(path) => Ok(Arc::new(local_storage(path, options.min_free))),
         RepositoryUrl::S3 { bucket, prefix } => {
             let storage = S3Storage::new(&s3_settings(bucket, prefix, options)).map_err(RepositoryError::from)?;
             Ok(Arc::new(storage))

@@ -38,6 +38,11 @@ impl SealedArchive {
         self.object.bytes()
     }
 
+    /// The bytes, taken out for whoever stores them: what else is known of the archive stays.
+    pub fn take_bytes(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.object.bytes)
+    }
+
     /// age header and nonce.
     pub fn header(&self) -> &[u8] {
         &self.header
@@ -126,6 +131,22 @@ impl Write for SharedBuffer {
     }
 }
 
+/// The stored bytes, from and to, that open a frame: whole pieces. `header_length` is that of age header and nonce,
+/// `length` the archive's.
+pub fn stored_range(header_length: u64, length: u64, frame: (u32, u32)) -> Result<(u64, u64), PipelineError> {
+    let (offset, frame_length) = (u64::from(frame.0), u64::from(frame.1));
+    let first = offset / PIECE;
+    let last = (offset + frame_length).div_ceil(PIECE);
+    let start = header_length + first * SEALED_PIECE;
+    let end = (header_length + last * SEALED_PIECE).min(length);
+    let in_limits = offset + frame_length <= limits::ARCHIVE && frame.1 <= limits::FRAME_STORED;
+    if in_limits && start < end {
+        Ok((start, end))
+    } else {
+        Err(PipelineError::damaged("frame lies outside its archive"))
+    }
+}
+
 /// Fetches `length` stored bytes of the archive from `offset`.
 pub type Fetch<'a> = dyn Fn(u64, u64) -> io::Result<Vec<u8>> + 'a;
 
@@ -151,16 +172,7 @@ impl ArchiveReader {
 
     /// The frame at `offset` of the plaintext, `length` bytes, still compressed.
     pub fn frame(&mut self, offset: u32, length: u32, fetch: &Fetch<'_>) -> Result<Vec<u8>, PipelineError> {
-        if u64::from(offset) + u64::from(length) > limits::ARCHIVE || length > limits::FRAME_STORED {
-            return Err(PipelineError::damaged("frame lies outside its archive"));
-        }
-        let first = u64::from(offset) / PIECE;
-        let last = (u64::from(offset) + u64::from(length)).div_ceil(PIECE);
-        let start = self.header_length + first * SEALED_PIECE;
-        let end = (self.header_length + last * SEALED_PIECE).min(self.length);
-        if start >= end {
-            return Err(PipelineError::damaged("frame lies outside its archive"));
-        }
+        let (start, end) = stored_range(self.header_length, self.length, (offset, length))?;
         let bytes = fetch(start, end - start).map_err(PipelineError::Fetch)?;
         if bytes.len() as u64 != end - start {
             return Err(PipelineError::damaged("a ranged read gave another length"));

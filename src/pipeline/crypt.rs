@@ -258,6 +258,10 @@ impl SealedObject {
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
+
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
 }
 
 /// `age( zstd( plain ) )`: index objects, manifests, drill details.

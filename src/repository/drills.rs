@@ -46,21 +46,23 @@ impl Drills {
 impl Repository {
     /// Every drill; a list or a read that fails is an error, what does not verify is a problem.
     pub fn drills(&self) -> Result<Drills, RepositoryError> {
-        self.drills_below(layout::DRILLS)
+        self.drills_named(|_| true)
     }
 
     /// The drills of one snapshot.
     pub fn drills_of(&self, snapshot: &SnapshotId) -> Result<Drills, RepositoryError> {
-        self.drills_below(&layout::drills_of(snapshot))
+        let name = layout::drills_of(snapshot);
+        self.drills_named(|key| key.as_str().starts_with(&name))
     }
 
-    fn drills_below(&self, prefix: &str) -> Result<Drills, RepositoryError> {
+    fn drills_named(&self, wanted: impl Fn(&StorageKey) -> bool) -> Result<Drills, RepositoryError> {
         let mut drills = Drills::default();
         let mut outcomes = Vec::new();
-        for object in self.storage().list(prefix)? {
+        for object in self.storage().list(layout::DRILLS)? {
             match layout::object_id(&object.key) {
                 Some(id) => drills.details.push((id, object)),
-                None => outcomes.push(object.key),
+                None if wanted(&object.key) => outcomes.push(object.key),
+                None => {}
             }
         }
         for batch in outcomes.chunks(AT_ONCE) {

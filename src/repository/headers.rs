@@ -11,8 +11,9 @@
 use crate::base::atomic;
 use crate::base::ids::ObjectId;
 use crate::pipeline::crypt::object_id;
-use crate::repository::format::HeaderRef;
+use crate::repository::format::{Header, HeaderRef};
 use crate::repository::parallel::at_once;
+use crate::repository::state::set_up;
 use crate::repository::{Repository, RepositoryError};
 use crate::storage::{ObjectInfo, StorageKey};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -31,8 +32,7 @@ const SMALL: u64 = 256 << 10;
 
 const SCHEMA: &str = "
     create table if not exists objects (key text primary key, length integer not null, modified text not null,
-        hash blob not null, signers blob not null, last_good text not null, bytes blob not null) without rowid;
-    pragma user_version = 1;";
+        hash blob not null, signers blob not null, last_good text not null, bytes blob not null) without rowid;";
 
 /// An object that has been verified.
 pub(super) struct Verified<T> {
@@ -69,7 +69,7 @@ impl HeaderCache {
             db.busy_timeout(Duration::from_secs(2))?;
             db.pragma_update(None, "journal_mode", "wal")?;
             db.pragma_update(None, "synchronous", "off")?;
-            db.execute_batch(SCHEMA)?;
+            set_up(&db, SCHEMA)?;
             Ok(db)
         };
         let create = || -> std::io::Result<()> {
@@ -108,6 +108,20 @@ impl HeaderCache {
         Some(Known { bytes, hash: ObjectId(hash), checked: by == signers, last_good })
     }
 
+    /// The keys of what is remembered below a prefix that ends in a slash.
+    pub fn keys(&self, prefix: &str) -> Vec<StorageKey> {
+        let known = below(&self.db(), prefix).unwrap_or_default();
+        known.into_iter().filter_map(|key| key.parse().ok()).collect()
+    }
+
+    /// A header as it was when it was verified. It may be gone since, and its signer revoked: good for a guess.
+    pub fn header(&self, key: &StorageKey) -> Option<Header> {
+        let db = self.db();
+        let mut query = db.prepare_cached("select bytes from objects where key = ?1").ok()?;
+        let bytes: Vec<u8> = query.query_row(params![key.as_str()], |row| row.get(0)).optional().ok()??;
+        parse_line(&bytes)
+    }
+
     /// Remembers a header that has been read and verified on its own.
     pub fn remember(&self, repository: &Repository, object: &ObjectInfo, bytes: Vec<u8>) {
         let signers = repository.last_signer().map_or([0; 32], |(_, hash)| hash.0);
@@ -136,12 +150,7 @@ impl HeaderCache {
     fn keep_only(&self, prefix: &str, listed: &[ObjectInfo]) -> rusqlite::Result<()> {
         let mut db = self.db();
         let listed: HashSet<&str> = listed.iter().map(|object| object.key.as_str()).collect();
-        let known: Vec<String> = {
-            // Keys below `prefix/` sort before `prefix0`.
-            let mut query = db.prepare_cached("select key from objects where key >= ?1 and key < ?2")?;
-            let end = format!("{}0", prefix.trim_end_matches('/'));
-            query.query_map(params![prefix, end], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?
-        };
+        let known = below(&db, prefix)?;
         let gone: Vec<&String> = known.iter().filter(|key| !listed.contains(key.as_str())).collect();
         if gone.is_empty() {
             return Ok(());
@@ -152,6 +161,13 @@ impl HeaderCache {
         }
         transaction.commit()
     }
+}
+
+fn below(db: &Connection, prefix: &str) -> rusqlite::Result<Vec<String>> {
+    // Keys below `prefix/` sort before `prefix0`.
+    let mut query = db.prepare_cached("select key from objects where key >= ?1 and key < ?2")?;
+    let end = format!("{}0", prefix.trim_end_matches('/'));
+    query.query_map(params![prefix, end], |row| row.get(0))?.collect()
 }
 
 fn modified(object: &ObjectInfo) -> String {

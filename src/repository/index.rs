@@ -35,6 +35,11 @@ impl IndexDraft {
         notes: Notes,
         recipients: &Recipients,
     ) -> Result<SealedObject, PipelineError> {
+        crypt::seal(&self.encode(dedup_key, notes)?, 3, recipients)
+    }
+
+    /// Its plain bytes.
+    pub fn encode(self, dedup_key: DedupKeyId, notes: Notes) -> Result<Vec<u8>, PipelineError> {
         let object = IndexObject {
             format: FORMAT,
             requires: Vec::new(),
@@ -47,7 +52,7 @@ impl IndexDraft {
         let mut plain = Vec::new();
         ciborium::into_writer(&object, &mut plain)
             .map_err(|e| PipelineError::Seal { action: "encode an index object", source: e.to_string().into() })?;
-        crypt::seal(&plain, 3, recipients)
+        Ok(plain)
     }
 }
 
@@ -110,11 +115,15 @@ impl IndexLoader<'_> {
         })?;
         let object = decode(&plain, &key)?;
         if let Some(dir) = &self.cache {
-            // A cache that cannot be written costs time, nothing else.
-            let _ = write_cached(dir, id, &plain);
+            keep(dir, id, &plain);
         }
         Ok(object)
     }
+}
+
+/// Keeps the plain bytes of an index object in a cache folder. One that cannot be written costs time, nothing else.
+pub fn keep(dir: &Path, id: ObjectId, plain: &[u8]) {
+    let _ = write_cached(dir, id, plain);
 }
 
 /// Cached plain bytes carry their own checksum: a wrong hint from a torn cache file would lose data.

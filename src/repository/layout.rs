@@ -65,7 +65,7 @@ pub fn drill(snapshot: &SnapshotId, time: DateTime<Utc>) -> Result<StorageKey, S
     format!("{DRILLS}{snapshot}-{}.json", compact(time)).parse()
 }
 
-/// Where the drills of one snapshot lie.
+/// What the names of one snapshot's drills begin with.
 pub fn drills_of(snapshot: &SnapshotId) -> String {
     format!("{DRILLS}{snapshot}-")
 }

@@ -32,8 +32,7 @@ const SCHEMA: &str = "
     create table if not exists unfinished_index (repository text, id text, length integer not null, primary key (repository, id));
     create table if not exists streams (repository text, policy text, source text, stream text, average integer not null,
         lengths text not null, primary key (repository, policy, source, stream));
-    create table if not exists object_locks (place text, id text, until text not null, primary key (place, id)) without rowid;
-    pragma user_version = 1;";
+    create table if not exists object_locks (place text, id text, until text not null, primary key (place, id)) without rowid;";
 
 pub use slices::Turn;
 
@@ -55,6 +54,16 @@ fn open_db(path: &Path) -> Result<Connection, RepositoryError> {
     Ok(db)
 }
 
+/// Makes the tables that are not there. Where all are, nothing is written: a write begins the log anew, and waits for the
+/// disk.
+pub(super) fn set_up(db: &Connection, schema: &str) -> rusqlite::Result<()> {
+    db.execute_batch(schema)?;
+    if db.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? != 1 {
+        db.pragma_update(None, "user_version", 1)?;
+    }
+    Ok(())
+}
+
 impl State {
     /// Opens the state folder, creating it (0700) when it is not there.
     pub fn open(dir: &Path) -> Result<Self, RepositoryError> {
@@ -63,7 +72,7 @@ impl State {
         let path = dir.join("state.db");
         let db = open_db(&path)?;
         let error = |source| RepositoryError::State { action: "set up", path: path.clone(), source };
-        db.execute_batch(SCHEMA).map_err(error)?;
+        set_up(&db, SCHEMA).map_err(error)?;
         Ok(Self { dir: dir.to_owned(), db: Mutex::new(db) })
     }
 
@@ -137,6 +146,9 @@ impl State {
     }
 
     pub fn set_pin(&self, location: &str, id: &RepositoryId) -> Result<(), RepositoryError> {
+        if self.pin(location)?.as_ref() == Some(id) {
+            return Ok(());
+        }
         let sql = "insert or replace into pins values (?1, ?2)";
         self.db().execute(sql, params![location, id.as_str()]).map(drop).map_err(self.error("keep a pin"))
     }

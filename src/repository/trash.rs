@@ -13,8 +13,8 @@ use crate::pipeline::limits;
 use crate::pipeline::sign::{Namespace, PublicKey, SigningKey};
 use crate::repository::format::{FORMAT, Role};
 use crate::repository::trust::{Pin, to_json};
-use crate::repository::{Repository, RepositoryError, layout};
-use crate::storage::StorageKey;
+use crate::repository::{Repository, RepositoryError, layout, parallel};
+use crate::storage::{ObjectInfo, StorageKey};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -25,6 +25,8 @@ pub const GRACE: TimeDelta = TimeDelta::hours(36);
 pub const YOUNGEST: TimeDelta = TimeDelta::days(7);
 /// Ids of one trash object: about 3 MiB.
 const IDS: usize = 50_000;
+/// Trash objects in memory at once.
+const AT_ONCE: usize = 8;
 
 /// `trash/<time>-<8 hex>.json`: objects that a prune has condemned but not yet deleted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -72,17 +74,24 @@ impl Repository {
         if listed.is_empty() {
             return Ok(Vec::new());
         }
-        let clock = self.storage().clock()?;
-        // The key that prunes may have been vouched for since this repository was opened.
-        let newer = self.with_newer_signers()?;
+        // A few at a time in memory, and the first of them beside what is asked for once.
+        let fetch = |some: &[ObjectInfo]| parallel::at_once(some, |object| self.get(&object.key, limits::REFS));
+        let some = listed.len().min(AT_ONCE);
+        let (clock, (newer, first)) = parallel::both(
+            || self.storage().clock(),
+            // The key that prunes may have been vouched for since this repository was opened.
+            || parallel::both(|| self.with_newer_signers(), || fetch(&listed[..some])),
+        );
+        let clock = clock.ok_or(RepositoryError::Worker)??;
+        let newer = newer.ok_or(RepositoryError::Worker)??;
         let signers = newer.as_ref().unwrap_or(self);
         let mut trash = Vec::new();
-        for object in listed {
-            let read = self.get(&object.key, limits::REFS);
+        let rest = listed[some..].chunks(AT_ONCE).flat_map(fetch);
+        for (object, read) in listed.iter().zip(first.into_iter().chain(rest)) {
             match read.and_then(|bytes| signers.verify_trash(&object.key, &bytes)) {
                 Ok(found) => {
                     let age = clock - object.modified;
-                    trash.push(Trash { key: object.key, age, objects: found.objects });
+                    trash.push(Trash { key: object.key.clone(), age, objects: found.objects });
                 }
                 Err(e) if e.is_integrity() => {}
                 Err(e) => return Err(e),

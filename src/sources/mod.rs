@@ -166,6 +166,9 @@ pub trait Source: Send + Sync {
     fn describe(&self) -> String;
     /// Whether the live thing can be reached now; changes nothing.
     fn probe(&self, cancel: &Cancel) -> Result<(), SourceError>;
+    /// Begins what a capture needs of this host and of no repository, and does not wait for it: the time goes by while the
+    /// repository is opened.
+    fn prepare(&self, _cancel: &Cancel) {}
     /// Captures it. On an error nothing of the source enters the snapshot.
     fn capture(&self, cx: &Capture<'_>) -> Result<Captured, SourceError>;
 }

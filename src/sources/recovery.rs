@@ -6,6 +6,9 @@
 //! volume's options), so nothing of its content is repeated in facts, warnings or logs; the repository encrypts it.
 //!
 //! What cannot be read is noted in it, and fails nothing.
+//!
+//! Most of its time goes to the tools that it asks, so it is gathered while the repository is opened
+//! ([`Source::prepare`]), in two threads: what Docker says, and everything else.
 
 mod proof;
 
@@ -24,6 +27,8 @@ use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// The stream.
@@ -38,16 +43,59 @@ const PROJECT_LABEL: &str = "com.docker.compose.project";
 /// Crontabs: files, and folders of files.
 const CRONTABS: &[&str] = &["/etc/crontab", "/etc/cron.d", "/var/spool/cron/crontabs", "/var/spool/cron"];
 const UNIT_DIRS: &[&str] = &["/etc/systemd/system"];
+/// Where Docker looks for the plugins of its command, but for the user's own folder. Asked itself, the plugin tells its
+/// version in a third of the time that the command takes to find and ask it.
+const PLUGIN_DIRS: &[&str] = &[
+    "/usr/local/lib/docker/cli-plugins",
+    "/usr/local/libexec/docker/cli-plugins",
+    "/usr/lib/docker/cli-plugins",
+    "/usr/libexec/docker/cli-plugins",
+];
 
 pub struct RecoverySource {
     name: SourceName,
-    policy: Policy,
+    policy: Arc<Policy>,
+    begun: Mutex<Option<JoinHandle<Gathered>>>,
 }
 
 impl RecoverySource {
     /// `name` must be free among the policy's own sources.
     pub fn new(name: SourceName, policy: &Policy) -> Self {
-        Self { name, policy: policy.clone() }
+        Self { name, policy: Arc::new(policy.clone()), begun: Mutex::default() }
+    }
+}
+
+/// All that the bundle says of the host.
+struct Gathered {
+    accounts: Vec<Account>,
+    crontabs: Vec<Value>,
+    units: Vec<Value>,
+    packages: Option<(&'static str, BTreeMap<String, String>)>,
+    firewall: Option<(&'static str, String)>,
+    docker: Value,
+    notes: Vec<String>,
+}
+
+impl Gathered {
+    fn now(policy: &Policy, cancel: &Cancel) -> Self {
+        let app = &policy.app;
+        std::thread::scope(|scope| {
+            let docker = scope.spawn(|| {
+                let mut gather = Gather { cancel, notes: Vec::new() };
+                (gather.docker(&Places::new(app, cancel), app.compose_files.is_empty()), gather.notes)
+            });
+            let mut gather = Gather { cancel, notes: Vec::new() };
+            let accounts = gather.accounts(&app.root);
+            let crontabs = gather.crontabs();
+            let units = gather.units(&app.root);
+            let packages = gather.packages();
+            let firewall = gather.firewall();
+            let lost = || (Value::Object(Map::new()), vec!["docker: it was not asked to the end".to_owned()]);
+            let (docker, more) = docker.join().unwrap_or_else(|_| lost());
+            let mut notes = gather.notes;
+            notes.extend(more);
+            Self { accounts, crontabs, units, packages, firewall, docker, notes }
+        })
     }
 }
 
@@ -68,16 +116,19 @@ impl Source for RecoverySource {
         Ok(())
     }
 
+    fn prepare(&self, cancel: &Cancel) {
+        let (policy, cancel) = (self.policy.clone(), cancel.clone());
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        *begun = Some(std::thread::spawn(move || Gathered::now(&policy, &cancel)));
+    }
+
     fn capture(&self, cx: &Capture<'_>) -> Result<Captured, SourceError> {
-        let mut gather = Gather { cancel: cx.cancel, notes: Vec::new() };
-        let app = &self.policy.app;
-        let accounts = gather.accounts(&app.root);
-        let crontabs = gather.crontabs();
-        let units = gather.units(&app.root);
-        let packages = gather.packages();
-        let firewall = gather.firewall();
-        let docker = gather.docker(&Places::new(app, cx.cancel), app.compose_files.is_empty());
+        let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let gathered = begun.and_then(|thread| thread.join().ok());
+        let gathered = gathered.unwrap_or_else(|| Gathered::now(&self.policy, cx.cancel));
         cx.cancel.check()?;
+        let app = &self.policy.app;
+        let Gathered { accounts, crontabs, units, packages, firewall, docker, notes } = gathered;
         let facts = json!({
             "stream": STREAM,
             "accounts": accounts.iter().map(Account::spec).collect::<Vec<_>>(),
@@ -88,7 +139,7 @@ impl Source for RecoverySource {
             "docker": docker["engine"],
             "external_networks": docker["external_networks"].as_array().map(Vec::len),
             "external_volumes": docker["external_volumes"].as_array().map(Vec::len),
-            "notes": gather.notes,
+            "notes": notes,
         });
         let bundle = json!({
             "format": FORMAT,
@@ -103,7 +154,7 @@ impl Source for RecoverySource {
             "packages": packages.map(|(manager, list)| json!({ "manager": manager, "installed": list })),
             "firewall": firewall.map(|(tool, rules)| json!({ "tool": tool, "rules": rules })),
             "docker": docker,
-            "notes": gather.notes,
+            "notes": notes,
         });
         let mut text = serde_json::to_vec_pretty(&bundle).map_err(|e| SourceError::Sink(io::Error::other(e)))?;
         text.push(b'\n');
@@ -283,8 +334,10 @@ impl Gather<'_> {
 
     fn docker(&mut self, places: &Places, ask_compose: bool) -> Value {
         let mut found = Map::new();
-        let compose = self
-            .tool(&["docker", "compose", "version", "--short"], &[])
+        let plugin = plugin();
+        let compose = plugin
+            .and_then(|plugin| self.tool(&[&plugin, "version", "--short"], &[]))
+            .or_else(|| self.tool(&["docker", "compose", "version", "--short"], &[]))
             .or_else(|| self.tool(&["docker-compose", "version", "--short"], &[]));
         let docker = match places.docker() {
             Ok(docker) => docker,
@@ -317,6 +370,15 @@ impl Gather<'_> {
         }
         Value::Object(found)
     }
+}
+
+/// Compose's plugin, where Docker's command would find it.
+fn plugin() -> Option<String> {
+    let own = std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker/cli-plugins"));
+    let dirs = own.into_iter().chain(PLUGIN_DIRS.iter().map(PathBuf::from));
+    let mut plugins = dirs.map(|dir| dir.join("docker-compose"));
+    let found = plugins.find(|path| std::fs::metadata(path).is_ok_and(|meta| meta.is_file()))?;
+    found.into_os_string().into_string().ok()
 }
 
 /// What the project's labels say, and what it needs that it does not make itself.

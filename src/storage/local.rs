@@ -43,7 +43,8 @@ impl LocalStorage {
         StorageError::Io { action, location: path.display().to_string(), source }
     }
 
-    fn check_space(&self, need: u64) -> Result<(), StorageError> {
+    /// How many bytes are free, and how many of them no writer may take.
+    pub fn room(&self) -> Result<(u64, u64), StorageError> {
         let stat = match rustix::fs::statvfs(&self.root) {
             Ok(stat) => stat,
             Err(e) => return Err(self.io("look for free space at", &self.root, e.into())),
@@ -53,6 +54,11 @@ impl LocalStorage {
             Reserve::Bytes(bytes) => bytes,
             Reserve::Percent(p) => (stat.f_blocks.saturating_mul(stat.f_frsize) as f64 * p / 100.0) as u64,
         };
+        Ok((free, reserve))
+    }
+
+    fn check_space(&self, need: u64) -> Result<(), StorageError> {
+        let (free, reserve) = self.room()?;
         // A reserve of nothing leaves the answer to the file system itself: quotas and compression know better.
         if reserve > 0 && free < reserve.saturating_add(need) {
             return Err(StorageError::NoSpace { location: self.root.display().to_string(), free, reserve });

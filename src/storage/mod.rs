@@ -8,6 +8,7 @@ pub mod local;
 pub mod memory;
 pub mod s3;
 
+use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::fmt;
 use std::io;
@@ -71,6 +72,23 @@ pub enum Put {
     Created,
     /// The very same bytes were there already.
     AlreadyThere,
+}
+
+/// Bytes whose SHA-256 is known already, as that of every object which is named by it: they are not copied, and not
+/// hashed again on their way.
+#[derive(Debug, Clone)]
+pub struct Hashed {
+    pub bytes: Bytes,
+    pub sha256: [u8; 32],
+}
+
+/// A question that will be asked soon; see [`Storage::ask_ahead`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Ahead {
+    /// [`Storage::get`] with this limit.
+    Get(StorageKey, u64),
+    /// [`Storage::list`].
+    List(String),
 }
 
 /// Why storage could not do what was asked.
@@ -160,6 +178,10 @@ pub trait Storage: Send + Sync {
     /// Stores an object under a new key. The same bytes again are [`Put::AlreadyThere`]; other bytes are
     /// [`StorageError::Exists`], and the object stays as it is.
     fn put_new(&self, key: &StorageKey, bytes: &[u8]) -> Result<Put, StorageError>;
+    /// The same for bytes that have been hashed.
+    fn put_hashed(&self, key: &StorageKey, object: &Hashed) -> Result<Put, StorageError> {
+        self.put_new(key, &object.bytes)
+    }
     /// The whole object, when it has at most `limit` bytes.
     fn get(&self, key: &StorageKey, limit: u64) -> Result<Vec<u8>, StorageError>;
     /// Exactly `length` bytes from `offset`.
@@ -177,6 +199,13 @@ pub trait Storage: Send + Sync {
     fn lock(&self, _mode: LockMode) -> Result<Locked, StorageError> {
         Ok(Locked::Unsupported)
     }
+    /// Whether an answer takes a journey over a network: then questions are better asked all at once.
+    fn is_far(&self) -> bool {
+        false
+    }
+    /// Asks now what will be asked soon, and does not wait for the answers. The next call that asks the same takes the
+    /// answer, once; so whoever must see what is there *now* asks for nothing ahead, or has taken it before.
+    fn ask_ahead(&self, _questions: Vec<Ahead>) {}
     /// Takes away what uploads that were given up long ago have left behind, unseen by any list; says how many.
     fn tidy(&self) -> Result<usize, StorageError> {
         Ok(0)

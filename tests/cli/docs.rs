@@ -123,6 +123,7 @@ fn the_documented_examples_are_what_is_printed() {
     let listed = world.json(&["list", "-p", "shop"]);
     assert!(!listed["problems"].as_array().unwrap().is_empty(), "{listed:#}");
     check(&listed);
+    check(&world.json(&["doctor", "-p", "shop"]));
     world.change_policy("recipients", "recipents");
     check(&world.json(&["policy", "check", "-p", "shop"]));
 }

@@ -3,6 +3,7 @@
 mod bad;
 mod copy;
 mod docs;
+mod doctor;
 mod exits;
 mod journey;
 mod output;

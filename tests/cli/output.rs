@@ -28,6 +28,7 @@ pub const CALLS: &[(&str, &[&str])] = &[
     ("verify", &["verify", "--deep", "-p", "shop"]),
     ("copy", &["copy", "--to", "twice", "-p", "shop"]),
     ("repair index", &["repair", "index", "-p", "shop"]),
+    ("doctor", &["doctor", "-p", "shop"]),
 ];
 
 /// A world with a snapshot, a second folder to set up, and something to compare.

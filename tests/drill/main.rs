@@ -80,7 +80,9 @@ impl Stage {
 /// The checks that failed, as `source: name of subject: why`.
 pub fn failed(report: &DrillReport) -> Vec<String> {
     let text = |(source, c): (&drill::ProofReport, &Check)| {
-        format!("{}: {} of {}: {}", source.name, c.name, c.subject, c.why.as_deref().unwrap_or_default())
+        let others: String =
+            c.differences.iter().map(|d| format!("; {}: {} / {}", d.subject, d.expected, d.found)).collect();
+        format!("{}: {} of {}: {}{others}", source.name, c.name, c.subject, c.why.as_deref().unwrap_or_default())
     };
     report.all_checks().filter(|(_, c)| c.verdict == Verdict::Failed).map(text).collect()
 }

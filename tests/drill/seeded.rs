@@ -177,7 +177,7 @@ fn file_cases() -> Vec<Case> {
         case("a required key missing", &["env: ", "DB_PASSWORD"], |shop| {
             shop.broken("env", |app| replace(&app.join(".env"), "DB_PASSWORD=canary-db\n", ""))
         }),
-        case("a literal command", &["env: ", "DB_PASSWORD", "$("], |shop| {
+        case("a literal command", &["env: literal command", "DB_PASSWORD"], |shop| {
             shop.broken("env", |app| replace(&app.join(".env"), "canary-db", "'$(openssl rand -hex 16)'"))
         }),
         case("another value than was captured", &["env: ", "DB_PASSWORD"], |shop| {

@@ -6,6 +6,7 @@ use crate::postgres::PostgresServer;
 use crate::redis::RedisServer;
 use crate::taken::Taken;
 use lifeboat::ops::drill::{self, DrillReport, DrillRequest};
+use lifeboat::repository::keys::HostKey;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ pub struct Shop {
     pub postgres: PostgresServer,
     pub redis: RedisServer,
     sources: Sources,
+    fact_key: [u8; 32],
     /// The unharmed captures.
     pub first: Vec<Taken>,
 }
@@ -76,8 +78,9 @@ impl Shop {
         let sections = sections(&lab.path("app"), &postgres, &redis);
         let sources = lab.sources(&sections);
         lab.add_to_policy(&sections.concat());
-        let first = sources.iter().map(|s| Taken::of(s.as_ref())).collect();
-        Self { lab, postgres, redis, sources, first }
+        let fact_key = *HostKey::load(&lab.installation.host_key()).unwrap().fact_key().expose();
+        let first = sources.iter().map(|s| Taken::with_key(s.as_ref(), &fact_key)).collect();
+        Self { lab, postgres, redis, sources, fact_key, first }
     }
 
     pub fn app(&self) -> PathBuf {
@@ -91,7 +94,7 @@ impl Shop {
 
     /// A source captured as it is now.
     pub fn take(&self, name: &str) -> Taken {
-        Taken::of(self.sources.iter().find(|s| s.name().as_str() == name).unwrap().as_ref())
+        Taken::with_key(self.sources.iter().find(|s| s.name().as_str() == name).unwrap().as_ref(), &self.fact_key)
     }
 
     /// The unharmed facts of a source, over the streams that it gives when the application is harmed; the harm is undone.

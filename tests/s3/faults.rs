@@ -113,7 +113,7 @@ fn a_write_whose_answer_is_lost_meets_itself() {
         let scene = Scene::new(kind);
         scene.storage.put_new(&key("first"), b"1").unwrap();
         assert_eq!(scene.storage.server().conditions, Conditions::Honoured);
-        for length in [1000, 20 << 20] {
+        for length in [1000, 26 << 20] {
             let name = format!("lost-{length}");
             let bytes = noise(length);
             let what = if length > 1000 { "uploadId" } else { "" };
@@ -142,7 +142,7 @@ fn a_conflict_is_tried_again() {
 #[test]
 fn an_upload_in_parts_that_fails_at_its_end_is_no_object() {
     let scene = Scene::new(Kind::Moto);
-    let bytes = noise(20 << 20);
+    let bytes = noise(26 << 20);
     let body = "<?xml version=\"1.0\"?>\n<Error><Code>InternalError</Code><Message>not today</Message></Error>";
     let failing = |times| {
         Rule::new("POST", "a?uploadId", Fault::Answer(200, "content-type: application/xml".into(), body.into()))
@@ -157,7 +157,7 @@ fn an_upload_in_parts_that_fails_at_its_end_is_no_object() {
     assert!(log.iter().any(|r| r.method == "DELETE" && r.path.contains("uploadId")), "the upload is aborted");
     scene.proxy.rule(failing(1));
     assert_eq!(scene.storage.put_new(&key("a"), &bytes).unwrap(), Put::Created, "an error that passes");
-    assert!(scene.storage.get(&key("a"), 20 << 20).unwrap() == bytes);
+    assert!(scene.storage.get(&key("a"), 26 << 20).unwrap() == bytes);
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn leftover_parts_are_aborted_once_they_are_old() {
         Rule::new("POST", "b?uploadId", Fault::Status(403, "AccessDenied")),
         Rule::new("DELETE", "b?", Fault::Status(403, "AccessDenied")),
     ]);
-    assert!(scene.storage.put_new(&key("b"), &noise(17 << 20)).is_err());
+    assert!(scene.storage.put_new(&key("b"), &noise(25 << 20)).is_err());
     assert_eq!(scene.proxy.take_harmed(), 2);
     scene.proxy.rules([]);
     // moto dates every upload to 2010.

@@ -5,19 +5,19 @@ use crate::s3::{BUCKET, Kind, S3Server};
 use std::path::Path;
 use std::process::{Command, Output};
 
-struct Host<'a> {
-    dir: &'a Path,
+pub struct Host<'a> {
+    pub dir: &'a Path,
 }
 
 impl Host<'_> {
-    fn run(&self, args: &[&str]) -> Output {
+    pub fn run(&self, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", self.dir);
         command.arg("--config-dir").arg(self.dir.join("config")).arg("--state-dir").arg(self.dir.join("state"));
         command.args(args).current_dir(self.dir).output().unwrap()
     }
 
-    fn ok(&self, args: &[&str]) -> String {
+    pub fn ok(&self, args: &[&str]) -> String {
         let out = self.run(args);
         assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8_lossy(&out.stdout).into_owned()

@@ -1,7 +1,8 @@
 //! What a run costs in requests: on a server that is 40 ms away, each one that waits for another is felt.
 
-use crate::proxy::{Proxy, Seen};
-use crate::s3::{Kind, S3Server};
+use crate::journey::Host;
+use crate::proxy::{Proxy, Seen, depth};
+use crate::s3::{BUCKET, Kind, S3Server};
 use crate::world::{World, noise};
 use lifeboat::storage::{S3Storage, Storage};
 use std::sync::Arc;
@@ -61,4 +62,77 @@ fn an_unchanged_snapshot_and_a_read_take_few_requests() {
         let last = chain.all().next_back().unwrap();
         assert!(world.read(last)[0].1 == data);
     });
+}
+
+/// Far beyond what a busy machine takes between two requests that do not wait for each other.
+const LATENCY: Duration = Duration::from_millis(500);
+
+fn rounds(proxy: &Proxy, work: impl FnOnce()) -> (usize, Vec<Seen>) {
+    proxy.take_log();
+    proxy.latency(LATENCY);
+    work();
+    proxy.latency(Duration::ZERO);
+    let log = proxy.take_log();
+    (depth(&log), log)
+}
+
+/// The commands themselves, on a host that remembers its last run.
+#[test]
+fn what_need_not_wait_is_asked_at_once() {
+    let server = S3Server::start(Kind::S3sFs);
+    let proxy = Proxy::start(server.port);
+    let dir = tempfile::tempdir().unwrap();
+    let app = dir.path().join("shop");
+    for n in 0..40 {
+        std::fs::create_dir_all(app.join(format!("uploads/{n:02}"))).unwrap();
+        std::fs::write(app.join(format!("uploads/{n:02}/image.bin")), noise(n, 60_000)).unwrap();
+    }
+    std::fs::copy(server.credentials(), dir.path().join("s3.env")).unwrap();
+    let host = Host { dir: dir.path() };
+    let (url, endpoint) = (format!("s3://{BUCKET}/shop"), proxy.endpoint());
+    let place = ["--repository", &url, "--endpoint", &endpoint, "--region", "us-east-1"];
+    host.ok(&[&["init", "shop"][..], &place, &["--credentials", "file:s3.env"]].concat());
+    let policy = dir.path().join("config/policies/shop.toml");
+    let text = std::fs::read_to_string(&policy).unwrap();
+    let source = format!("\n[[source]]\nkind = \"files\"\nname = \"uploads\"\npaths = [{:?}]\n", app.join("uploads"));
+    std::fs::write(&policy, text + &source).unwrap();
+    host.ok(&["snapshot"]);
+    host.ok(&["snapshot"]);
+
+    // Everything that is known before; the manifest beside the last look; the header; and the proof of it.
+    let (depth, log) = rounds(&proxy, || drop(host.ok(&["snapshot"])));
+    assert!(depth <= 4 && count(&log, "PUT") == 2, "{depth}: {log:#?}");
+
+    // The same with manifest and refs; the listing; the file with the folders above it.
+    let path = app.join("uploads/20/image.bin");
+    let one = ["restore", "latest", "--only", "uploads", "--path", path.to_str().unwrap(), "--into", "one"];
+    let (depth, log) = rounds(&proxy, || drop(host.ok(&one)));
+    assert!(depth <= 3, "{depth}: {log:#?}");
+    let back = dir.path().join(format!("one/uploads{}", path.display()));
+    assert_eq!(std::fs::read(back).unwrap(), noise(20, 60_000));
+
+    // What is not the newest is known as well, and what is unknown is no failure.
+    let listed: serde_json::Value = serde_json::from_str(&host.ok(&["list", "--json"])).unwrap();
+    let oldest = listed["snapshots"].as_array().unwrap().last().unwrap()["id"].as_str().unwrap().to_owned();
+    let (depth, log) = rounds(&proxy, || drop(host.ok(&["show", &oldest])));
+    assert!(depth <= 1, "{depth}: {log:#?}");
+    assert!(!host.run(&["show", "20000101T000000Z-00000000"]).status.success());
+}
+
+/// Neighbours come in one piece: a whole restore asks for far fewer pieces than there are frames.
+#[test]
+fn a_whole_restore_takes_large_pieces() {
+    let server = S3Server::start(Kind::S3sFs);
+    let proxy = Proxy::start(server.port);
+    let storage: Arc<dyn Storage> = Arc::new(S3Storage::new(&server.settings(&proxy.endpoint(), "shop")).unwrap());
+    let world = World::new(storage);
+    // Some forty frames in three archives.
+    let data = noise(1, 40 << 20);
+    world.snapshot(&[("dump", &data)]);
+    let chain = world.chain();
+    proxy.take_log();
+    assert!(world.read(chain.all().next_back().unwrap())[0].1 == data);
+    let log = proxy.take_log();
+    let pieces = log.iter().filter(|seen| seen.path.contains("/archives/")).count();
+    assert!((10..=20).contains(&pieces), "{pieces} pieces: {log:#?}");
 }

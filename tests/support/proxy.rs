@@ -10,7 +10,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What is done to a request that a rule matches.
 #[derive(Debug, Clone)]
@@ -73,6 +73,22 @@ pub struct Seen {
     pub path: String,
     pub sent: usize,
     pub status: u16,
+    /// When the request had come, and when the answer had gone back.
+    pub came: Instant,
+    pub went: Instant,
+}
+
+/// How many of these requests waited for each other: the longest row in which each came behind the answer to the one
+/// before it. Between one answer and the next request less time must pass than an answer takes.
+pub fn depth(log: &[Seen]) -> usize {
+    let mut sorted: Vec<&Seen> = log.iter().collect();
+    sorted.sort_by_key(|seen| seen.came);
+    let mut depths: Vec<usize> = Vec::new();
+    for (at, seen) in sorted.iter().enumerate() {
+        let before = (0..at).filter(|other| sorted[*other].went <= seen.came).map(|other| depths[other]);
+        depths.push(1 + before.max().unwrap_or(0));
+    }
+    depths.into_iter().max().unwrap_or(0)
 }
 
 #[derive(Default)]
@@ -183,8 +199,9 @@ fn serve(client: &TcpStream, server_port: u16, shared: &Shared) -> io::Result<()
             write!(out, "HTTP/1.1 100 Continue\r\n\r\n")?;
         }
         let fault = pick(shared, &method, &path);
+        let came = Instant::now();
         let note = |sent, status| {
-            let seen = Seen { method: method.clone(), path: path.clone(), sent, status };
+            let seen = Seen { method: method.clone(), path: path.clone(), sent, status, came, went: Instant::now() };
             shared.seen.lock().unwrap().push(seen);
         };
         match &fault {

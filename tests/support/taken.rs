@@ -26,8 +26,13 @@ pub struct Taken {
 impl Taken {
     /// Captures a source.
     pub fn of(source: &dyn Source) -> Self {
+        Self::with_key(source, &[7; 32])
+    }
+
+    /// The same, with the key of the host that will hold it against its facts.
+    pub fn with_key(source: &dyn Source, fact_key: &[u8; 32]) -> Self {
         let (bench, sink) = (Bench::new(), MemorySink::new());
-        let captured = source.capture(&bench.capture(&sink)).unwrap();
+        let captured = source.capture(&Capture { fact_key, ..bench.capture(&sink) }).unwrap();
         let streams = sink.streams().into_iter().map(|(name, s)| (name, s.kind, s.bytes)).collect();
         Self { name: source.name().clone(), kind: source.kind(), facts: captured.facts, streams }
     }

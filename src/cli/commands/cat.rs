@@ -17,7 +17,7 @@ fn cat(session: &Session, args: &CatArgs) -> Result<Exit, Failure> {
     if session.out.json {
         return Err(Failure::usage("--json is not possible here: cat prints the bytes themselves", "leave it out"));
     }
-    let access = session.open(&args.reading)?;
+    let access = session.open_to_read(&args.reading, &args.id)?;
     // A terminal sees lines as they come; everything else gets large pieces.
     let stdout = io::stdout().lock();
     let mut out = BufWriter::with_capacity(if io::stdout().is_terminal() { 0 } else { BUFFER }, stdout);

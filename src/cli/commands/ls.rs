@@ -21,7 +21,7 @@ pub fn print_error(e: io::Error) -> OpsError {
 }
 
 fn list(session: &Session, args: &LsArgs) -> Result<Exit, Failure> {
-    let access = session.open(&args.reading)?;
+    let access = session.open_to_read(&args.reading, &args.id)?;
     let request = LsRequest { snapshot: args.id.clone(), target: args.path.clone(), recursive: args.recursive };
     if session.out.json {
         let mut stream = session.out.stream("entries")?;

@@ -3,6 +3,7 @@
 pub mod cat;
 pub mod copy;
 pub mod diff;
+pub mod doctor;
 pub mod drill;
 mod files;
 pub mod find;

@@ -24,7 +24,7 @@ fn restore(session: &Session, args: &RestoreArgs) -> Result<Exit, Failure> {
     }
     request.paths.clone_from(&args.paths);
     request.privileged = args.privileged;
-    let access = session.open(&args.reading)?;
+    let access = session.open_to_read(&args.reading, &args.id)?;
     let plan = restore::plan(&access, &request, &session.run)?;
     if args.dry_run {
         return show_plan(session, &plan);

@@ -30,6 +30,11 @@ impl<'a> Part<'a> {
         Ok(PartReader { part: *self, inner })
     }
 
+    /// Fetches the beginnings of ranges (offset, length) at once, before they are read one after the other.
+    pub fn warm(&self, ranges: &[(u64, u64)]) {
+        self.reader.warm(self.source, self.stream, ranges);
+    }
+
     /// The ids of its chunks.
     pub fn chunk_ids(&self) -> Result<ChunkIds<'a>, OpsError> {
         self.reader.chunk_ids(self.source, self.stream).map_err(|e| self.error(e))

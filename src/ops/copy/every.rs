@@ -21,7 +21,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// A copy that does not answer for so long is not waited for: a share whose server is gone blocks for ever.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(in crate::ops) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What became of one copy.
 #[derive(Debug, Serialize)]
@@ -238,7 +238,7 @@ impl Lookout {
 }
 
 /// The answer of `ask`, unless it takes too long; then its thread is left to itself.
-fn within<T: Send + 'static>(
+pub(in crate::ops) fn within<T: Send + 'static>(
     patience: Duration,
     run: &Run,
     ask: impl FnOnce() -> T + Send + 'static,

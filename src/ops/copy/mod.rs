@@ -21,6 +21,7 @@ mod target;
 
 pub use ahead::CopyHead;
 pub use every::{CopyOutcome, CopyRequest, Lookout, copy, every, listed, look_out, open, plan_one as plan};
+pub(in crate::ops) use every::{PATIENCE, within};
 pub use plan::{CopyPlan, CopyProblem, PlannedSnapshot, Side};
 pub use run::CopyReport;
 pub use target::{Target, options};

@@ -28,6 +28,8 @@ use std::time::Instant;
 const BUFFER: usize = 1 << 20;
 /// Events are sent once for so many bytes.
 const TELL_EVERY: u64 = 1 << 20;
+/// Ranges of a tree whose beginnings are fetched together.
+const RANGES_AT_ONCE: usize = 16;
 /// More lost entries than this are counted, not named.
 const LOST: usize = 1_000;
 
@@ -338,7 +340,11 @@ impl TreeRun<'_> {
             let whole = Range { offset: 0, length: self.part.stream.length };
             return self.range(whole, true);
         };
-        selection.ranges.iter().try_for_each(|range| self.range(*range, false))?;
+        for ranges in selection.ranges.chunks(RANGES_AT_ONCE) {
+            let beginnings: Vec<(u64, u64)> = ranges.iter().map(|range| (range.offset, range.length)).collect();
+            self.part.warm(&beginnings);
+            ranges.iter().try_for_each(|range| self.range(*range, false))?;
+        }
         self.links(selection)
     }
 

@@ -16,7 +16,8 @@ use crate::repository::{Repository, RepositoryError, layout, parallel};
 use std::collections::{HashMap, HashSet};
 
 /// How many headers of each policy of this host are looked at for index objects.
-const HEADERS_FOR_INDEX: usize = 8;
+pub const HEADERS_FOR_INDEX: usize = 8;
+
 pub(super) struct Known {
     pub table: ChunkTable,
     pub index_objects: Vec<(ObjectId, u64)>,

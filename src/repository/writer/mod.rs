@@ -18,6 +18,7 @@ mod snapshot;
 mod stream;
 mod workers;
 
+pub use known::HEADERS_FOR_INDEX;
 pub use snapshot::{Committed, SnapshotDraft, SnapshotWriter, TOOL, WriterOptions};
 pub use stream::{StreamParts, StreamWriter};
 

@@ -2,11 +2,12 @@
 
 use super::known::{Seen, load_known};
 use super::stream::StreamWriter;
-use super::workers::{Shared, Written};
+use super::workers::{Shared, UPLOADS, Written};
 use super::{lock, stored};
 use crate::base::cancel::Cancel;
 use crate::base::ids::{HostName, ObjectId, PolicyName, Sequence, SnapshotId, Tag};
 use crate::base::uptime::Uptime;
+use crate::pipeline::archive::SealedArchive;
 use crate::pipeline::chunk::{ChunkAverage, GearTable};
 use crate::pipeline::crypt::{self, Identities, Identity, Recipients, object_id};
 use crate::pipeline::limits;
@@ -57,6 +58,8 @@ pub struct SnapshotWriter {
     pub(super) shared: Arc<Shared>,
     pub(super) segments: Option<SyncSender<Segment>>,
     workers: Vec<JoinHandle<()>>,
+    archives: Option<SyncSender<SealedArchive>>,
+    uploaders: Vec<JoinHandle<()>>,
     gear: GearTable,
     notes: HashMap<(String, String), StreamNote>,
     /// Positions in the table's archives, and in the index objects, that finished streams use.
@@ -160,15 +163,24 @@ impl SnapshotWriter {
             index_objects: Mutex::new(known.index_objects),
             state,
         });
+        let (archives, full) = sync_channel(0);
+        let full = Arc::new(Mutex::new(full));
         let spawn = |_| {
-            let (shared, receiver) = (shared.clone(), receiver.clone());
-            std::thread::spawn(move || shared.work(&receiver))
+            let (shared, receiver, archives) = (shared.clone(), receiver.clone(), archives.clone());
+            std::thread::spawn(move || shared.work(&receiver, &archives))
         };
         let workers = (0..threads).map(spawn).collect();
+        let spawn = |_| {
+            let (shared, full) = (shared.clone(), full.clone());
+            std::thread::spawn(move || shared.upload(&full))
+        };
+        let uploaders = (0..UPLOADS).map(spawn).collect();
         Ok(Self {
             shared,
             segments: Some(segments),
             workers,
+            archives: Some(archives),
+            uploaders,
             gear: host_key.gear_table(),
             notes,
             used: Mutex::default(),
@@ -332,17 +344,19 @@ impl SnapshotWriter {
             // A closed channel means that every worker has failed; the failure is reported below.
             let _ = sender.send(tail);
         }
-        let mut result = Ok(());
-        for worker in self.workers.drain(..) {
-            if worker.join().is_err() {
-                result = Err(RepositoryError::Worker);
-            }
+        let mut is_whole = join(&mut self.workers);
+        if is_whole && !self.shared.failed.load(Ordering::SeqCst) {
+            // Beside what is still on its way.
+            self.shared.store_open()?;
         }
+        self.archives = None;
+        is_whole &= join(&mut self.uploaders);
         if let Some(failure) = lock(&self.shared.failure).take() {
             return Err(failure);
         }
-        result?;
-        self.shared.store_open()?;
+        if !is_whole {
+            return Err(RepositoryError::Worker);
+        }
         // Every chunk of a finished stream is stored by now, or the run has failed.
         if lock(&self.shared.pending).is_empty() { Ok(()) } else { Err(RepositoryError::Worker) }
     }
@@ -463,10 +477,15 @@ impl Drop for SnapshotWriter {
         // Without a commit the workers stop at the next segment.
         self.shared.failed.store(true, Ordering::SeqCst);
         self.segments = None;
-        for worker in self.workers.drain(..) {
-            let _ = worker.join();
-        }
+        join(&mut self.workers);
+        self.archives = None;
+        join(&mut self.uploaders);
     }
+}
+
+/// Waits for threads; whether all of them ended well.
+fn join(threads: &mut Vec<JoinHandle<()>>) -> bool {
+    threads.drain(..).fold(true, |well, thread| thread.join().is_ok() && well)
 }
 
 fn note_key(note: &StreamNote) -> (String, String) {

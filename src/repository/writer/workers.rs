@@ -1,27 +1,33 @@
 //! The workers: segments in through a bounded channel, archives and index objects out.
+//!
+//! Whoever fills an archive up hands it to an uploader and goes on compressing: a storage that takes its time costs no
+//! core its work. Memory is bounded: an uploader takes an archive only when it has stored the one before.
 
 use super::lock;
 use super::snapshot::WriterOptions;
 use crate::base::ids::{ChunkId, ObjectId};
 use crate::pipeline::archive::{ArchiveWriter, SealedArchive};
 use crate::pipeline::chunk::ChunkIdKey;
-use crate::pipeline::crypt::Recipients;
+use crate::pipeline::crypt::{self, Recipients};
 use crate::pipeline::limits;
 use crate::pipeline::segment::{FrameEncoder, Segment};
 use crate::repository::format::{IndexArchive, IndexChunk, Notes, StreamNote};
-use crate::repository::index::IndexDraft;
+use crate::repository::index::{self, IndexDraft};
 use crate::repository::state::State;
 use crate::repository::table::ChunkTable;
 use crate::repository::{Repository, RepositoryError, layout};
+use crate::storage::Hashed;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// An index object is written at least this often, so that a killed first upload resumes.
 const INDEX_EVERY_BYTES: u64 = 1 << 30;
 const INDEX_EVERY: Duration = Duration::from_secs(600);
+/// Archives on their way into storage at once.
+pub(super) const UPLOADS: usize = 3;
 
 /// What the stream threads and the workers share.
 pub(super) struct Shared {
@@ -57,11 +63,26 @@ pub(super) struct Written {
 
 impl Shared {
     /// A worker: segments in, archives out.
-    pub(super) fn work(&self, segments: &Mutex<Receiver<Segment>>) {
-        if let Err(error) = self.fill_archives(segments) {
+    pub(super) fn work(&self, segments: &Mutex<Receiver<Segment>>, archives: &SyncSender<SealedArchive>) {
+        if let Err(error) = self.fill_archives(segments, archives) {
             self.fail(error);
             // Taking what is left keeps the stream threads from blocking on a full channel.
             while lock(segments).recv().is_ok() {}
+        }
+    }
+
+    /// An uploader. After a failure it takes what is left, so that no worker blocks on a full channel.
+    pub(super) fn upload(&self, archives: &Mutex<Receiver<SealedArchive>>) {
+        loop {
+            let archive = lock(archives).recv();
+            let Ok(archive) = archive else { return };
+            if self.failed.load(Ordering::SeqCst) {
+                continue;
+            }
+            let stored = self.options.cancel.check().map_err(RepositoryError::from).and_then(|()| self.store(archive));
+            if let Err(error) = stored {
+                self.fail(error);
+            }
         }
     }
 
@@ -70,7 +91,11 @@ impl Shared {
         lock(&self.failure).get_or_insert(error);
     }
 
-    fn fill_archives(&self, segments: &Mutex<Receiver<Segment>>) -> Result<(), RepositoryError> {
+    fn fill_archives(
+        &self,
+        segments: &Mutex<Receiver<Segment>>,
+        archives: &SyncSender<SealedArchive>,
+    ) -> Result<(), RepositoryError> {
         let mut encoder = FrameEncoder::new(self.options.compression)?;
         loop {
             let segment = lock(segments).recv();
@@ -81,7 +106,7 @@ impl Shared {
             self.options.cancel.check()?;
             let frame = encoder.encode(segment.plain())?;
             if let Some(full) = self.append(&segment, &frame)? {
-                self.store(full.finish(&mut encoder)?)?;
+                archives.send(full.finish(&mut encoder)?).map_err(|_| RepositoryError::Worker)?;
             }
         }
     }
@@ -111,9 +136,11 @@ impl Shared {
     }
 
     /// Stores an archive; only then are its chunks known.
-    fn store(&self, sealed: SealedArchive) -> Result<(), RepositoryError> {
+    fn store(&self, mut sealed: SealedArchive) -> Result<(), RepositoryError> {
         let length = sealed.bytes().len() as u64;
-        self.repository.storage().put_new(&layout::archive(sealed.id()), sealed.bytes())?;
+        let object = Hashed { bytes: sealed.take_bytes().into(), sha256: sealed.id().0 };
+        self.repository.storage().put_hashed(&layout::archive(sealed.id()), &object)?;
+        drop(object);
         self.new_bytes.fetch_add(length, Ordering::SeqCst);
         let archive = IndexArchive {
             id: sealed.id(),
@@ -170,9 +197,12 @@ impl Shared {
         notes: Notes,
         written: &mut Written,
     ) -> Result<(), RepositoryError> {
-        let sealed = draft.seal(self.key.dedup_id(), notes, &self.index_recipients)?;
+        let plain = draft.encode(self.key.dedup_id(), notes)?;
+        let sealed = crypt::seal(&plain, 3, &self.index_recipients)?;
         let length = sealed.bytes().len() as u64;
         self.repository.storage().put_new(&layout::index(sealed.id()), sealed.bytes())?;
+        // The next run will want it.
+        index::keep(&self.state.index_cache(self.repository.id()), sealed.id(), &plain);
         self.new_bytes.fetch_add(length, Ordering::SeqCst);
         self.state.add_unfinished_index(self.repository.id(), sealed.id(), length)?;
         written.index.insert(sealed.id(), length);

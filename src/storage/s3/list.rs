@@ -17,6 +17,11 @@ pub fn time_of(time: &S3Time) -> Option<DateTime<Utc>> {
 }
 
 impl Bucket {
+    /// What a list of the storage shows: behind locks, the oldest version of each key.
+    pub async fn list_shown(&self, prefix: &str) -> Result<Vec<ObjectInfo>, S3Error> {
+        if self.locks.is_some() { Ok(self.list_oldest(prefix).await?.0) } else { self.list(prefix).await }
+    }
+
     /// Every object below the prefix, in key order. A page that contradicts another, or itself, is an error.
     pub async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, S3Error> {
         let full = format!("{}{prefix}", self.prefix);

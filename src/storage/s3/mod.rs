@@ -7,12 +7,14 @@
 //! assumed ([`settings::ServerTraits`]).
 //!
 //! - [`settings`]: where the bucket is, how long it is waited for
-//! - [`client`], [`wire`], [`limit`], [`credentials`]: how requests are signed and sent
+//! - [`client`], [`sign`], [`wire`], [`limit`], [`credentials`]: how requests are signed and sent
 //! - [`get`], [`put`], [`multipart`], [`digest`], [`list`]: what is asked
+//! - [`ahead`]: what is asked before it is needed
 //! - [`lock`]: what cannot be deleted, and what hides it
 //! - [`probe`]: what the server really does
 //! - [`retry`], [`error`]: what goes wrong
 
+mod ahead;
 mod client;
 pub mod credentials;
 mod digest;
@@ -26,15 +28,19 @@ pub mod probe;
 mod put;
 mod retry;
 pub mod settings;
+mod sign;
 mod wire;
 
-use super::{ObjectInfo, ObjectLocks, Put, Storage, StorageError, StorageKey, Tampered};
+use super::{Ahead, Hashed, ObjectInfo, ObjectLocks, Put, Storage, StorageError, StorageKey, Tampered};
+use ahead::Asked;
+use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use client::Bucket;
 use error::S3Error;
 use get::{Head, Read};
-use put::Stored;
+use put::{Body, Stored};
 use settings::{S3Settings, ServerTraits};
+use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 /// An upload in parts that is older than this has been given up by whoever began it.
@@ -43,7 +49,8 @@ const LEFTOVER_AGE: TimeDelta = TimeDelta::days(1);
 /// Objects in a bucket, below a prefix.
 pub struct S3Storage {
     location: String,
-    bucket: Bucket,
+    bucket: Arc<Bucket>,
+    asked: Asked,
     /// Taken when dropped, so that a drop inside another runtime does not wait.
     runtime: Option<Runtime>,
 }
@@ -61,8 +68,8 @@ impl S3Storage {
             .enable_all()
             .build()
             .map_err(|source| StorageError::Io { action: "start threads for", location: location.clone(), source })?;
-        let bucket = runtime.block_on(Bucket::connect(settings));
-        Ok(Self { location, bucket, runtime: Some(runtime) })
+        let bucket = Arc::new(runtime.block_on(Bucket::connect(settings)));
+        Ok(Self { location, bucket, asked: Asked::default(), runtime: Some(runtime) })
     }
 
     /// What is known of the server by now.
@@ -84,6 +91,13 @@ impl S3Storage {
             let location = if key.is_empty() { self.location.clone() } else { format!("{}/{key}", self.location) };
             StorageError::Remote { action, location, source: Box::new(source) }
         })
+    }
+
+    fn store(&self, key: &StorageKey, body: Body) -> Result<Put, StorageError> {
+        match self.wait("write", key.as_str(), self.bucket.put(key.as_str(), &body))? {
+            Stored::Done(put) => Ok(put),
+            Stored::Other => Err(StorageError::Exists { key: key.clone() }),
+        }
     }
 
     fn whole(key: &StorageKey, limit: u64, read: Read) -> Result<Vec<u8>, StorageError> {
@@ -119,14 +133,26 @@ impl Storage for S3Storage {
     }
 
     fn put_new(&self, key: &StorageKey, bytes: &[u8]) -> Result<Put, StorageError> {
-        match self.wait("write", key.as_str(), self.bucket.put(key.as_str(), bytes))? {
-            Stored::Done(put) => Ok(put),
-            Stored::Other => Err(StorageError::Exists { key: key.clone() }),
+        // The one copy of the body; every attempt and every part shares it.
+        self.store(key, Body::of(Bytes::copy_from_slice(bytes)))
+    }
+
+    fn put_hashed(&self, key: &StorageKey, object: &Hashed) -> Result<Put, StorageError> {
+        self.store(key, Body::hashed(object.bytes.clone(), object.sha256))
+    }
+
+    fn is_far(&self) -> bool {
+        true
+    }
+
+    fn ask_ahead(&self, questions: Vec<Ahead>) {
+        if let Some(runtime) = &self.runtime {
+            self.asked.ask(runtime, &self.bucket, questions);
         }
     }
 
     fn get(&self, key: &StorageKey, limit: u64) -> Result<Vec<u8>, StorageError> {
-        let read = self.wait("read", key.as_str(), self.bucket.read(key.as_str(), limit));
+        let read = self.wait("read", key.as_str(), self.asked.read(&self.bucket, key, limit));
         Self::whole(key, limit, read.map_err(|e| missing(key, e))?)
     }
 
@@ -152,10 +178,7 @@ impl Storage for S3Storage {
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StorageError> {
-        if self.bucket.locks.is_some() {
-            return Ok(self.wait("list", prefix, self.bucket.list_oldest(prefix))?.0);
-        }
-        self.wait("list", prefix, self.bucket.list(prefix))
+        self.wait("list", prefix, self.asked.list(&self.bucket, prefix))
     }
 
     fn head(&self, key: &StorageKey) -> Result<Option<ObjectInfo>, StorageError> {

@@ -5,7 +5,7 @@ use super::S3Storage;
 use super::client::Bucket;
 use super::digest::md5;
 use super::error::S3Error;
-use super::put::{Answer, Stored};
+use super::put::{Answer, Body, Stored};
 use super::settings::{Conditions, Digests, ServerTraits};
 use crate::storage::StorageError;
 use crate::storage::s3::get::Read;
@@ -89,7 +89,8 @@ impl Bucket {
 
     /// Write, write again, read, read a part, list.
     async fn objects(&self, key: &str, probe: &mut ServerProbe) -> Result<(), S3Error> {
-        let (first, second) = (Bytes::from_static(b"lifeboat probe 1"), Bytes::from_static(b"lifeboat probe two"));
+        let body = |bytes| Body::of(Bytes::from_static(bytes));
+        let (first, second) = (body(b"lifeboat probe 1"), body(b"lifeboat probe two"));
         if let Stored::Other = self.put(key, &first).await? {
             return Err(self.untrustworthy("a new key holds something already"));
         }
@@ -101,6 +102,7 @@ impl Bucket {
             Err(e) => return Err(e),
         };
         probe.server.conditions = conditions;
+        let there = &there.bytes;
         if self.holds(key, there).await? != Some(true) {
             probe.unsafe_because.push("what was written is not what is read".to_owned());
         }

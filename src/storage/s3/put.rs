@@ -10,6 +10,7 @@ use super::client::Bucket;
 use super::digest::{is_md5_of, md5};
 use super::error::S3Error;
 use super::settings::{Conditions, Digests};
+use super::sign::SignedAs;
 use crate::storage::Put;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::ByteStream;
@@ -19,10 +20,29 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::sync::atomic::Ordering;
 
-/// Larger objects go up in parts.
-pub const SINGLE_PUT: usize = 16 << 20;
+/// Larger objects go up in parts. An archive that has reached its target is not: parts are four more requests, and one
+/// more copy for the server.
+pub const SINGLE_PUT: usize = 24 << 20;
 /// Only an object this small is sent twice to see what the server makes of it.
 const SMALL: usize = 256 << 10;
+
+/// What is to be stored, with its SHA-256: for the signature and for the server's own check.
+pub struct Body {
+    pub bytes: Bytes,
+    sha256: [u8; 32],
+}
+
+impl Body {
+    pub fn of(bytes: Bytes) -> Self {
+        let sha256 = Sha256::digest(&bytes).into();
+        Self { bytes, sha256 }
+    }
+
+    /// The hash is known. A wrong one is refused by the server, as wrong bytes are.
+    pub fn hashed(bytes: Bytes, sha256: [u8; 32]) -> Self {
+        Self { bytes, sha256 }
+    }
+}
 
 /// What a write came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,26 +63,25 @@ pub(super) enum Answer {
 
 impl Bucket {
     /// Stores an object under a key that is free.
-    pub async fn put(&self, key: &str, bytes: &[u8]) -> Result<Stored, S3Error> {
+    pub async fn put(&self, key: &str, body: &Body) -> Result<Stored, S3Error> {
+        let bytes = &body.bytes[..];
         let honoured = self.traits().conditions == Conditions::Honoured;
         if !honoured && let Some(head) = self.look(key).await? {
             return self.settle_with(key, bytes, Some(head.length)).await;
         }
-        // The one copy of the body; every attempt and every part shares it.
-        let body = Bytes::copy_from_slice(bytes);
-        let etag = match self.write(key, &body).await? {
+        let etag = match self.write(key, body).await? {
             Answer::There => {
                 self.learn(Some(Conditions::Honoured), None);
                 return self.settle_with(key, bytes, None).await;
             }
             Answer::Written { etag } => etag,
         };
-        if !self.is_proved(&body, etag.as_deref()) && self.holds(key, bytes).await? != Some(true) {
+        if !self.is_proved(bytes, etag.as_deref()) && self.holds(key, bytes).await? != Some(true) {
             return Err(self.untrustworthy("what was stored does not read back as it was sent"));
         }
         match self.traits().conditions {
             Conditions::Honoured => {}
-            Conditions::Unknown if bytes.len() <= SMALL => self.try_again_on_purpose(key, &body).await?,
+            Conditions::Unknown if bytes.len() <= SMALL => self.try_again_on_purpose(key, body).await?,
             Conditions::Unknown | Conditions::Absent => return self.look_after(key, bytes, etag.as_deref()).await,
         }
         Ok(Stored::Done(Put::Created))
@@ -93,7 +112,7 @@ impl Bucket {
 
     /// Writes the same bytes once more: a server that refuses honours conditions, and one that does not has lost
     /// nothing.
-    async fn try_again_on_purpose(&self, key: &str, body: &Bytes) -> Result<(), S3Error> {
+    async fn try_again_on_purpose(&self, key: &str, body: &Body) -> Result<(), S3Error> {
         if self.settling.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
@@ -111,10 +130,10 @@ impl Bucket {
         Ok(())
     }
 
-    async fn write(&self, key: &str, body: &Bytes) -> Result<Answer, S3Error> {
+    async fn write(&self, key: &str, body: &Body) -> Result<Answer, S3Error> {
         // Not every server locks what comes in parts; and the largest object is one that a single request may carry.
-        if body.len() > SINGLE_PUT && self.locks.is_none() {
-            return self.write_parts(key, body).await;
+        if body.bytes.len() > SINGLE_PUT && self.locks.is_none() {
+            return self.write_parts(key, &body.bytes).await;
         }
         self.retry(|| async {
             let conditional = self.traits().conditions != Conditions::Absent;
@@ -129,7 +148,7 @@ impl Bucket {
         .await
     }
 
-    pub(super) async fn write_once(&self, key: &str, body: &Bytes, conditional: bool) -> Result<Answer, S3Error> {
+    pub(super) async fn write_once(&self, key: &str, body: &Body, conditional: bool) -> Result<Answer, S3Error> {
         let with_checksum = self.checksum_wanted();
         match self.send(key, body, conditional, with_checksum).await {
             // Some servers refuse a checksum header that they do not know; the signature covers the bytes as well.
@@ -144,19 +163,19 @@ impl Bucket {
         }
     }
 
-    async fn send(&self, key: &str, body: &Bytes, conditional: bool, checksum: bool) -> Result<Answer, S3Error> {
-        let mut request = self.put_request(key).body(ByteStream::from(body.clone()));
+    async fn send(&self, key: &str, body: &Body, conditional: bool, checksum: bool) -> Result<Answer, S3Error> {
+        let mut request = self.put_request(key).body(ByteStream::from(body.bytes.clone()));
         if checksum {
-            request = request.checksum_sha256(BASE64.encode(Sha256::digest(body)));
+            request = request.checksum_sha256(BASE64.encode(body.sha256));
         }
         if self.locks.is_some() {
             // A write with a lock must carry it, or a checksum in a form that not every server knows.
-            request = request.content_md5(BASE64.encode(md5(body)));
+            request = request.content_md5(BASE64.encode(md5(&body.bytes)));
         }
         if conditional {
             request = request.if_none_match("*");
         }
-        match request.send().await {
+        match request.customize().interceptor(SignedAs::new(&body.sha256)).send().await {
             Ok(answer) => Ok(Answer::Written { etag: answer.e_tag().map(str::to_owned) }),
             Err(e) if e.raw_response().is_some_and(|r| r.status().as_u16() == 412) => Ok(Answer::There),
             Err(e) => Err(self.asked.classify(e)),
@@ -169,7 +188,7 @@ impl Bucket {
     }
 
     /// Whether the server is known to have checked what it got, or shows what it has.
-    fn is_proved(&self, body: &Bytes, etag: Option<&str>) -> bool {
+    fn is_proved(&self, body: &[u8], etag: Option<&str>) -> bool {
         let in_parts = body.len() > SINGLE_PUT && self.locks.is_none();
         // Every part of a larger object has been proved by itself.
         in_parts || self.traits().digests == Digests::Checked || is_md5_of(etag, body)

@@ -3,6 +3,17 @@
 //! The order of the checks: root pin and signers (`trust.rs`), header signature, manifest and refs by id, archive
 //! pieces by age's authentication, frame by zstd's checksum, chunk by its keyed id, stream by its length (and SHA-256
 //! where it has one). The first mismatch is an error that names the object; other streams stay readable.
+//!
+//! - [`ids`]: the ids of a stream's chunks
+//! - [`fetch`]: frames fetched in pieces, opened and checked by a few threads
+//! - [`stream`]: a stream's bytes, read ahead
+
+mod fetch;
+mod ids;
+mod stream;
+
+pub use ids::ChunkIds;
+pub use stream::StreamReader;
 
 use crate::base::cancel::Cancel;
 use crate::base::ids::{ChunkId, ObjectId};
@@ -11,22 +22,27 @@ use crate::pipeline::crypt::{self, Identities, object_id};
 use crate::pipeline::{PipelineError, limits};
 use crate::repository::chain::Snapshot;
 use crate::repository::format::{self, IndexArchive, Manifest, SourceEntry, StreamEntry};
-use crate::repository::frames::Frames;
+use crate::repository::frames::{Frames, Place, together};
 use crate::repository::index::{self, IndexLoader, Usable};
 use crate::repository::refs::Refs;
 use crate::repository::table::{ChunkTable, Location};
 use crate::repository::{Repository, RepositoryError, layout, parallel, scan, tree};
-use sha2::{Digest, Sha256};
-use std::collections::{HashSet, VecDeque};
+use fetch::{Job, Run};
+use ids::IdsReader;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
-/// Runs that are read ahead of the consumer, each at most a frame.
-const READ_AHEAD: usize = 6;
+/// Pieces that are fetched at once: threads wait for the storage more than they work.
+const AT_ONCE: usize = 6;
 const INDEX_AT_ONCE: usize = 4;
+/// Of each range that is fetched before it is read: a long one is read ahead anyway.
+const WARM_BYTES: u64 = 1 << 20;
+/// Frames that are fetched so: fewer than are kept.
+const WARM_FRAMES: usize = 24;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -115,18 +131,6 @@ struct Unscanned {
     problem: Option<RepositoryError>,
 }
 
-/// Chunks of one frame that follow each other in a stream.
-struct Run {
-    archive: u32,
-    frame: (u32, u32),
-    chunks: Vec<(ChunkId, u32, u32)>,
-}
-
-struct Job {
-    run: Run,
-    answer: SyncSender<Result<Vec<u8>, RepositoryError>>,
-}
-
 /// The refs that count for a snapshot.
 fn load_counting_refs(repository: &Repository, snapshot: &Snapshot) -> Result<Refs, RepositoryError> {
     match load_refs(repository, snapshot.refs) {
@@ -204,15 +208,13 @@ impl SnapshotReader {
             unscanned: Mutex::new(Unscanned { archives: unscanned, problem: None }),
             cancel: options.cancel,
         });
-        // As many as are read ahead: they wait for the storage more than they work.
-        let threads = READ_AHEAD;
-        let (jobs, receiver) = sync_channel(READ_AHEAD);
+        let (jobs, receiver) = sync_channel(AT_ONCE);
         let receiver = Arc::new(Mutex::new(receiver));
         let spawn = |_| {
             let (inner, receiver) = (inner.clone(), receiver.clone());
             std::thread::spawn(move || inner.work(&receiver))
         };
-        let workers = (0..threads).map(spawn).collect();
+        let workers = (0..AT_ONCE).map(spawn).collect();
         Ok(Self { snapshot: snapshot.clone(), manifest, refs, index_problems, inner, jobs: Some(jobs), workers })
     }
 
@@ -240,21 +242,7 @@ impl SnapshotReader {
         let until = until.ok_or_else(|| error(format!("{length} bytes from {offset} lie behind its end")))?;
         let ids = IdsReader::new(self, source, stream, offset)?;
         let start = ids.position;
-        let mut reader = StreamReader {
-            reader: self,
-            source,
-            stream,
-            ids,
-            peeked: None,
-            waiting: VecDeque::new(),
-            current: Vec::new(),
-            at: 0,
-            position: start,
-            until,
-            failure: None,
-            failed: None,
-            sha256: (offset == 0 && until == stream.length && stream.sha256.is_some()).then(Sha256::new),
-        };
+        let mut reader = StreamReader::new(ids, until, offset == 0 && until == stream.length);
         let skip = offset - start;
         let skipped = io::copy(&mut (&mut reader).take(skip), &mut io::sink());
         match skipped {
@@ -289,14 +277,54 @@ impl SnapshotReader {
         self.manifest.recipients.iter().map(of).collect()
     }
 
+    /// Fetches what stands at the beginnings of these ranges (offset, length) of a stream, all of it at once, for whoever
+    /// reads one after the other then. What fails is told when it is read.
+    pub fn warm(&self, source: &SourceEntry, stream: &StreamEntry, ranges: &[(u64, u64)]) {
+        if !self.inner.repository.storage().is_far() {
+            return;
+        }
+        let mut places: BTreeMap<u32, BTreeSet<Place>> = BTreeMap::new();
+        for found in parallel::at_once(ranges, |range| self.places(source, stream, *range)) {
+            for (archive, place) in found.unwrap_or_default() {
+                places.entry(archive).or_default().insert(place);
+            }
+        }
+        let mut pieces: Vec<(u32, Vec<Place>)> = Vec::new();
+        let mut kept = 0;
+        for (archive, places) in places {
+            let places: Vec<Place> = places.into_iter().take(WARM_FRAMES - kept).collect();
+            kept += places.len();
+            pieces.extend(together(&places).into_iter().map(|group| (archive, places[group].to_vec())));
+        }
+        parallel::at_once(&pieces, |(archive, places)| self.inner.keep(*archive, places).ok());
+    }
+
+    /// Where the first bytes of a range lie.
+    fn places(
+        &self,
+        source: &SourceEntry,
+        stream: &StreamEntry,
+        (offset, length): (u64, u64),
+    ) -> Result<Vec<(u32, Place)>, RepositoryError> {
+        tree::check(&stream.ids, stream.length).map_err(|problem| stream_error(source, stream, problem))?;
+        let end = offset.saturating_add(length.min(WARM_BYTES));
+        let mut ids = IdsReader::new(self, source, stream, offset)?;
+        let mut places = Vec::new();
+        while ids.position < end
+            && let Some((id, _)) = ids.next()?
+        {
+            let location = self.inner.locate(&id, source, stream)?;
+            places.push((location.archive, (location.frame_offset, location.frame_length)));
+        }
+        Ok(places)
+    }
+
     /// The bytes of one chunk, checked. For lists of ids; streams go through [`SnapshotReader::stream`].
     fn chunk(&self, id: &ChunkId, source: &SourceEntry, stream: &StreamEntry) -> Result<Vec<u8>, RepositoryError> {
         let location = self.inner.locate(id, source, stream)?;
-        self.inner.read_run(&Run {
-            archive: location.archive,
-            frame: (location.frame_offset, location.frame_length),
-            chunks: vec![(*id, location.offset, location.length)],
-        })
+        let frame = (location.frame_offset, location.frame_length);
+        let chunks = vec![(*id, location.offset, location.length)];
+        self.inner.read_run(&Run { archive: location.archive, frame, chunks }, None)
     }
 }
 
@@ -379,251 +407,8 @@ impl Inner {
         Ok(scanned.problem)
     }
 
-    fn work(&self, jobs: &Mutex<Receiver<Job>>) {
-        loop {
-            let job = lock(jobs).recv();
-            let Ok(job) = job else { return };
-            let result = self.read_run(&job.run);
-            // Nobody waits any more when the stream was dropped.
-            let _ = job.answer.send(result);
-        }
-    }
-
-    /// The plain bytes of a run, every chunk of it checked by its keyed id.
-    fn read_run(&self, run: &Run) -> Result<Vec<u8>, RepositoryError> {
-        self.cancel.check()?;
-        let archive = self.archive(run.archive)?;
-        let key = layout::archive(archive.id);
-        let frame = self.frames.frame(&archive, run.frame.0, run.frame.1)?;
-        let total = run.chunks.iter().map(|(_, _, n)| *n as usize).sum();
-        let mut bytes = Vec::with_capacity(total);
-        for (id, offset, length) in &run.chunks {
-            let chunk = frame.get(*offset as usize..).and_then(|rest| rest.get(..*length as usize));
-            let chunk = chunk.filter(|chunk| self.key.id(chunk) == *id).ok_or_else(|| RepositoryError::Damaged {
-                key: key.clone(),
-                problem: format!("chunk {id} is not where the index says, or not what its id promises"),
-            })?;
-            bytes.extend_from_slice(chunk);
-        }
-        Ok(bytes)
-    }
-
     fn archive(&self, position: u32) -> Result<IndexArchive, RepositoryError> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         table.archives.get(position as usize).cloned().ok_or(RepositoryError::Worker)
-    }
-}
-
-/// The data chunks of a stream, in order, from the chunk that holds an offset.
-struct IdsReader<'a> {
-    reader: &'a SnapshotReader,
-    source: &'a SourceEntry,
-    stream: &'a StreamEntry,
-    /// Per depth from the root: entries still to come, in reverse.
-    levels: Vec<Vec<tree::Entry>>,
-    /// Plain bytes before the next entry.
-    position: u64,
-}
-
-impl<'a> IdsReader<'a> {
-    fn new(
-        reader: &'a SnapshotReader,
-        source: &'a SourceEntry,
-        stream: &'a StreamEntry,
-        offset: u64,
-    ) -> Result<Self, RepositoryError> {
-        let mut root = stream.ids.root.clone();
-        root.reverse();
-        let mut levels = vec![root];
-        levels.resize_with(stream.ids.depth as usize + 1, Default::default);
-        let mut ids = IdsReader { reader, source, stream, levels, position: 0 };
-        ids.skip_to(offset)?;
-        Ok(ids)
-    }
-
-    /// Leaves out whole entries that end at or before `offset`, at every depth.
-    fn skip_to(&mut self, offset: u64) -> Result<(), RepositoryError> {
-        for depth in 0..self.levels.len() {
-            loop {
-                let Some((_, length)) = self.levels[depth].last() else { return Ok(()) };
-                let end = self.position.checked_add(*length).ok_or_else(|| self.error("its lengths overflow"))?;
-                if end > offset {
-                    break;
-                }
-                self.levels[depth].pop();
-                self.position = end;
-            }
-            if depth + 1 < self.levels.len() {
-                self.descend(depth)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn error(&self, problem: &str) -> RepositoryError {
-        stream_error(self.source, self.stream, problem.to_owned())
-    }
-
-    /// Opens the next list of a depth into the depth below it.
-    fn descend(&mut self, depth: usize) -> Result<bool, RepositoryError> {
-        let Some((id, length)) = self.levels[depth].pop() else { return Ok(false) };
-        let list = self.reader.chunk(&id, self.source, self.stream)?;
-        let parsed = tree::parse_list(&list, length);
-        let mut parsed = parsed.map_err(|problem| stream_error(self.source, self.stream, problem))?;
-        parsed.reverse();
-        let entries = &mut self.levels[depth + 1];
-        parsed.append(entries);
-        *entries = parsed;
-        Ok(true)
-    }
-
-    fn next(&mut self) -> Result<Option<tree::Entry>, RepositoryError> {
-        let leaf = self.levels.len() - 1;
-        while self.levels[leaf].is_empty() {
-            let Some(depth) = (0..leaf).rev().find(|d| !self.levels[*d].is_empty()) else { return Ok(None) };
-            self.descend(depth)?;
-        }
-        let entry = self.levels[leaf].pop();
-        if let Some((_, length)) = entry {
-            self.position = self.position.checked_add(length).ok_or_else(|| self.error("its lengths overflow"))?;
-        }
-        Ok(entry)
-    }
-}
-
-/// A stream's data chunks, in order.
-pub struct ChunkIds<'a>(IdsReader<'a>);
-
-impl ChunkIds<'_> {
-    /// The next chunk's id and plain length.
-    pub fn next_chunk(&mut self) -> Result<Option<(ChunkId, u64)>, RepositoryError> {
-        self.0.next()
-    }
-}
-
-/// The plain bytes of one stream, in order, every one of them checked before it is handed out.
-///
-/// An i/o error of [`Read`] only says that something failed; [`StreamReader::take_failure`] says what.
-pub struct StreamReader<'a> {
-    reader: &'a SnapshotReader,
-    source: &'a SourceEntry,
-    stream: &'a StreamEntry,
-    ids: IdsReader<'a>,
-    peeked: Option<(ChunkId, Location)>,
-    waiting: VecDeque<Receiver<Result<Vec<u8>, RepositoryError>>>,
-    current: Vec<u8>,
-    at: usize,
-    position: u64,
-    /// Where the bytes end that were asked for.
-    until: u64,
-    failure: Option<RepositoryError>,
-    /// Once failed, always failed: what lies behind a gap is never handed on.
-    failed: Option<String>,
-    sha256: Option<Sha256>,
-}
-
-impl StreamReader<'_> {
-    /// Why reading failed.
-    pub fn take_failure(&mut self) -> Option<RepositoryError> {
-        self.failure.take()
-    }
-
-    fn next_chunk(&mut self) -> Result<Option<(ChunkId, Location)>, RepositoryError> {
-        if let Some(peeked) = self.peeked.take() {
-            return Ok(Some(peeked));
-        }
-        if self.ids.position >= self.until {
-            return Ok(None);
-        }
-        let Some((id, length)) = self.ids.next()? else { return Ok(None) };
-        let location = self.reader.inner.locate(&id, self.source, self.stream)?;
-        if u64::from(location.length) != length {
-            let problem = format!("chunk {id} has another length than the manifest says");
-            return Err(stream_error(self.source, self.stream, problem));
-        }
-        Ok(Some((id, location)))
-    }
-
-    /// The next chunks that lie in one frame.
-    fn next_run(&mut self) -> Result<Option<Run>, RepositoryError> {
-        let Some((id, first)) = self.next_chunk()? else { return Ok(None) };
-        let frame = (first.frame_offset, first.frame_length);
-        let mut run = Run { archive: first.archive, frame, chunks: vec![(id, first.offset, first.length)] };
-        let mut bytes = first.length as usize;
-        while let Some((id, location)) = self.next_chunk()? {
-            let same = location.archive == run.archive && (location.frame_offset, location.frame_length) == frame;
-            if !same || bytes + location.length as usize > limits::CHUNK {
-                self.peeked = Some((id, location));
-                break;
-            }
-            bytes += location.length as usize;
-            run.chunks.push((id, location.offset, location.length));
-        }
-        Ok(Some(run))
-    }
-
-    fn fill(&mut self) -> Result<bool, RepositoryError> {
-        while self.waiting.len() < READ_AHEAD {
-            let Some(run) = self.next_run()? else { break };
-            let (answer, receiver) = sync_channel(1);
-            let jobs = self.reader.jobs.as_ref().ok_or(RepositoryError::Worker)?;
-            jobs.send(Job { run, answer }).map_err(|_| RepositoryError::Worker)?;
-            self.waiting.push_back(receiver);
-        }
-        let Some(next) = self.waiting.pop_front() else {
-            self.check_end()?;
-            return Ok(false);
-        };
-        self.current = next.recv().map_err(|_| RepositoryError::Worker)??;
-        self.at = 0;
-        if let Some(hash) = &mut self.sha256 {
-            hash.update(&self.current);
-        }
-        self.position += self.current.len() as u64;
-        if let Some(excess) = self.position.checked_sub(self.until) {
-            self.current.truncate(self.current.len().saturating_sub(excess as usize));
-            self.position = self.until;
-        }
-        Ok(true)
-    }
-
-    fn check_end(&mut self) -> Result<(), RepositoryError> {
-        if self.position != self.until {
-            let problem = format!("it has {} bytes instead of {}", self.position, self.until);
-            return Err(stream_error(self.source, self.stream, problem));
-        }
-        if let Some(hash) = self.sha256.take()
-            && Some(hex::encode(hash.finalize())) != self.stream.sha256
-        {
-            return Err(stream_error(self.source, self.stream, "its SHA-256 is another one".to_owned()));
-        }
-        Ok(())
-    }
-}
-
-impl Read for StreamReader<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if out.is_empty() {
-            return Ok(0);
-        }
-        if let Some(text) = &self.failed {
-            return Err(io::Error::other(text.clone()));
-        }
-        while self.at == self.current.len() {
-            match self.fill() {
-                Ok(true) => {}
-                Ok(false) => return Ok(0),
-                Err(e) => {
-                    let text = super::chain::full_text(&e);
-                    self.failure.get_or_insert(e);
-                    self.failed = Some(text.clone());
-                    return Err(io::Error::other(text));
-                }
-            }
-        }
-        let n = out.len().min(self.current.len() - self.at);
-        out[..n].copy_from_slice(&self.current[self.at..self.at + n]);
-        self.at += n;
-        Ok(n)
     }
 }

@@ -1,0 +1,145 @@
+//! Frames on their way: fetched in pieces by a few threads, opened, and every chunk checked by its keyed id.
+//!
+//! Whoever reads a stream asks for windows of it; what of a window lies close together in an archive becomes one job,
+//! and so one request to the storage. Each run of a job is answered for itself, in the order of the stream.
+
+use super::{Inner, lock};
+use crate::base::ids::ChunkId;
+use crate::repository::frames::{Piece, Place, together};
+use crate::repository::{RepositoryError, layout};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, SyncSender};
+
+/// Chunks of one frame that follow each other in a stream.
+pub(super) struct Run {
+    pub archive: u32,
+    pub frame: Place,
+    /// Id, offset in the frame, length.
+    pub chunks: Vec<(ChunkId, u32, u32)>,
+}
+
+impl Run {
+    /// Plain bytes.
+    pub fn length(&self) -> usize {
+        self.chunks.iter().map(|(_, _, length)| *length as usize).sum()
+    }
+}
+
+pub(super) type Answer = Result<Vec<u8>, RepositoryError>;
+
+/// Runs that are fetched in one piece, in the order of the stream, and where each answer goes.
+pub(super) struct Job {
+    archive: u32,
+    runs: Vec<(Run, SyncSender<Answer>)>,
+}
+
+impl Job {
+    /// The jobs of a window. The first one has the window's first run.
+    pub fn of(window: Vec<(Run, SyncSender<Answer>)>) -> Vec<Job> {
+        let mut places: BTreeMap<u32, Vec<Place>> = BTreeMap::new();
+        for (run, _) in &window {
+            places.entry(run.archive).or_default().push(run.frame);
+        }
+        // The number of the piece that each frame is in.
+        let mut pieces: BTreeMap<(u32, Place), usize> = BTreeMap::new();
+        let mut count = 0;
+        for (archive, places) in &mut places {
+            places.sort_unstable();
+            places.dedup();
+            for group in together(places) {
+                pieces.extend(places[group].iter().map(|place| ((*archive, *place), count)));
+                count += 1;
+            }
+        }
+        let mut jobs: Vec<(usize, Job)> = Vec::new();
+        for (run, answer) in window {
+            let piece = pieces.get(&(run.archive, run.frame)).copied().unwrap_or(count);
+            match jobs.iter_mut().find(|(of, _)| *of == piece) {
+                Some((_, job)) => job.runs.push((run, answer)),
+                None => jobs.push((piece, Job { archive: run.archive, runs: vec![(run, answer)] })),
+            }
+        }
+        jobs.into_iter().map(|(_, job)| job).collect()
+    }
+}
+
+impl Inner {
+    pub(super) fn work(&self, jobs: &Mutex<Receiver<Job>>) {
+        loop {
+            let job = lock(jobs).recv();
+            let Ok(job) = job else { return };
+            self.serve(job);
+        }
+    }
+
+    fn serve(&self, job: Job) {
+        let frames: Vec<Place> = job.runs.iter().map(|(run, _)| run.frame).collect();
+        let mut piece = self.piece(job.archive, &frames);
+        for (run, answer) in job.runs {
+            // Whoever hears of a failure reads no further: the runs behind it are not answered.
+            let (result, ends) = match &piece {
+                Ok(piece) => (self.read_run(&run, piece.as_ref()), false),
+                Err(_) => (std::mem::replace(&mut piece, Ok(None)).map(|_| Vec::new()), true),
+            };
+            // Nobody waits any more when the stream was dropped.
+            if answer.send(result).is_err() || ends {
+                return;
+            }
+        }
+    }
+
+    fn piece(&self, archive: u32, frames: &[Place]) -> Result<Option<Piece>, RepositoryError> {
+        self.cancel.check()?;
+        self.frames.fetch(&self.archive(archive)?, frames)
+    }
+
+    /// The plain bytes of a run, every chunk of it checked by its keyed id.
+    pub(super) fn read_run(&self, run: &Run, piece: Option<&Piece>) -> Answer {
+        self.cancel.check()?;
+        let archive = self.archive(run.archive)?;
+        let frame = self.frames.frame_of(piece, &archive, run.frame)?;
+        let mut bytes = Vec::with_capacity(run.length());
+        for (id, offset, length) in &run.chunks {
+            let chunk = frame.get(*offset as usize..).and_then(|rest| rest.get(..*length as usize));
+            let chunk = chunk.filter(|chunk| self.key.id(chunk) == *id).ok_or_else(|| RepositoryError::Damaged {
+                key: layout::archive(archive.id),
+                problem: format!("chunk {id} is not where the index says, or not what its id promises"),
+            })?;
+            bytes.extend_from_slice(chunk);
+        }
+        Ok(bytes)
+    }
+
+    /// Fetches frames and keeps them, so that they are at hand when they are read.
+    pub(super) fn keep(&self, archive: u32, places: &[Place]) -> Result<(), RepositoryError> {
+        let piece = self.piece(archive, places)?;
+        let archive = self.archive(archive)?;
+        for place in places {
+            self.frames.frame_of(piece.as_ref(), &archive, *place)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::sync_channel;
+
+    fn window(places: &[(u32, u32)]) -> Vec<Job> {
+        let run = |(archive, offset): &(u32, u32)| {
+            let chunks = vec![(ChunkId([0; 32]), 0, 10)];
+            (Run { archive: *archive, frame: (*offset, 1000), chunks }, sync_channel(1).0)
+        };
+        Job::of(places.iter().map(run).collect())
+    }
+
+    #[test]
+    fn a_window_becomes_one_job_for_each_place_in_the_order_of_the_stream() {
+        let jobs = window(&[(7, 5000), (7, 3000), (2, 0), (7, 4000), (7, 5000), (7, 50 << 20)]);
+        let seen: Vec<(u32, Vec<u32>)> =
+            jobs.iter().map(|job| (job.archive, job.runs.iter().map(|(run, _)| run.frame.0).collect())).collect();
+        assert_eq!(seen, [(7, vec![5000, 3000, 4000, 5000]), (2, vec![0]), (7, vec![50 << 20])]);
+    }
+}

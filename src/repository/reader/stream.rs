@@ -1,0 +1,215 @@
+//! A stream's bytes, read ahead in windows.
+
+use super::fetch::{Answer, Job, Run};
+use super::ids::IdsReader;
+use super::{SnapshotReader, stream_error};
+use crate::base::ids::ChunkId;
+use crate::pipeline::limits;
+use crate::repository::RepositoryError;
+use crate::repository::chain::full_text;
+use crate::repository::format::{SourceEntry, StreamEntry};
+use crate::repository::table::Location;
+use sha2::{Digest, Sha256};
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::sync::mpsc::{Receiver, sync_channel};
+
+/// Plain bytes that are read ahead of the consumer.
+const AHEAD: usize = 32 << 20;
+/// Plain bytes that are asked for together: what of them lies close together is one request.
+const WINDOW: usize = 12 << 20;
+
+/// The plain bytes of one stream, in order, every one of them checked before it is handed out.
+///
+/// An i/o error of [`Read`] only says that something failed; [`StreamReader::take_failure`] says what.
+pub struct StreamReader<'a> {
+    reader: &'a SnapshotReader,
+    source: &'a SourceEntry,
+    stream: &'a StreamEntry,
+    ids: IdsReader<'a>,
+    peeked: Option<(ChunkId, Location)>,
+    /// What has been asked for, in order.
+    waiting: VecDeque<Waiting>,
+    /// Plain bytes of that.
+    ahead: usize,
+    /// Nothing more is to be asked for.
+    is_planned: bool,
+    current: Vec<u8>,
+    at: usize,
+    position: u64,
+    /// Where the bytes end that were asked for.
+    until: u64,
+    failure: Option<RepositoryError>,
+    /// Once failed, always failed: what lies behind a gap is never handed on.
+    failed: Option<String>,
+    sha256: Option<Sha256>,
+}
+
+enum Waiting {
+    Run(Receiver<Answer>, usize),
+    /// What comes behind cannot be found; what comes before it is read all the same.
+    Failure(RepositoryError),
+}
+
+impl<'a> StreamReader<'a> {
+    /// From the chunk that `ids` stands at, until a place in the stream.
+    pub(super) fn new(ids: IdsReader<'a>, until: u64, is_whole: bool) -> Self {
+        let (reader, source, stream) = (ids.reader, ids.source, ids.stream);
+        Self {
+            reader,
+            source,
+            stream,
+            position: ids.position,
+            ids,
+            peeked: None,
+            waiting: VecDeque::new(),
+            ahead: 0,
+            is_planned: false,
+            current: Vec::new(),
+            at: 0,
+            until,
+            failure: None,
+            failed: None,
+            sha256: (is_whole && stream.sha256.is_some()).then(Sha256::new),
+        }
+    }
+}
+
+impl StreamReader<'_> {
+    /// Why reading failed.
+    pub fn take_failure(&mut self) -> Option<RepositoryError> {
+        self.failure.take()
+    }
+
+    fn next_chunk(&mut self) -> Result<Option<(ChunkId, Location)>, RepositoryError> {
+        if let Some(peeked) = self.peeked.take() {
+            return Ok(Some(peeked));
+        }
+        if self.ids.position >= self.until {
+            return Ok(None);
+        }
+        let Some((id, length)) = self.ids.next()? else { return Ok(None) };
+        let location = self.reader.inner.locate(&id, self.source, self.stream)?;
+        if u64::from(location.length) != length {
+            let problem = format!("chunk {id} has another length than the manifest says");
+            return Err(stream_error(self.source, self.stream, problem));
+        }
+        Ok(Some((id, location)))
+    }
+
+    /// The next chunks that lie in one frame.
+    fn next_run(&mut self) -> Result<Option<Run>, RepositoryError> {
+        let Some((id, first)) = self.next_chunk()? else { return Ok(None) };
+        let frame = (first.frame_offset, first.frame_length);
+        let mut run = Run { archive: first.archive, frame, chunks: vec![(id, first.offset, first.length)] };
+        let mut bytes = first.length as usize;
+        while let Some((id, location)) = self.next_chunk()? {
+            let same = location.archive == run.archive && (location.frame_offset, location.frame_length) == frame;
+            if !same || bytes + location.length as usize > limits::CHUNK {
+                self.peeked = Some((id, location));
+                break;
+            }
+            bytes += location.length as usize;
+            run.chunks.push((id, location.offset, location.length));
+        }
+        Ok(Some(run))
+    }
+
+    /// Asks for the next windows, until enough is on its way.
+    fn plan(&mut self) -> Result<(), RepositoryError> {
+        while !self.is_planned && self.ahead <= AHEAD - WINDOW {
+            let mut window = Vec::new();
+            let mut length = 0;
+            while length < WINDOW {
+                match self.next_run() {
+                    Ok(Some(run)) => {
+                        let (answer, receiver) = sync_channel(1);
+                        self.waiting.push_back(Waiting::Run(receiver, run.length()));
+                        length += run.length();
+                        window.push((run, answer));
+                    }
+                    Ok(None) => {
+                        self.is_planned = true;
+                        break;
+                    }
+                    Err(e) => {
+                        self.waiting.push_back(Waiting::Failure(e));
+                        self.is_planned = true;
+                        break;
+                    }
+                }
+            }
+            self.ahead += length;
+            let jobs = self.reader.jobs.as_ref().ok_or(RepositoryError::Worker)?;
+            for job in Job::of(window) {
+                jobs.send(job).map_err(|_| RepositoryError::Worker)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self) -> Result<bool, RepositoryError> {
+        self.plan()?;
+        match self.waiting.pop_front() {
+            Some(Waiting::Run(answer, length)) => {
+                self.current = answer.recv().map_err(|_| RepositoryError::Worker)??;
+                self.ahead -= length;
+            }
+            Some(Waiting::Failure(e)) => return Err(e),
+            None => {
+                self.check_end()?;
+                return Ok(false);
+            }
+        }
+        self.at = 0;
+        if let Some(hash) = &mut self.sha256 {
+            hash.update(&self.current);
+        }
+        self.position += self.current.len() as u64;
+        if let Some(excess) = self.position.checked_sub(self.until) {
+            self.current.truncate(self.current.len().saturating_sub(excess as usize));
+            self.position = self.until;
+        }
+        Ok(true)
+    }
+
+    fn check_end(&mut self) -> Result<(), RepositoryError> {
+        if self.position != self.until {
+            let problem = format!("it has {} bytes instead of {}", self.position, self.until);
+            return Err(stream_error(self.source, self.stream, problem));
+        }
+        if let Some(hash) = self.sha256.take()
+            && Some(hex::encode(hash.finalize())) != self.stream.sha256
+        {
+            return Err(stream_error(self.source, self.stream, "its SHA-256 is another one".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl Read for StreamReader<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if out.is_empty() {
+            return Ok(0);
+        }
+        if let Some(text) = &self.failed {
+            return Err(io::Error::other(text.clone()));
+        }
+        while self.at == self.current.len() {
+            match self.fill() {
+                Ok(true) => {}
+                Ok(false) => return Ok(0),
+                Err(e) => {
+                    let text = full_text(&e);
+                    self.failure.get_or_insert(e);
+                    self.failed = Some(text.clone());
+                    return Err(io::Error::other(text));
+                }
+            }
+        }
+        let n = out.len().min(self.current.len() - self.at);
+        out[..n].copy_from_slice(&self.current[self.at..self.at + n]);
+        self.at += n;
+        Ok(n)
+    }
+}
