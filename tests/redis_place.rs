@@ -422,8 +422,8 @@ fn listing(dir: &Path) -> Vec<String> {
     found
 }
 
-/// The whole way forward, two restarts, and the whole way back.
-fn there_and_back(live: &dyn Live, aof: Aof) {
+/// The whole way forward, two restarts, and the whole way back; every step twice where `twice` says so.
+fn there_and_back(live: &dyn Live, aof: Aof, twice: bool) {
     eprintln!("{} with {aof:?}", live.version());
     fill(live);
     let bench = Bench::new(&live.target());
@@ -440,7 +440,9 @@ fn there_and_back(live: &dyn Live, aof: Aof) {
     assert!(!serde_json::to_string(&intent).unwrap().contains(PASSWORD));
     assert_eq!(live.digest(), today, "planning changes nothing");
     bench.prepare(&taken, &intent).unwrap();
-    bench.prepare(&taken, &intent).unwrap();
+    if twice {
+        bench.prepare(&taken, &intent).unwrap();
+    }
     assert_eq!(live.digest(), today, "preparing changes nothing");
     bench.switch(&intent).unwrap_or_else(|e| panic!("{aof:?}: {e} {:?}", e.way_out()));
     assert_eq!(live.digest(), stored, "{aof:?}");
@@ -453,7 +455,9 @@ fn there_and_back(live: &dyn Live, aof: Aof) {
     let dump = fs::metadata(live.dir().join("dump.rdb")).unwrap();
     assert_eq!((dump.uid(), dump.gid()), (owner.uid(), owner.gid()));
     live.cli(&["DEL", "written"]);
-    bench.switch(&intent).unwrap();
+    if twice {
+        bench.switch(&intent).unwrap();
+    }
     assert_eq!(live.digest(), stored, "a step that is done is done again and changes nothing");
 
     bench.back(&intent).unwrap_or_else(|e| panic!("{aof:?}: back: {e} {:?}", e.way_out()));
@@ -463,8 +467,10 @@ fn there_and_back(live: &dyn Live, aof: Aof) {
         // An old server's own append-only file, which stands there as it always did.
         (_, same) => assert!(same, "{aof:?}: back"),
     }
-    bench.back(&intent).unwrap();
-    bench.discard_new(&intent).unwrap();
+    if twice {
+        bench.back(&intent).unwrap();
+        bench.discard_new(&intent).unwrap();
+    }
     bench.discard_new(&intent).unwrap();
     let without_aof =
         |list: Vec<String>| -> Vec<String> { list.into_iter().filter(|l| !l.starts_with("appendonly")).collect() };
@@ -479,7 +485,9 @@ fn there_and_back(live: &dyn Live, aof: Aof) {
     bench.switch(&intent).unwrap();
     bench.confirm(&intent).unwrap();
     bench.discard_old(&intent).unwrap();
-    bench.discard_old(&intent).unwrap();
+    if twice {
+        bench.discard_old(&intent).unwrap();
+    }
     assert_eq!(live.digest(), stored);
     assert!(!fs::read_dir(live.dir()).unwrap().any(|e| e.unwrap().file_name().to_string_lossy().contains("lifeboat")));
 }
@@ -487,7 +495,7 @@ fn there_and_back(live: &dyn Live, aof: Aof) {
 fn on_host(version: &str, appendonly: bool) {
     for aof in AOFS {
         let live = OnHost::start(version, appendonly);
-        there_and_back(&live, aof);
+        there_and_back(&live, aof, true);
     }
 }
 
@@ -521,30 +529,345 @@ fn valkey_8_on_the_host_without_one() {
     on_host("valkey-8", false);
 }
 
-fn in_containers(version: &str, appendonly: bool, aofs: &[Aof]) {
+fn in_container(version: &str, appendonly: bool, aof: Aof) {
     let other = match version {
         "redis-7.0" => None,
         "redis-6.2" => Some(image_with(version, "redis-server")),
         _ => Some(image_with(version, "valkey-server")),
     };
     let image = other.as_ref().map_or(IMAGE, |image| image.0.as_str());
-    for aof in aofs {
-        there_and_back(&Contained::start(image, version, appendonly), *aof);
-    }
+    there_and_back(&Contained::start(image, version, appendonly), aof, false);
 }
 
 #[test]
 fn redis_7_in_a_container_with_an_aof() {
-    in_containers("redis-7.0", true, &AOFS);
+    in_container("redis-7.0", true, Aof::Stale);
 }
 
 #[test]
-fn redis_7_in_a_container_without_one() {
-    in_containers("redis-7.0", false, &AOFS);
+fn redis_7_in_a_container_with_an_old_aof_of_one_file() {
+    in_container("redis-7.0", true, Aof::Legacy);
 }
 
 #[test]
-fn redis_6_and_valkey_8_in_containers() {
-    in_containers("redis-6.2", true, &[Aof::Stale]);
-    in_containers("valkey-8", true, &[Aof::Stale]);
+fn redis_7_in_a_container_with_an_aof_that_is_gone() {
+    in_container("redis-7.0", true, Aof::Nothing);
+}
+
+#[test]
+fn redis_7_in_a_container_without_an_aof() {
+    in_container("redis-7.0", false, Aof::Nothing);
+}
+
+#[test]
+fn redis_7_in_a_container_with_an_aof_that_is_off() {
+    in_container("redis-7.0", false, Aof::Stale);
+}
+
+#[test]
+fn redis_6_in_a_container() {
+    in_container("redis-6.2", true, Aof::Stale);
+}
+
+#[test]
+fn valkey_8_in_a_container() {
+    in_container("valkey-8", true, Aof::Stale);
+}
+
+/// What a child of this test is told: a folder with everything in it.
+const CHILD: &str = "LIFEBOAT_TEST_CHILD";
+
+/// Lays out what a child needs, for anybody to read.
+fn order(dir: &Path, bench: &Bench, taken: &Taken, intent: Option<&Intent>) {
+    let mut taken = taken.clone();
+    fs::write(dir.join("dump.rdb"), taken.bytes("dump.rdb")).unwrap();
+    fs::write(dir.join("facts"), taken.facts.to_string()).unwrap();
+    fs::write(dir.join("policy"), &bench.policy.text).unwrap();
+    if let Some(intent) = intent {
+        fs::write(dir.join("intent"), serde_json::to_vec(intent).unwrap()).unwrap();
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Run by other tests, in a process of its own that may be killed or be somebody else's. By itself it has no order.
+#[test]
+fn child() {
+    let Some(dir) = std::env::var_os(CHILD).map(PathBuf::from) else { return };
+    let text = fs::read_to_string(dir.join("policy")).unwrap();
+    let policy = policy::parse(&dir.join("shop.toml"), &text).unwrap();
+    let target = policy.sources.iter().find_map(|s| match &s.spec {
+        SourceSpec::Redis(spec) => Some(spec.target.clone()),
+        _ => None,
+    });
+    let bench = Bench::new(&target.unwrap());
+    let taken = Taken {
+        name: "cache".parse().unwrap(),
+        kind: "redis",
+        facts: serde_json::from_str(&fs::read_to_string(dir.join("facts")).unwrap()).unwrap(),
+        streams: vec![(
+            "dump.rdb".into(),
+            lifeboat::base::stream::StreamKind::Rdb,
+            fs::read(dir.join("dump.rdb")).unwrap(),
+        )],
+    };
+    let intent = fs::read(dir.join("intent")).ok().map(|bytes| serde_json::from_slice::<Intent>(&bytes).unwrap());
+    match std::env::var("LIFEBOAT_TEST_STEP").unwrap().as_str() {
+        "prepare" => bench.prepare(&taken, &intent.unwrap()).unwrap(),
+        "switch" => bench.switch(&intent.unwrap()).unwrap(),
+        "back" => bench.back(&intent.unwrap()).unwrap(),
+        _ => {
+            let intent = bench.plan(&taken).unwrap_or_else(|e| panic!("{e} {:?}", e.way_out()));
+            bench.prepare(&taken, &intent).unwrap();
+            bench.switch(&intent).unwrap();
+            bench.confirm(&intent).unwrap();
+            bench.discard_old(&intent).unwrap();
+        }
+    }
+}
+
+fn child_command(program: &Path, dir: &Path, step: &str) -> Command {
+    let mut command = Command::new(program);
+    command.args(["--exact", "child", "--nocapture"]).env(CHILD, dir).env("LIFEBOAT_TEST_STEP", step);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs a step in a process that is killed after this time, if it has not ended by then.
+fn kill_during(dir: &Path, step: &str, after: Duration) {
+    let mut child = child_command(&std::env::current_exe().unwrap(), dir, step).spawn().unwrap();
+    std::thread::sleep(after);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // What it had started ends by itself.
+    std::thread::sleep(Duration::from_millis(400));
+}
+
+fn killed_at_every_step(live: &dyn Live, delays: &[u64]) {
+    fill(live);
+    let bench = Bench::new(&live.target());
+    let taken = Taken::of(&bench.source);
+    let stored = live.digest();
+    change(live);
+    let today = live.digest();
+    for (round, delay) in delays.iter().enumerate() {
+        let delay = Duration::from_millis(*delay);
+        let dir = tempfile::tempdir().unwrap();
+        let intent = bench.plan(&taken).unwrap();
+        order(dir.path(), &bench, &taken, Some(&intent));
+        kill_during(dir.path(), "prepare", delay / 4);
+        assert_eq!(live.digest(), today, "{delay:?}: preparing changes nothing");
+        bench.prepare(&taken, &intent).unwrap();
+        kill_during(dir.path(), "switch", delay);
+        if round % 2 == 0 {
+            bench.switch(&intent).unwrap_or_else(|e| panic!("{delay:?}: {e}"));
+            bench.confirm(&intent).unwrap();
+            assert_eq!(live.digest(), stored, "{delay:?}: forward");
+            kill_during(dir.path(), "back", delay);
+        }
+        bench.back(&intent).unwrap_or_else(|e| panic!("{delay:?}: {e}"));
+        assert_eq!(live.digest(), today, "{delay:?}: back");
+        live.restart();
+        assert_eq!(live.digest(), today, "{delay:?}: back, and after a restart");
+        bench.discard_new(&intent).unwrap();
+        assert!(!live.dir().join(format!(".lifeboat-{ID}.cache")).exists());
+    }
+}
+
+#[test]
+fn a_step_that_is_killed_is_done_again_or_undone_on_the_host() {
+    let live = OnHost::start("redis-7.0", true);
+    killed_at_every_step(&live, &[40, 90, 140, 200, 260, 340, 450, 600, 900, 1400]);
+    let live = OnHost::start("redis-6.2", false);
+    killed_at_every_step(&live, &[120, 180, 240, 320]);
+}
+
+#[test]
+fn a_step_that_is_killed_is_done_again_or_undone_in_a_container() {
+    let live = Contained::start(IMAGE, "redis-7.0", true);
+    killed_at_every_step(&live, &[300, 700, 1100, 1600, 2200]);
+}
+
+#[test]
+fn a_user_in_group_docker_puts_it_back_without_reading_the_volume() {
+    let live = Contained::start(IMAGE, "redis-7.0", true);
+    fill(&live);
+    let bench = Bench::new(&live.target());
+    let taken = Taken::of(&bench.source);
+    let stored = live.digest();
+    change(&live);
+    let dir = tempfile::tempdir().unwrap();
+    order(dir.path(), &bench, &taken, None);
+    let program = dir.path().join("program");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let group = fs::metadata("/var/run/docker.sock").unwrap().gid();
+    let child = child_command(&program, dir.path(), "all");
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", &format!("--groups={group}"), "env", "HOME=/tmp"])
+        .arg(child.get_program())
+        .args(child.get_args())
+        .envs(child.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(live.digest(), stored);
+    for _ in 0..2 {
+        live.restart();
+        assert_eq!(live.digest(), stored);
+    }
+}
+
+/// What a plan says that refuses, with its way out.
+fn refusal(target: &Target, taken: &Taken) -> String {
+    let error = Bench::new(target).plan(taken).expect_err("the plan refuses");
+    format!("{error} ({})", error.way_out().unwrap_or_default())
+}
+
+#[test]
+fn what_cannot_be_put_back_is_refused_before_anything_is_done() {
+    let live = OnHost::start("redis-7.0", false);
+    fill(&live);
+    let bench = Bench::new(&live.target());
+    let taken = Taken::of(&bench.source);
+    let before = listing(&live.dir());
+    bench.plan(&taken).unwrap();
+
+    live.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    assert!(refusal(&live.target(), &taken).contains("is a replica"), "{}", refusal(&live.target(), &taken));
+    live.cli(&["REPLICAOF", "NO", "ONE"]);
+
+    live.cli(&["CONFIG", "SET", "appendonly", "yes"]);
+    let text = refusal(&live.target(), &taken);
+    assert!(text.contains("runs with appendonly \"yes\"") && text.contains("CONFIG REWRITE"), "{text}");
+    live.cli(&["CONFIG", "SET", "appendonly", "no"]);
+    let _ = fs::remove_dir_all(live.dir().join("appendonlydir"));
+
+    let mut newer = taken.clone();
+    newer.facts["rdb_version"] = 12.into();
+    assert!(refusal(&live.target(), &newer).contains("reads RDB 10 at most"));
+    let mut modules = taken.clone();
+    modules.facts["modules"] = serde_json::json!({"bf": "20612"});
+    assert!(refusal(&live.target(), &modules).contains("lacks modules that the stored one had: bf"));
+
+    let part = Part { tables: vec!["public.users".into()], ..Part::default() };
+    let partly = bench.run(|s, scene| bench.stored(&taken, |stored| s.plan(scene, stored, &part)));
+    assert!(partly.unwrap_err().to_string().contains("as a whole"));
+    assert_eq!(listing(&live.dir()), before);
+
+    // Another policy of this host names the same server otherwise.
+    let folder = tempfile::tempdir().unwrap();
+    let Target::Url(url) = live.target() else { panic!("a URL") };
+    let other = Target::Url(url.replace("127.0.0.1", "localhost"));
+    fs::write(folder.path().join("other.toml"), policy_text("other", &other)).unwrap();
+    fs::write(folder.path().join("broken.toml"), "nonsense").unwrap();
+    let file = folder.path().join("shop.toml");
+    let bench = Bench::at(&live.target(), &file, folder);
+    let error = bench.plan(&taken).unwrap_err().to_string();
+    assert!(error.contains("policy \"other\" uses the same Redis"), "{error}");
+    fs::write(file.with_file_name("other.toml"), policy_text("other", &Target::Url("redis://127.0.0.1:1".into())))
+        .unwrap();
+    let intent = bench.plan(&taken).unwrap();
+    assert!(intent.warnings.iter().any(|w| w.contains("policy \"broken\" cannot be read")), "{:?}", intent.warnings);
+}
+
+#[test]
+fn a_server_whose_way_of_starting_is_not_known_is_refused() {
+    let live = OnHost::start("redis-7.0", false);
+    let taken = Taken::of(&Bench::new(&live.target()).source);
+    live.shut_down(&["NOSAVE"]);
+    let port = live.port.to_string();
+    let arguments = ["--port", &port, "--requirepass", PASSWORD, "--daemonize", "yes", "--save", "", "--unixsocket"];
+    let mut command = Command::new(&live.program);
+    command.args(arguments).arg(live.socket()).arg("--dir").arg(live.dir());
+    assert!(command.uid(OWNER.0).gid(OWNER.1).stdout(Stdio::null()).status().unwrap().success());
+    live.await_loaded();
+    let text = refusal(&live.target(), &taken);
+    assert!(text.contains("started without a configuration file"), "{text}");
+}
+
+#[test]
+fn containers_that_would_lose_their_data_are_refused() {
+    let live = Contained::start(IMAGE, "redis-7.0", false);
+    let taken = Taken::of(&Bench::new(&live.target()).source);
+    let start = |options: &[&str], dir: &str| {
+        let command = ["redis-server", "--dir", dir, "--save", ""];
+        let container = TestContainer::run(&[&["--network", "none"], options].concat(), IMAGE, &command);
+        let began = Instant::now();
+        while !String::from_utf8_lossy(&try_docker(["exec", &container.id, "redis-cli", "PING"]).stdout)
+            .contains("PONG")
+        {
+            assert!(began.elapsed() < Duration::from_secs(30));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        container
+    };
+    let bare = start(&[], "/tmp");
+    let text = refusal(&Target::Container(bare.name.clone()), &taken);
+    assert!(text.contains("lies in the container itself"), "{text}");
+    let fleeting = start(&["--tmpfs", "/data"], "/data");
+    let text = refusal(&Target::Container(fleeting.name.clone()), &taken);
+    assert!(text.contains("lies in the container itself"), "{text}");
+    let mount = format!("{}:/data", live.volume.0);
+    let removed = start(&["--rm", "-v", &mount], "/data");
+    let text = refusal(&Target::Container(removed.name.clone()), &taken);
+    assert!(text.contains("removed when it stops"), "{text}");
+    docker(["stop", "-t", "1", &live.container.id]);
+    assert!(Bench::new(&live.target()).plan(&taken).is_err());
+}
+
+#[test]
+fn what_is_not_what_was_stored_is_undone() {
+    let live = OnHost::start("redis-7.0", true);
+    fill(&live);
+    let bench = Bench::new(&live.target());
+    let mut taken = Taken::of(&bench.source);
+    change(&live);
+    let today = live.digest();
+    // The facts say one key more than the file holds.
+    let keys = taken.facts["databases"][0]["keys"].as_u64().unwrap();
+    taken.facts["databases"][0]["keys"] = (keys + 1).into();
+    let intent = bench.plan(&taken).unwrap();
+    bench.prepare(&taken, &intent).unwrap();
+    let error = bench.switch(&intent).unwrap_err().to_string();
+    assert!(error.contains("loaded 505 keys, and 506 were stored"), "{error}");
+    bench.back(&intent).unwrap();
+    bench.discard_new(&intent).unwrap();
+    assert_eq!(live.digest(), today);
+    // A file that the server refuses: it does not come, and going back brings it.
+    taken.facts["databases"][0]["keys"] = keys.into();
+    let length = taken.bytes("dump.rdb").len();
+    taken.bytes("dump.rdb")[length - 1] ^= 1;
+    let intent = bench.plan(&taken).unwrap();
+    bench.prepare(&taken, &intent).unwrap();
+    assert!(bench.switch(&intent).is_err());
+    bench.back(&intent).unwrap();
+    bench.discard_new(&intent).unwrap();
+    assert_eq!(live.digest(), today);
+}
+
+#[test]
+fn a_user_of_an_acl_with_few_rights_puts_it_back() {
+    let live = OnHost::start("redis-7.0", true);
+    fill(&live);
+    let text = fs::read_to_string(live.config()).unwrap();
+    let rights = "+info +config|get +save +shutdown +psync +sync +replconf +ping +acl|users";
+    fs::write(live.config(), format!("{text}user keeper on >{PASSWORD} {rights}\n")).unwrap();
+    live.restart();
+    let mut bench = Bench::new(&live.target());
+    let SourceSpec::Redis(mut spec) =
+        bench.policy.sources.iter().find(|s| s.spec.kind() == "redis").unwrap().spec.clone()
+    else {
+        panic!("a redis source")
+    };
+    spec.user = Some("keeper".into());
+    bench.source = source(spec);
+    let taken = Taken::of(&bench.source);
+    let stored = live.digest();
+    change(&live);
+    let intent = bench.plan(&taken).unwrap_or_else(|e| panic!("{e} {:?}", e.way_out()));
+    bench.prepare(&taken, &intent).unwrap();
+    bench.switch(&intent).unwrap_or_else(|e| panic!("{e} {:?}", e.way_out()));
+    bench.confirm(&intent).unwrap();
+    assert_eq!(live.digest(), stored);
+    bench.discard_old(&intent).unwrap();
 }

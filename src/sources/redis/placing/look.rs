@@ -37,6 +37,8 @@ const FOLDER_MODE: &str = "750";
 pub(super) struct Found {
     pub state: State,
     pub warnings: Vec<String>,
+    /// Room beside its files.
+    pub free: Option<u64>,
     /// Keys that it holds now.
     pub keys: u64,
     /// About what writing them out takes.
@@ -94,11 +96,14 @@ impl Step<'_> {
                 server.name
             )));
         }
-        let (file, folder) = Hands::open(self, &state)?.modes(&state)?;
+        let hands = Hands::open(self, &state)?;
+        let (free, (file, folder)) = (hands.free_bytes(&state)?, hands.modes(&state)?);
+        drop(hands);
         state.file_mode = file.unwrap_or(state.file_mode);
         state.folder_mode = folder.unwrap_or(state.folder_mode);
         Ok(Found {
             warnings,
+            free,
             keys: info.keyspace().iter().map(|k| k.keys).sum(),
             data_bytes: info.get("used_memory").and_then(|v| v.parse().ok()).unwrap_or(0),
             describe: match &container {

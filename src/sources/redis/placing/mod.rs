@@ -135,10 +135,9 @@ impl Step<'_> {
         })?;
         let stream = if facts.stream.is_empty() { super::STREAM } else { facts.stream.as_str() };
         let length = stored.streams.info(stream)?.length;
-        let Found { mut state, mut warnings, keys, data_bytes, describe } = self.look(&facts)?;
+        let Found { mut state, mut warnings, free, keys, data_bytes, describe } = self.look(&facts)?;
         (state.stream, state.length) = (stream.to_owned(), length);
         others::refuse_shared(self, &mut warnings)?;
-        let free = Hands::open(self, &state)?.free_bytes(&state)?;
 
         // The new files, and what the server writes out before it is stopped.
         let copies = if state.appendonly && state.appenddirname.is_none() { 2 } else { 1 };
