@@ -46,6 +46,8 @@ pub struct Container {
     /// Container port (`5432/tcp`) and where the host publishes it (`127.0.0.1:5432`).
     pub ports: Vec<(String, String)>,
     pub restart_policy: Option<String>,
+    /// It is removed when it stops.
+    pub auto_remove: bool,
     /// Execs that run in it now.
     pub(super) exec_ids: Vec<String>,
 }
@@ -254,6 +256,7 @@ impl From<models::ContainerInspectResponse> for Container {
             networks,
             network_mode: host.network_mode.unwrap_or_default(),
             ports,
+            auto_remove: host.auto_remove.unwrap_or(false),
             restart_policy: host.restart_policy.and_then(|p| p.name).map(|n| n.to_string()).filter(|n| !n.is_empty()),
             exec_ids: c.exec_ids.unwrap_or_default(),
         }

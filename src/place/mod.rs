@@ -10,6 +10,7 @@ pub mod helper;
 pub mod host;
 mod inside;
 pub mod inspect;
+mod lifecycle;
 mod orphans;
 mod owner;
 mod stream;

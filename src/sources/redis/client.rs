@@ -136,6 +136,11 @@ impl Server {
 
     /// Asks one question.
     pub fn ask(&self, question: &[&str]) -> Result<Answer, SourceError> {
+        self.ask_within(question, ANSWER_LIMIT.min(self.stall))
+    }
+
+    /// Asks one question that may take its time.
+    pub fn ask_within(&self, question: &[&str], limit: Duration) -> Result<Answer, SourceError> {
         if self.by_link {
             let mut link = self.link()?;
             return match link.ask(question) {
@@ -144,7 +149,7 @@ impl Server {
                 Err(LinkError::Broken(error)) => Err(self.broken(error)),
             };
         }
-        let limit = ANSWER_LIMIT.min(self.stall).min(self.deadline.left());
+        let limit = limit.min(self.deadline.left());
         let (out, exit) = run(&*self.place, self.command(question).timeout(limit), MAX_ANSWER_BYTES)?;
         let text = String::from_utf8_lossy(&out).trim_end_matches('\n').to_owned();
         if exit.stderr.contains("AUTH failed: WRONGPASS") || exit.stderr.contains("AUTH failed: ERR invalid password") {

@@ -49,6 +49,16 @@ impl Info {
         all
     }
 
+    /// Keys of the file that it loaded last, those that had expired by then included; absent before Redis 7.
+    pub fn loaded(&self) -> Option<u64> {
+        let number = |name| self.get(name)?.parse::<u64>().ok();
+        Some(number("rdb_last_load_keys_loaded")?.saturating_add(number("rdb_last_load_keys_expired")?))
+    }
+
+    pub fn modules(&self) -> &BTreeMap<String, String> {
+        &self.modules
+    }
+
     pub fn fill(&self, facts: &mut Facts) {
         let text = |key: &str| self.get(key).map(str::to_owned);
         facts.version = text("valkey_version").or_else(|| text("redis_version"));

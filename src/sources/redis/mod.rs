@@ -10,6 +10,7 @@ mod client;
 pub mod facts;
 mod info;
 mod link;
+mod placing;
 mod proof;
 mod rdb;
 mod tarball;
@@ -68,14 +69,17 @@ impl RedisSource {
     }
 
     fn server(&self, deadline: Deadline, cancel: &Cancel) -> Result<Server, SourceError> {
-        let located = (self.locate)(&self.spec.target)?;
+        self.server_at(&(self.locate)(&self.spec.target)?, deadline, cancel)
+    }
+
+    fn server_at(&self, located: &Located, deadline: Deadline, cancel: &Cancel) -> Result<Server, SourceError> {
         let mut address = match &self.spec.target {
             Target::Url(url) => address::parse(url)?,
             _ => Address::default(),
         };
         address.tls |= self.spec.tls;
         let in_container = matches!(self.spec.target, Target::Service(_) | Target::Container(_));
-        let (password, password_origin) = self.password(&located)?;
+        let (password, password_origin) = self.password(located)?;
         let name = match &self.spec.target {
             Target::Url(_) | Target::Host => format!("Redis at {}", address.describe()),
             _ => located.place.describe(),

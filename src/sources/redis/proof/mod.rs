@@ -239,7 +239,7 @@ fn file_error(action: &'static str, path: &Path, source: std::io::Error) -> Sour
 }
 
 /// `88,120`.
-pub(super) fn grouped(n: u64) -> String {
+pub(in crate::sources::redis) fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {

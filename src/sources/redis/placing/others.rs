@@ -1,0 +1,93 @@
+//! Whether another policy of this host uses the same server: then neither may exchange its data.
+
+use super::Step;
+use super::look::is_local;
+use crate::policy::model::{Policy, RedisSpec, SourceSpec, Target};
+use crate::sources::SourceError;
+use crate::sources::project::Places;
+use crate::sources::redis::address;
+use std::path::PathBuf;
+
+/// Where a server is: in a container, and at addresses of this host.
+#[derive(Default)]
+struct Seen {
+    container: Option<String>,
+    addresses: Vec<String>,
+}
+
+impl Seen {
+    fn is(&self, other: &Seen) -> bool {
+        (self.container.is_some() && self.container == other.container)
+            || self.addresses.iter().any(|a| other.addresses.contains(a))
+    }
+}
+
+pub(super) fn refuse_shared(step: &Step<'_>, warnings: &mut Vec<String>) -> Result<(), SourceError> {
+    let own = see(&step.source.spec, step.scene.places);
+    for path in beside(&step.scene.policy.file) {
+        step.linked.cancel.check()?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let other = match crate::policy::load(&path) {
+            Ok(other) => other,
+            Err(_) => {
+                warnings.push(format!("policy {name:?} cannot be read: whether it uses the same Redis is not known"));
+                continue;
+            }
+        };
+        if redis_of(&other).any(|spec| own.is(&see(spec, &Places::new(&other.app, &step.linked.cancel)))) {
+            return Err(SourceError::hint(
+                format!("policy {name:?} uses the same Redis server: its data would be exchanged as well"),
+                "give each application a server of its own, or load the file by hand",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn redis_of(policy: &Policy) -> impl Iterator<Item = &RedisSpec> {
+    policy.sources.iter().filter_map(|source| match &source.spec {
+        SourceSpec::Redis(spec) => Some(spec),
+        _ => None,
+    })
+}
+
+/// The other policies of this one's folder.
+fn beside(file: &std::path::Path) -> Vec<PathBuf> {
+    let entries = file.parent().and_then(|dir| std::fs::read_dir(dir).ok());
+    let mut found: Vec<PathBuf> = entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "toml") && path.file_name() != file.file_name())
+        .collect();
+    found.sort();
+    found
+}
+
+/// What is not there now is nobody's.
+fn see(spec: &RedisSpec, places: &Places) -> Seen {
+    if is_local(&spec.target) {
+        let address = match &spec.target {
+            Target::Url(url) => address::parse(url).ok(),
+            _ => Some(address::Address::default()),
+        };
+        let text = |a: address::Address| match &a.socket {
+            Some(path) => path.clone(),
+            None => local(&format!("{}:{}", a.host(), a.port())),
+        };
+        return Seen { container: None, addresses: address.map(text).into_iter().collect() };
+    }
+    let Some(container) = places.find(&spec.target).ok().and_then(|found| found.container) else {
+        return Seen::default();
+    };
+    Seen { addresses: container.ports.iter().map(|(_, at)| local(at)).collect(), container: Some(container.id) }
+}
+
+/// The same for all names of this host.
+fn local(address: &str) -> String {
+    match address.rsplit_once(':') {
+        Some(("localhost" | "0.0.0.0" | "::1" | "::" | "[::1]" | "[::]", port)) => format!("127.0.0.1:{port}"),
+        _ => address.to_owned(),
+    }
+}
