@@ -16,4 +16,5 @@ mod env;
 mod files;
 mod git;
 mod nginx;
+mod nginx_container;
 mod recovery;

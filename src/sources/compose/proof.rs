@@ -198,9 +198,10 @@ impl Project<'_> {
         if let Some(name) = self.trial.facts["project"].as_str() {
             argv.extend(["--project-name".into(), name.to_owned()]);
         }
+        let env_files = self.files.iter().filter(|f| f.is_env).count();
         for file in self.files {
-            // What Compose finds by itself is not named: it would then read that alone.
-            let own = file.is_env && file.path == self.working.join(".env");
+            // What Compose finds by itself is not named; with others it is one of those that were named.
+            let own = file.is_env && env_files == 1 && file.path == self.working.join(".env");
             if !own {
                 argv.extend([if file.is_env { "--env-file" } else { "-f" }.into(), inside(&file.path)]);
             }

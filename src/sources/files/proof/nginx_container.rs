@@ -195,9 +195,10 @@ fn live_rest(
 
 /// The program and its main file, by the live container's own command.
 fn program(live: &Container) -> (String, PathBuf) {
-    let is_nginx = |word: &&String| matches!(word.rsplit('/').next(), Some("nginx" | "openresty"));
-    let program = live.command.iter().find(is_nginx).cloned().unwrap_or_else(|| "nginx".into());
-    let given = live.command.windows(2).find(|w| w[0] == "-c").map(|w| PathBuf::from(&w[1]));
+    let is_nginx = |word: &String| matches!(word.rsplit('/').next(), Some("nginx" | "openresty"));
+    let own = live.command.iter().position(is_nginx).map_or(&[][..], |at| &live.command[at..]);
+    let program = own.first().cloned().unwrap_or_else(|| "nginx".into());
+    let given = own.windows(2).find(|w| w[0] == "-c").map(|w| PathBuf::from(&w[1]));
     (program, given.filter(|p| p.is_absolute()).unwrap_or_else(|| DEFAULT_MAIN.into()))
 }
 
@@ -256,7 +257,8 @@ fn helper(
         command: vec!["sleep".into(), lifetime.as_secs().to_string()],
         env: Vec::new(),
         user: Some(format!("{uid}:{gid}")),
-        tmpfs: written.iter().map(|dir| (text(dir), "mode=1777".into())).collect(),
+        // The engine gives it the mode of what it covers, so its owner is what lets nginx write.
+        tmpfs: written.iter().map(|dir| (text(dir), format!("mode=1777,uid={uid},gid={gid}"))).collect(),
         mounts,
         memory_bytes: Some(scene.trial.drill.memory),
         lifetime,
