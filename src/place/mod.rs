@@ -9,6 +9,7 @@ pub mod docker;
 pub mod helper;
 pub mod host;
 pub mod inspect;
+mod lifecycle;
 mod orphans;
 mod owner;
 mod stream;

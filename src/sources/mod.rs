@@ -3,12 +3,14 @@
 
 mod build;
 pub mod command;
+mod command_placing;
 pub mod compose;
 pub mod extract;
 pub mod files;
 pub mod git;
 pub mod locate;
 pub mod placing;
+pub mod placings;
 pub mod postgres;
 pub mod project;
 pub mod proof;
@@ -18,6 +20,7 @@ mod run;
 pub mod secret;
 pub mod streams;
 mod tap;
+pub mod trees;
 
 pub use build::{RECOVERY, build, sweep};
 

@@ -18,6 +18,7 @@ mod paths;
 mod plan;
 mod small;
 mod stream;
+mod today;
 mod tree;
 mod view;
 mod volume;
@@ -30,3 +31,7 @@ pub use nginx::NginxSource;
 pub use paths::FilesSource;
 pub use stream::{LISTING, TAR};
 pub use volume::VolumeSource;
+
+pub(super) use docker::Trees;
+pub(super) use today::{Today, walk_today};
+pub(super) use xattr::read as read_attributes;
