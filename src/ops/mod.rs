@@ -14,12 +14,16 @@
 //! - [`browse`]: list, show, ls, cat, find, diff
 //! - [`mark`]: tag, untag, hold, release
 //! - [`restore`]: a snapshot's streams into a folder
+//! - [`streams`]: a snapshot's streams as sources read them
+//! - [`health`]: the policy's health checks
+//! - [`transaction`]: changing the live application so that it ends new or old, never between
 
 pub mod access;
 pub mod browse;
 pub mod check;
 pub mod copy;
 mod crew;
+pub mod health;
 pub mod mark;
 pub mod probe;
 pub mod prune;
@@ -28,6 +32,8 @@ pub mod restore;
 pub mod setup;
 pub mod snapshot;
 pub mod storage;
+pub mod streams;
+pub mod transaction;
 pub mod verify;
 
 use crate::base::cancel::{Cancel, Cancelled};
@@ -97,6 +103,9 @@ pub enum OpsError {
     Doubt { problem: String, hint: String },
     #[error("another run is at work on policy {policy:?}")]
     Busy { policy: String },
+    /// A transaction was cut short, and must be settled first.
+    #[error("transaction {id} of policy {policy:?} was cut short: the application may be between two states")]
+    Pending { id: String, policy: String },
     /// Writers are at work where something must be alone.
     #[error("a snapshot is being written to {location}")]
     Writing { location: String },
@@ -150,7 +159,7 @@ impl OpsError {
             OpsError::Repository(RepositoryError::ForeignRepository { .. }) => ErrorKind::Integrity,
             OpsError::Name(_) | OpsError::Usage { .. } | OpsError::NoIdentity { .. } => ErrorKind::Usage,
             OpsError::Repository(RepositoryError::Unpinned { .. }) => ErrorKind::Usage,
-            OpsError::Busy { .. } | OpsError::Writing { .. } => ErrorKind::Busy,
+            OpsError::Busy { .. } | OpsError::Writing { .. } | OpsError::Pending { .. } => ErrorKind::Busy,
             OpsError::Repository(RepositoryError::Pruning { .. }) => ErrorKind::Busy,
             _ => ErrorKind::Failed,
         }
@@ -166,6 +175,9 @@ impl OpsError {
             OpsError::Usage { hint, .. } | OpsError::Failed { hint, .. } => hint.clone(),
             OpsError::Doubt { hint, .. } => Some(hint.clone()),
             OpsError::Busy { .. } => Some("wait for it to end; `lifeboat list` shows its snapshot then".to_owned()),
+            OpsError::Pending { policy, .. } => {
+                Some(format!("`lifeboat -p {policy} restore --resume` finishes it or takes it back"))
+            }
             OpsError::Writing { .. } => Some("wait for it to end".to_owned()),
             OpsError::NoIdentity { .. } => Some(
                 "name it with --identity FILE or LIFEBOAT_IDENTITY; on a sealed host it lies elsewhere, on purpose"
