@@ -103,7 +103,7 @@ pub enum Command {
     Find(FindArgs),
     /// Say what changed between two snapshots.
     Diff(DiffArgs),
-    /// Restore a snapshot, or a part of it, into a folder.
+    /// Restore a snapshot, or a part of it, into a folder or over the live application.
     Restore(RestoreArgs),
     /// Prove a snapshot: restore it into throw-away services, and compare them with what the live ones were.
     Drill(DrillArgs),
@@ -300,8 +300,9 @@ pub struct DiffArgs {
 
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
-    /// The snapshot, as for `show`.
-    pub id: String,
+    /// The snapshot, as for `show`; with --undo a transaction [default: the newest].
+    #[arg(required_unless_present_any = ["resume", "undo"])]
+    pub id: Option<String>,
     /// Restore only this source; may be repeated.
     #[arg(long, value_name = "SOURCE")]
     pub only: Vec<String>,
@@ -309,8 +310,36 @@ pub struct RestoreArgs {
     #[arg(long = "path", value_name = "PATH")]
     pub paths: Vec<OsString>,
     /// The folder that the snapshot is laid out in; it must be empty or not exist yet.
-    #[arg(long, value_name = "DIR")]
-    pub into: PathBuf,
+    #[arg(long, value_name = "DIR",
+        required_unless_present_any = ["in_place", "table", "database_as", "resume", "undo"])]
+    pub into: Option<PathBuf>,
+    /// Put it back over the live application: all of it or nothing, health-checked.
+    #[arg(long, conflicts_with = "into")]
+    pub in_place: bool,
+    /// Put back only this table of a Postgres source (schema.name); may be repeated. Names its source with --only.
+    #[arg(long = "table", value_name = "TABLE", conflicts_with = "into")]
+    pub table: Vec<String>,
+    /// Restore a database under this name beside the live one, which stays untouched.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["into", "table"])]
+    pub database_as: Option<String>,
+    /// Remove what is there before it is replaced, where there is no room for both.
+    #[arg(long, conflicts_with = "into")]
+    pub replace: bool,
+    /// Make trees exactly what was captured: what is newer goes. Without it newer files stay.
+    #[arg(long, conflicts_with = "into")]
+    pub exact: bool,
+    /// Go on although today's state of this source cannot be saved first; may be repeated.
+    #[arg(long, value_name = "SOURCE", conflicts_with = "into")]
+    pub accept_unsaved: Vec<String>,
+    /// Do it without asking.
+    #[arg(long)]
+    pub yes: bool,
+    /// Finish a restore in place that was cut short, or take it back.
+    #[arg(long, conflicts_with_all = ["id", "only", "paths", "into", "in_place", "table", "database_as", "undo"])]
+    pub resume: bool,
+    /// Bring back what a restore in place replaced, as long as it is kept.
+    #[arg(long, conflicts_with_all = ["only", "paths", "into", "in_place", "table", "database_as"])]
+    pub undo: bool,
     /// Make device nodes, setuid bits and other attributes of the system as well.
     #[arg(long)]
     pub privileged: bool,

@@ -8,6 +8,7 @@
 //! | 3 | partial: some source or some copy failed, the rest is stored |
 //! | 4 | integrity: something stored is damaged or forged |
 //! | 5 | busy: another run holds this policy |
+//! | 6 | health checks failed |
 //! | 130 | ended by SIGINT (Ctrl-C) |
 //! | 143 | ended by SIGTERM |
 
@@ -31,6 +32,7 @@ pub enum Exit {
     Partial,
     Integrity,
     Busy,
+    Unhealthy,
     /// Ended by this signal.
     Signal(i32),
 }
@@ -45,6 +47,7 @@ impl Exit {
             Exit::Partial => 3,
             Exit::Integrity => 4,
             Exit::Busy => 5,
+            Exit::Unhealthy => 6,
             Exit::Signal(signal) => 128u8.saturating_add(u8::try_from(signal).unwrap_or(0)),
         }
     }
@@ -58,6 +61,7 @@ impl Exit {
             Exit::Partial => "partial",
             Exit::Integrity => "integrity",
             Exit::Busy => "busy",
+            Exit::Unhealthy => "unhealthy",
             Exit::Signal(_) => "cancelled",
         }
     }
@@ -229,6 +233,7 @@ mod tests {
             (Exit::Partial, 3),
             (Exit::Integrity, 4),
             (Exit::Busy, 5),
+            (Exit::Unhealthy, 6),
             (Exit::Signal(2), 130),
             (Exit::Signal(15), 143),
         ];

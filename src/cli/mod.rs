@@ -16,6 +16,7 @@ mod session;
 mod signals;
 
 use crate::base::cancel::Cancel;
+use crate::ops::transaction::helper;
 use args::{Cli, ColorWhen, Command, KeysCommand, PolicyCommand, RepairCommand};
 use clap::{ColorChoice, CommandFactory, FromArgMatches};
 use exit::{Exit, Failure};
@@ -29,6 +30,9 @@ use tracing_subscriber::EnvFilter;
 pub fn run(arguments: Vec<OsString>) -> u8 {
     // What is created here is this account's alone, also by the tools that are run.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    if let Some(code) = tree_helper(&arguments) {
+        return code;
+    }
     let cli = match parse(&arguments) {
         Ok(cli) => cli,
         Err(exit) => return exit.code(),
@@ -38,6 +42,9 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
     start_log(&session);
     if let Err(e) = signals::listen(cancel.clone()) {
         session.out.alarm(&format!("signals cannot be caught: {e}"));
+    }
+    if !settles(&cli.command) {
+        session.warn_of_pending();
     }
     let done = dispatch(&session, &cli.command);
     session.progress.finish();
@@ -52,6 +59,21 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
             session.out.failure(&failure);
             failure.kind.code()
         }
+    }
+}
+
+/// In a container of its own this program lays out and exchanges trees that only the engine reaches.
+fn tree_helper(arguments: &[OsString]) -> Option<u8> {
+    let words: Vec<String> = arguments.iter().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    (words.first()? == helper::WORD).then(|| helper::serve(&words[1..]))
+}
+
+/// What has nothing to do with a pending transaction, or settles it.
+fn settles(command: &Command) -> bool {
+    match command {
+        Command::Restore(args) => args.resume,
+        Command::Keys { .. } | Command::Completions { .. } | Command::Man { .. } => true,
+        _ => false,
     }
 }
 
@@ -116,6 +138,7 @@ fn name(command: &Command) -> &'static str {
         Command::Cat(_) => "cat",
         Command::Find(_) => "find",
         Command::Diff(_) => "diff",
+        Command::Restore(args) if args.into.is_none() => "restore in place",
         Command::Restore(_) => "restore",
         Command::Drill(_) => "drill",
         Command::History(_) => "history",

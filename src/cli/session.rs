@@ -10,6 +10,7 @@ use crate::cli::progress::Progress;
 use crate::ops::Run;
 use crate::ops::access::{Access, AccessRequest, Installation, parse_time, parse_url};
 use crate::ops::foresight::Purpose;
+use crate::ops::transaction;
 use crate::policy::{self, Policy};
 use chrono::{DateTime, SubsecRound, Utc};
 use std::io::{self, IsTerminal, Write};
@@ -86,7 +87,7 @@ impl Session {
         self.open_as(&AccessRequest { remembered: false, ..self.access_request(reading)? })
     }
 
-    fn open_as(&self, request: &AccessRequest) -> Result<Access, Failure> {
+    pub fn open_as(&self, request: &AccessRequest) -> Result<Access, Failure> {
         let access = Access::open(&self.installation, request)?;
         access.alarms.iter().for_each(|alarm| self.out.alarm(&format!("ALARM: {alarm}")));
         access.notices.iter().for_each(|notice| self.out.alarm(notice));
@@ -111,6 +112,40 @@ impl Session {
         match answer.trim() {
             "y" | "Y" | "yes" => Ok(()),
             _ => Err(Failure::usage("not confirmed", "nothing was changed")),
+        }
+    }
+
+    /// Asks before the live application is changed: its name must be written. Without a terminal `--yes` must have been
+    /// said.
+    pub fn confirm_by_name(&self, what: &str, name: &str, yes: bool) -> Result<(), Failure> {
+        if yes {
+            return Ok(());
+        }
+        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return Err(Failure::usage(
+                format!("this would {what}"),
+                "say --yes if that is meant; --dry-run shows the plan",
+            ));
+        }
+        self.progress.finish();
+        let mut answer = String::new();
+        let asked = write!(io::stderr(), "This will {}. Write {name:?} to go on: ", printable(what));
+        asked.and_then(|()| io::stdin().read_line(&mut answer)).map_err(|e| Failure::new(Exit::Failed, e))?;
+        if answer.trim() == name { Ok(()) } else { Err(Failure::usage("not confirmed", "nothing was changed")) }
+    }
+
+    /// Says on standard error that a transaction was cut short, whatever was asked for.
+    pub fn warn_of_pending(&self) {
+        match transaction::pending(&self.installation.state_dir) {
+            Ok(pending) => pending.iter().for_each(|p| {
+                self.out.alarm(&format!(
+                    "transaction {} of policy {} was cut short: `lifeboat{} restore --resume` finishes it or takes it back",
+                    p.id,
+                    p.policy,
+                    self.same_options(Some(p.policy.as_str()))
+                ));
+            }),
+            Err(e) => self.out.alarm(&Failure::from(e).message()),
         }
     }
 

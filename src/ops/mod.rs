@@ -19,6 +19,8 @@
 //! - [`streams`]: a snapshot's streams as sources read them
 //! - [`history`]: what happened to an application's backups
 //! - [`drill`]: a snapshot restored into throw-away services, and held against its facts
+//! - [`health`]: the policy's health checks
+//! - [`transaction`]: changing the live application so that it ends new or old, never between
 
 pub mod access;
 pub mod browse;
@@ -28,6 +30,7 @@ mod crew;
 pub mod doctor;
 pub mod drill;
 pub mod foresight;
+pub mod health;
 pub mod history;
 pub mod mark;
 pub mod probe;
@@ -38,6 +41,7 @@ pub mod setup;
 pub mod snapshot;
 pub mod storage;
 pub mod streams;
+pub mod transaction;
 pub mod verify;
 mod vouch;
 
@@ -108,6 +112,9 @@ pub enum OpsError {
     Doubt { problem: String, hint: String },
     #[error("another run is at work on policy {policy:?}")]
     Busy { policy: String },
+    /// A transaction was cut short, and must be settled first.
+    #[error("transaction {id} of policy {policy:?} was cut short: the application may be between two states")]
+    Pending { id: String, policy: String },
     /// Writers are at work where something must be alone.
     #[error("a snapshot is being written to {location}")]
     Writing { location: String },
@@ -161,7 +168,7 @@ impl OpsError {
             OpsError::Repository(RepositoryError::ForeignRepository { .. }) => ErrorKind::Integrity,
             OpsError::Name(_) | OpsError::Usage { .. } | OpsError::NoIdentity { .. } => ErrorKind::Usage,
             OpsError::Repository(RepositoryError::Unpinned { .. }) => ErrorKind::Usage,
-            OpsError::Busy { .. } | OpsError::Writing { .. } => ErrorKind::Busy,
+            OpsError::Busy { .. } | OpsError::Writing { .. } | OpsError::Pending { .. } => ErrorKind::Busy,
             OpsError::Repository(RepositoryError::Pruning { .. }) => ErrorKind::Busy,
             _ => ErrorKind::Failed,
         }
@@ -177,6 +184,9 @@ impl OpsError {
             OpsError::Usage { hint, .. } | OpsError::Failed { hint, .. } => hint.clone(),
             OpsError::Doubt { hint, .. } => Some(hint.clone()),
             OpsError::Busy { .. } => Some("wait for it to end; `lifeboat list` shows its snapshot then".to_owned()),
+            OpsError::Pending { policy, .. } => {
+                Some(format!("`lifeboat -p {policy} restore --resume` finishes it or takes it back"))
+            }
             OpsError::Writing { .. } => Some("wait for it to end".to_owned()),
             OpsError::NoIdentity { .. } => Some(
                 "name it with --identity FILE or LIFEBOAT_IDENTITY; on a sealed host it lies elsewhere, on purpose"

@@ -11,6 +11,7 @@ use crate::base::time::compact;
 use crate::ops::access::{Access, AccessRequest, Installation, host_name};
 use crate::ops::copy::{self, CopyOutcome, CopyRequest};
 use crate::ops::foresight::Purpose;
+use crate::ops::transaction;
 use crate::ops::{OpsError, Run, probe};
 use crate::pipeline::crypt::{Recipients, object_id};
 use crate::pipeline::limits;
@@ -21,7 +22,7 @@ use crate::repository::format::{
 };
 use crate::repository::keys::HostKey;
 use crate::repository::reader::{load_manifest, load_refs};
-use crate::repository::state::{self, State};
+use crate::repository::state::{self, PolicyLock, State};
 use crate::repository::writer::{Committed, SnapshotDraft, SnapshotWriter, StreamWriter, WriterOptions};
 use crate::repository::{RepositoryError, layout, parallel};
 use crate::sources::{Capture, Captured, Memo, MemoKey, Piece, Sink, Source, SourceError, StreamSink};
@@ -141,7 +142,7 @@ pub fn plan(policy: &Policy, sources: &[Box<dyn Source>], options: &SnapshotOpti
     Ok(plan)
 }
 
-/// Takes the snapshot.
+/// Takes the snapshot, and copies it to where the policy says.
 pub fn run(
     installation: &Installation,
     policy: &Policy,
@@ -152,6 +153,44 @@ pub fn run(
     let begun = Instant::now();
     let state = Arc::new(State::open(&installation.state_dir)?);
     let lock = state.lock_policy(&plan.policy)?.ok_or_else(|| OpsError::Busy { policy: plan.policy.to_string() })?;
+    transaction::refuse_pending(&installation.state_dir, &plan.policy)?;
+    transaction::discard_expired(installation, policy, run)?;
+    let (mut report, mut access, lookout) = under_lock(installation, policy, plan, sources, &state, &lock, run)?;
+    drop(lock);
+    // The snapshot stands, whatever becomes of its copies.
+    if !policy.repository.copies.is_empty() {
+        let chain = access.reload()?;
+        access = access.with_chain(chain);
+    }
+    report.copies = copy::every(&access, policy, &lookout.silent, &CopyRequest::default(), run);
+    report.seconds = begun.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// The same for a caller that holds the policy's lock, and without copies.
+pub fn run_locked(
+    installation: &Installation,
+    policy: &Policy,
+    plan: &SnapshotPlan,
+    sources: &[Box<dyn Source>],
+    (state, lock): (&Arc<State>, &PolicyLock),
+    run: &Run,
+) -> Result<SnapshotReport, OpsError> {
+    let begun = Instant::now();
+    let (mut report, ..) = under_lock(installation, policy, plan, sources, state, lock, run)?;
+    report.seconds = begun.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+fn under_lock(
+    installation: &Installation,
+    policy: &Policy,
+    plan: &SnapshotPlan,
+    sources: &[Box<dyn Source>],
+    state: &Arc<State>,
+    _lock: &PolicyLock,
+    run: &Run,
+) -> Result<(SnapshotReport, Access, copy::Lookout), OpsError> {
     for name in crate::sources::sweep(policy, run.now, &run.cancel) {
         run.events.step(format!("removed helper container {name}, which a killed run left behind"));
     }
@@ -168,16 +207,16 @@ pub fn run(
         tracing::debug!("no identity at hand: this host is sealed");
     }
     // What a copy remembers counts as if this host did: the writer alarms, and takes the number behind it.
-    let lookout = copy::look_out(&access, policy, &plan.host, run)?;
+    let mut lookout = copy::look_out(&access, policy, &plan.host, run)?;
     if let Some(head) = &lookout.head {
         state.set_head(access.repository.id(), head)?;
     }
-    let (committed, reports, alarm, memo) = match take(&access, policy, plan, &wanted, &host_key, &state, run) {
+    let (committed, reports, alarm, memo) = match take(&access, policy, plan, &wanted, &host_key, state, run) {
         // Something pruned what this run counted on; what is known now is read anew, once.
         Err(OpsError::Repository(RepositoryError::ReferencedGone { id })) => {
             run.events.step(format!("object {id} vanished meanwhile: taking the snapshot again"));
             access = Access::open(installation, &request)?;
-            take(&access, policy, plan, &wanted, &host_key, &state, run)?
+            take(&access, policy, plan, &wanted, &host_key, state, run)?
         }
         other => other?,
     };
@@ -185,24 +224,18 @@ pub fn run(
     let (kept, proved) = parallel::both(|| memo.commit(), || prove(&access, &committed));
     proved?;
     kept.ok_or(RepositoryError::Worker)??;
-    drop(lock);
-    let notices = new_lineage(&access, &committed.header).into_iter().chain(lookout.notices).collect();
+    let notices = new_lineage(&access, &committed.header).into_iter().chain(std::mem::take(&mut lookout.notices));
     let optional = |r: &SourceReport| plan.sources.iter().any(|p| p.name == r.name && p.optional);
-    // The snapshot stands, whatever becomes of its copies.
-    if !policy.repository.copies.is_empty() {
-        let chain = access.reload()?;
-        access = access.with_chain(chain);
-    }
-    let copies = copy::every(&access, policy, &lookout.silent, &CopyRequest::default(), run);
-    Ok(SnapshotReport {
+    let report = SnapshotReport {
         failed: reports.iter().any(|r| r.outcome == SourceOutcome::Failed && !optional(r)),
         header: committed.header,
         sources: reports,
-        alarm: lookout.alarm.or(alarm),
-        notices,
-        copies,
-        seconds: begun.elapsed().as_secs_f64(),
-    })
+        alarm: lookout.alarm.take().or(alarm),
+        notices: notices.collect(),
+        copies: Vec::new(),
+        seconds: 0.0,
+    };
+    Ok((report, access, lookout))
 }
 
 /// The snapshot before this one was made with another state folder: the host was rebuilt or cloned.

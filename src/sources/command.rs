@@ -132,7 +132,7 @@ impl CommandSource {
 }
 
 /// A tool's words without the values of the container's secrets.
-fn redact(text: &str, located: &Located) -> String {
+pub(super) fn redact(text: &str, located: &Located) -> String {
     let looks_secret = |name: &str| {
         let name = name.to_ascii_uppercase();
         ["PASS", "SECRET", "TOKEN", "KEY", "COOKIE", "CREDENTIAL", "DSN", "URL"].iter().any(|part| name.contains(part))

@@ -4,12 +4,14 @@
 mod build;
 mod cell;
 pub mod command;
+mod command_placing;
 pub mod compose;
 pub mod extract;
 pub mod files;
 pub mod git;
 pub mod locate;
 pub mod placing;
+pub mod placings;
 pub mod postgres;
 pub mod project;
 pub mod proof;
@@ -20,6 +22,7 @@ mod run;
 pub mod secret;
 pub mod streams;
 mod tap;
+pub mod trees;
 
 pub use build::{RECOVERY, build, sweep};
 pub use provers::{prover, sweep_folder};

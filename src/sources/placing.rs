@@ -38,6 +38,9 @@ pub struct Part {
     /// Trees become exactly what was captured: what is newer goes. Else changed and missing files return and newer stay.
     #[serde(default)]
     pub exact: bool,
+    /// Device nodes, setuid bits and other attributes of the system too.
+    #[serde(default)]
+    pub privileged: bool,
 }
 
 /// Room that preparing takes on one file system.
@@ -96,6 +99,11 @@ pub trait Placing: Send + Sync {
 
     /// Makes the new thing beside the live one. The services still run.
     fn prepare(&self, scene: &Scene<'_>, stored: &Stored<'_>, intent: &Intent) -> Result<(), SourceError>;
+
+    /// The services have stopped: what was written since `prepare` looked is looked at once more. Short.
+    fn settle(&self, _scene: &Scene<'_>, _stored: &Stored<'_>, _intent: &Intent) -> Result<(), SourceError> {
+        Ok(())
+    }
 
     /// Exchanges the new for the live one.
     fn switch(&self, scene: &Scene<'_>, intent: &Intent) -> Result<(), SourceError>;

@@ -83,6 +83,9 @@ fn the_documented_examples_are_what_is_printed() {
     }
     check(&world.json(&["snapshot", "-p", "shop", "--dry-run"]));
     check(&world.json(&["restore", "latest", "-p", "shop", "--into", "out2", "--dry-run"]));
+    check(&world.json(&["restore", "latest", "-p", "shop", "--in-place", "--dry-run"]));
+    check(&world.json(&["restore", "latest", "-p", "shop", "--in-place", "--yes"]));
+    check(&world.json(&["restore", "-p", "shop", "--undo", "--yes"]));
     check(&world.json(&["ls", "latest", "-p", "shop"]));
     check(&world.json(&["drill", "-p", "shop", "--dry-run"]));
     let proved = world.json(&["snapshot", "-p", "shop", "--drill"]);

@@ -18,6 +18,7 @@ pub mod policy;
 pub mod prune;
 pub mod repair;
 pub mod restore;
+pub mod restore_in_place;
 pub mod show;
 pub mod snapshot;
 pub mod tag;

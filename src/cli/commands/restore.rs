@@ -1,24 +1,27 @@
-//! `restore --into`.
+//! `restore --into`; what goes over the live application is in [`restore_in_place`].
 
 use crate::base::units::{human_duration, human_size};
 use crate::cli::args::RestoreArgs;
+use crate::cli::commands::restore_in_place;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Align, Paint, Table, local, printable};
 use crate::cli::session::{Session, argument};
 use crate::ops::restore::{self, RestoreOutcome, RestorePlan, RestoreReport, RestoreRequest, RestoredSource};
+use std::path::Path;
 use std::time::Duration;
 
 /// Differences of a source that are written out; all of them stand in the JSON document.
 const SHOWN: usize = 20;
 
 pub fn run(session: &Session, args: &RestoreArgs) -> Result<Exit, Failure> {
-    let done = restore(session, args);
+    let (Some(id), Some(into)) = (&args.id, &args.into) else { return restore_in_place::run(session, args) };
+    let done = restore(session, args, id, into);
     session.progress.finish();
-    done.map_err(|f| f.attempted(format!("restore {} into {}", args.id, args.into.display())))
+    done.map_err(|f| f.attempted(format!("restore {id} into {}", into.display())))
 }
 
-fn restore(session: &Session, args: &RestoreArgs) -> Result<Exit, Failure> {
-    let mut request = RestoreRequest::new(&args.id, &args.into);
+fn restore(session: &Session, args: &RestoreArgs, id: &str, into: &Path) -> Result<Exit, Failure> {
+    let mut request = RestoreRequest::new(id, into);
     for name in &args.only {
         request.only.push(argument("--only", name)?);
     }

@@ -230,7 +230,7 @@ fn flags() -> OFlags {
 
 /// Opens one name below a folder. The kernel refuses to follow anything; where it has no `openat2`, or a sandbox
 /// forbids it, `O_NOFOLLOW` does the same for a single name.
-pub(super) fn open_below(dir: BorrowedFd<'_>, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(in crate::sources) fn open_below(dir: BorrowedFd<'_>, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
     open_new(dir, name, flags, Mode::empty())
 }
 
@@ -245,7 +245,7 @@ pub(super) fn open_new(dir: BorrowedFd<'_>, name: &OsStr, flags: OFlags, mode: M
 }
 
 /// Whether something stands under a name, and what; symlinks are not followed.
-pub(super) fn stat_below(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<rustix::fs::Stat>, Errno> {
+pub(in crate::sources) fn stat_below(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<rustix::fs::Stat>, Errno> {
     match rustix::fs::statat(dir, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::NOENT) => Ok(None),

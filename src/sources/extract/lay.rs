@@ -109,6 +109,44 @@ impl Extractor {
         })
     }
 
+    /// Lays out one member that the caller has read, under a single name in the destination. `false`: the report says
+    /// why it is not there.
+    pub fn lay_as<R: Read>(
+        &mut self,
+        archive: &mut Archive<R>,
+        member: &Member,
+        name: &[u8],
+    ) -> Result<bool, ExtractError> {
+        self.cancel.check()?;
+        let mut renamed = member.clone();
+        renamed.entry.path = name.to_vec();
+        renamed.again = false;
+        for lost in &member.lost {
+            self.report.add(Severity::Metadata, &member.entry.path, format!("{lost} not understood"));
+        }
+        let before = self.report.differences.len();
+        let (severity, what) = match self.member(archive, &renamed) {
+            Ok(()) => {
+                self.report.entries += 1;
+                self.report.bytes += member.entry.size;
+                self.rename_differences(before, &member.entry.path);
+                return Ok(true);
+            }
+            Err(Not::Refused(what)) => (Severity::Refused, what),
+            Err(Not::Missing(what)) => (Severity::Missing, what),
+            Err(Not::Failed(e)) => return Err(e),
+        };
+        self.report.add(severity, &member.entry.path, what);
+        Ok(false)
+    }
+
+    /// What was said of a name that is ours alone is about the entry's own path.
+    fn rename_differences(&mut self, from: usize, path: &[u8]) {
+        for difference in self.report.differences.iter_mut().skip(from) {
+            difference.path = crate::sources::files::entry::display(path);
+        }
+    }
+
     /// Ends the extraction: the last folders get their metadata, and all is durable. Leaving it out leaves folders
     /// without theirs.
     pub fn finish(mut self) -> Result<Report, ExtractError> {

@@ -16,7 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 
 /// What may be restored.
 #[derive(Clone, Copy)]
-pub(super) struct Wanted {
+pub(in crate::sources) struct Wanted {
     pub privileged: bool,
     pub owners: bool,
 }
@@ -28,7 +28,7 @@ impl Wanted {
 }
 
 /// Owner, mode and attributes of an open file or folder.
-pub(super) fn apply_to_file(file: BorrowedFd<'_>, entry: &Entry, wanted: Wanted, report: &mut Report) {
+pub(in crate::sources) fn apply_to_file(file: BorrowedFd<'_>, entry: &Entry, wanted: Wanted, report: &mut Report) {
     let path = &entry.path;
     let mut lost = |what: String| report.add(Severity::Metadata, path, what);
     if wanted.owners
@@ -94,7 +94,7 @@ pub(super) fn apply_by_name(dir: BorrowedFd<'_>, name: &OsStr, entry: &Entry, wa
 }
 
 /// Sets the modification time and checks that the file system could hold it.
-pub(super) fn set_time(file: impl AsFd, time: Time) -> io::Result<()> {
+pub(in crate::sources) fn set_time(file: impl AsFd, time: Time) -> io::Result<()> {
     let file = file.as_fd();
     rustix::fs::futimens(file, &timestamps(time))?;
     if !(0..=0x7fff_ffff).contains(&time.seconds) {

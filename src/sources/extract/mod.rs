@@ -19,6 +19,9 @@ pub use archive::{Archive, Member, TarError};
 pub use lay::{Extractor, Options, write_content};
 pub use report::{Difference, Report, Severity};
 
+pub(in crate::sources) use dirs::{open_below, stat_below};
+pub(in crate::sources) use metadata::{Wanted, apply_to_file, set_time};
+
 use std::io;
 use std::path::PathBuf;
 

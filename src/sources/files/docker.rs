@@ -233,7 +233,8 @@ impl Reframe<'_> {
             let mut entry = member.entry;
             let below = self.rename(&entry.path)?;
             let path = std::mem::take(&mut entry.path);
-            if !filter.takes(&below, entry.kind == Kind::Dir) {
+            let beside = below.split(|b| *b == b'/').any(crate::sources::trees::is_staging);
+            if beside || !filter.takes(&below, entry.kind == Kind::Dir) {
                 skipped.insert(hash64(&path));
                 continue;
             }

@@ -19,6 +19,7 @@ mod plan;
 pub mod proof;
 mod small;
 mod stream;
+mod today;
 mod tree;
 mod view;
 mod volume;
@@ -31,3 +32,7 @@ pub use nginx::NginxSource;
 pub use paths::FilesSource;
 pub use stream::{LISTING, TAR};
 pub use volume::VolumeSource;
+
+pub(super) use docker::Trees;
+pub(super) use today::{Today, walk_today};
+pub(super) use xattr::read as read_attributes;

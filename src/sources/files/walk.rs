@@ -211,6 +211,9 @@ impl<'a> Walk<'a> {
         if within.is_none() && node.is_none() {
             return Ok(None);
         }
+        if mode.is_dir() && crate::sources::trees::is_staging(name.to_bytes()) {
+            return Ok(None);
+        }
         if mode.is_dir() {
             return self.folder(level, dir, name, path, (node, within), visit);
         }

@@ -10,6 +10,7 @@ mod client;
 pub mod facts;
 mod info;
 mod link;
+pub mod memory;
 mod placing;
 mod proof;
 mod rdb;

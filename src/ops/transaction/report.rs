@@ -1,0 +1,101 @@
+//! What a transaction came to.
+
+use super::journal::Step;
+use super::plan::{PassedOver, TransactionPlan};
+use crate::base::ids::{PolicyName, SnapshotId, SourceName};
+use crate::ops::OpsError;
+use crate::ops::health::Health;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+/// The state that the application is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The new one.
+    Done,
+    /// The old one.
+    Undone,
+}
+
+/// A step and its time.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepTime {
+    pub name: String,
+    pub seconds: f64,
+    /// It failed.
+    pub error: Option<String>,
+}
+
+/// One source that was put back.
+#[derive(Debug, Clone, Serialize)]
+pub struct SourceResult {
+    pub name: SourceName,
+    pub kind: String,
+    pub lines: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct TransactionReport {
+    pub id: String,
+    pub policy: PolicyName,
+    pub outcome: Outcome,
+    /// What was put back.
+    pub snapshot: SnapshotId,
+    /// What was live before.
+    pub safety: Option<SnapshotId>,
+    pub sources: Vec<SourceResult>,
+    pub passed_over: Vec<PassedOver>,
+    pub steps: Vec<StepTime>,
+    /// From the stop of the services to the last health check; absent where nothing was stopped.
+    pub downtime_seconds: Option<f64>,
+    pub seconds: f64,
+    /// The health checks at the end.
+    pub health: Vec<Health>,
+    /// What the steps noted; a document has it among its own warnings.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
+    /// Why it was undone.
+    pub failed: Option<String>,
+    /// Until when what was replaced can be brought back.
+    pub kept_until: Option<DateTime<Utc>>,
+    /// The same as `failed`, for the exit code.
+    #[serde(skip)]
+    pub failure: Option<OpsError>,
+}
+
+impl TransactionReport {
+    pub fn of(plan: &TransactionPlan, outcome: Outcome) -> Self {
+        let source = |i: &crate::sources::placing::Intent| SourceResult {
+            name: i.source.clone(),
+            kind: i.kind.clone(),
+            lines: i.lines.clone(),
+        };
+        Self {
+            id: plan.id.clone(),
+            policy: plan.policy.clone(),
+            outcome,
+            snapshot: plan.snapshot.clone(),
+            safety: None,
+            sources: plan.intents.iter().map(source).collect(),
+            passed_over: plan.passed_over.clone(),
+            steps: Vec::new(),
+            downtime_seconds: None,
+            seconds: 0.0,
+            health: Vec::new(),
+            warnings: Vec::new(),
+            failed: None,
+            kept_until: None,
+            failure: None,
+        }
+    }
+
+    /// Whether the application is as it should be at the end. A check that failed before does not count.
+    pub fn is_healthy(&self) -> bool {
+        self.health.iter().all(|h| h.ok || h.known)
+    }
+
+    pub(super) fn step(&mut self, step: &Step, seconds: f64, error: Option<String>) {
+        self.steps.push(StepTime { name: step.name(), seconds, error });
+    }
+}

@@ -1,0 +1,403 @@
+//! Forward, step by step; and back when one fails.
+
+use super::hooks;
+use super::journal::{End, Entry, Journal, Line, Phase, Record, Step, refuse_pending};
+use super::plan::TransactionPlan;
+use super::report::{Outcome, TransactionReport};
+use super::settle::discard_expired;
+use super::stage::Stage;
+use crate::base::ids::SnapshotId;
+use crate::ops::access::{Access, AccessRequest, Installation};
+use crate::ops::browse::part::open_snapshot;
+use crate::ops::browse::select::source_named;
+use crate::ops::health::{self, Health, Patience};
+use crate::ops::snapshot::{self, SnapshotOptions};
+use crate::ops::streams::SnapshotStreams;
+use crate::ops::verify::{Level, verify};
+use crate::ops::{OpsError, Run, SourceOutcome, Trigger, check};
+use crate::policy::Policy;
+use crate::repository::chain::full_text;
+use crate::repository::reader::SnapshotReader;
+use crate::repository::state::{PolicyLock, State};
+use crate::sources::placing::{Intent, Stored};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Does what the plan says. `access` holds what is put back, `home` is where the policy's own snapshots go. An error: nothing was changed, or a crash away from here must be settled by
+/// [`super::resume`]; what was undone is a report.
+pub fn run(
+    installation: &Installation,
+    policy: &Policy,
+    access: &Access,
+    home: &AccessRequest,
+    plan: &TransactionPlan,
+    run: &Run,
+) -> Result<TransactionReport, OpsError> {
+    let state = Arc::new(State::open(&installation.state_dir)?);
+    let lock = state.lock_policy(&plan.policy)?.ok_or_else(|| OpsError::Busy { policy: plan.policy.to_string() })?;
+    refuse_pending(&installation.state_dir, &plan.policy)?;
+    discard_expired(installation, policy, run)?;
+    let reader = open_snapshot(access, plan.snapshot.as_str(), "restoring", run)?;
+    let stage = Stage::new(installation, policy, &plan.id, run);
+    run.events.step("health checks before anything is changed");
+    let known = health::failing(&health::check(policy, &stage.places, Patience::Once, run));
+    let tag = format!("pre-restore-{}", plan.id);
+    let safety = save(installation, policy, home, plan, &tag, (&state, &lock), run)?;
+    run.cancel.check()?;
+    let clock = Clock { now: run.now, begun: Instant::now() };
+    let first = Line::Begin { plan: Box::new(plan.clone()), safety: safety.clone(), known: known.clone() };
+    let journal = Journal::create(&installation.state_dir, &plan.id, &clock.entry(first))?;
+    let mut machine = Machine::new(stage, plan, journal, clock, known, Vec::new());
+    machine.report.safety = safety;
+    machine.go(Some(&reader))
+}
+
+/// Saves today's state: every source that the plan changes must be in it, and be readable.
+pub fn save(
+    installation: &Installation,
+    policy: &Policy,
+    home: &AccessRequest,
+    plan: &TransactionPlan,
+    tag: &str,
+    lock: (&Arc<State>, &PolicyLock),
+    run: &Run,
+) -> Result<Option<SnapshotId>, OpsError> {
+    let options = SnapshotOptions {
+        tags: vec![tag.parse().map_err(|e| OpsError::failed(format!("{e}"), "report this"))?],
+        trigger: Trigger::Rollback,
+        only: Vec::new(),
+        force: false,
+    };
+    run.events.step("safety snapshot");
+    let sources = check::sources(installation, policy, &run.cancel);
+    let planned = snapshot::plan(policy, &sources, &options)?;
+    let report = snapshot::run_locked(installation, policy, &planned, &sources, lock, run)?;
+    for source in &report.sources {
+        let concerned = plan.intents.iter().any(|i| i.source == source.name);
+        if concerned && source.outcome == SourceOutcome::Failed {
+            let name = source.name.as_str();
+            let why = source.error.clone().unwrap_or_default();
+            if plan.accept_unsaved.contains(&source.name) {
+                run.events.warn(&source.name, format!("today's state is not saved: {why}"));
+                continue;
+            }
+            return Err(OpsError::failed(
+                format!("today's state of source {name:?} cannot be saved first: {why}"),
+                format!("mend that, or go on without it: --accept-unsaved {name}"),
+            ));
+        }
+    }
+    let id = report.header.id;
+    run.events.step("verifying the safety snapshot");
+    let access = Access::open(installation, home)?;
+    let level = if access.identities.is_some() { Level::Deep } else { Level::ReadData { percent: 100 } };
+    let verified = verify(&access, level, std::slice::from_ref(&id), run)?;
+    if let Some(finding) = verified.findings.first() {
+        return Err(OpsError::Doubt {
+            problem: format!("the safety snapshot {id} does not verify: {}", finding.problem),
+            hint: "`lifeboat verify` says more; nothing has been changed".into(),
+        });
+    }
+    Ok(Some(id))
+}
+
+/// The time that has passed since the run's own `now`.
+#[derive(Clone, Copy)]
+pub struct Clock {
+    pub now: DateTime<Utc>,
+    pub begun: Instant,
+}
+
+impl Clock {
+    pub fn time(&self) -> DateTime<Utc> {
+        self.now + TimeDelta::from_std(self.begun.elapsed()).unwrap_or_default()
+    }
+
+    pub fn entry(&self, line: Line) -> Entry {
+        Entry { at: self.time(), line }
+    }
+}
+
+/// One transaction on its way.
+pub struct Machine<'a> {
+    stage: Stage<'a>,
+    plan: &'a TransactionPlan,
+    journal: Journal,
+    clock: Clock,
+    known: Vec<String>,
+    /// Steps that have begun, in this process or before it.
+    begun: Vec<Step>,
+    stopped: Option<Instant>,
+    /// All had been prepared when this process began.
+    resumed: bool,
+    pub report: TransactionReport,
+}
+
+impl<'a> Machine<'a> {
+    pub fn new(
+        stage: Stage<'a>,
+        plan: &'a TransactionPlan,
+        journal: Journal,
+        clock: Clock,
+        known: Vec<String>,
+        begun: Vec<Step>,
+    ) -> Self {
+        let report = TransactionReport::of(plan, Outcome::Done);
+        Self { stage, plan, journal, clock, known, begun, stopped: None, resumed: false, report }
+    }
+
+    /// The steps that a record says have begun.
+    pub fn steps_begun(record: &Record) -> Vec<Step> {
+        let steps = record.entries.iter().filter_map(|e| match &e.line {
+            Line::Step { step, phase: Phase::Begin, .. } => Some(step.clone()),
+            _ => None,
+        });
+        steps.collect()
+    }
+
+    /// Forward to the end, or back. Without a reader everything has been prepared.
+    pub fn go(mut self, reader: Option<&SnapshotReader>) -> Result<TransactionReport, OpsError> {
+        self.resumed = reader.is_none();
+        let forward = match reader {
+            Some(reader) => self.prepare(reader).and_then(|()| self.exchange()),
+            None => self.exchange(),
+        };
+        match forward {
+            Ok(()) => self.finish(),
+            Err(failure) => self.back(failure),
+        }
+    }
+
+    fn step(&mut self, step: Step, act: impl FnOnce(&mut Self) -> Result<(), OpsError>) -> Result<(), OpsError> {
+        self.stage.run.cancel.check()?;
+        self.stage.run.events.step(step.name());
+        self.write(Line::Step { step: step.clone(), phase: Phase::Begin, seconds: 0.0, error: None })?;
+        self.begun.push(step.clone());
+        let begun = Instant::now();
+        let result = act(self);
+        let seconds = begun.elapsed().as_secs_f64();
+        let error = result.as_ref().err().map(|e| full_text(e));
+        self.report.step(&step, seconds, error.clone());
+        let phase = if error.is_some() { Phase::Failed } else { Phase::Done };
+        let written = self.write(Line::Step { step, phase, seconds, error });
+        result.and(written)
+    }
+
+    fn write(&mut self, line: Line) -> Result<(), OpsError> {
+        self.journal.add(&self.clock.entry(line))
+    }
+
+    fn prepare(&mut self, reader: &SnapshotReader) -> Result<(), OpsError> {
+        let plan = self.plan;
+        self.stage.make_folder()?;
+        if !self.stage.policy.hooks.before_rollback.is_empty() {
+            self.step(Step::HooksBefore, |m| m.hooks(&m.stage.policy.hooks.before_rollback))?;
+        }
+        for intent in &plan.intents {
+            self.step(Step::Prepare { source: intent.source.clone() }, |m| {
+                m.with_streams(reader, intent, |m, stored| {
+                    m.stage
+                        .placing_of(intent)?
+                        .prepare(&m.stage.scene(&intent.source), stored, intent)
+                        .map_err(|e| m.stage.failed(intent, e))
+                })
+            })?;
+        }
+        self.step(Step::Stop, Self::stop)?;
+        for intent in &plan.intents {
+            self.step(Step::Settle { source: intent.source.clone() }, |m| {
+                m.with_streams(reader, intent, |m, stored| {
+                    m.stage
+                        .placing_of(intent)?
+                        .settle(&m.stage.scene(&intent.source), stored, intent)
+                        .map_err(|e| m.stage.failed(intent, e))
+                })
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Damage of what is stored is told as damage.
+    fn with_streams(
+        &self,
+        reader: &SnapshotReader,
+        intent: &Intent,
+        act: impl FnOnce(&Self, &Stored<'_>) -> Result<(), OpsError>,
+    ) -> Result<(), OpsError> {
+        let source = source_named(&reader.manifest, &intent.source)?;
+        let streams = SnapshotStreams::new(reader, source, &self.stage.run.cancel);
+        let stored = Stored { snapshot: &self.plan.snapshot, streams: &streams, facts: &source.facts };
+        act(self, &stored).map_err(|e| streams.take_damage().unwrap_or(e))
+    }
+
+    fn hooks(&self, hooks: &[String]) -> Result<(), OpsError> {
+        hooks::run(self.stage.policy, hooks, &self.plan.id, "restore-in-place", &self.stage.run)
+    }
+
+    fn stop(&mut self) -> Result<(), OpsError> {
+        if !self.plan.services.stop.is_empty() {
+            self.stopped.get_or_insert_with(Instant::now);
+        }
+        self.plan.services.stop(&self.stage.places)
+    }
+
+    /// All is prepared: the new for the old.
+    fn exchange(&mut self) -> Result<(), OpsError> {
+        let plan = self.plan;
+        if self.resumed && !self.begun.contains(&Step::Start) {
+            // After a restart of the engine they may run again.
+            self.step(Step::Stop, Self::stop)?;
+        }
+        if !self.begun.contains(&Step::Start) {
+            for intent in &plan.intents {
+                self.step(Step::Switch { source: intent.source.clone() }, |m| {
+                    m.placed(intent, |placing, scene| placing.switch(scene, intent))
+                })?;
+            }
+        }
+        self.step(Step::Start, |m| plan.services.start(&m.stage.places, &m.stage.run.cancel))?;
+        if plan.nginx.is_some() {
+            self.step(Step::Reload, Self::reload)?;
+        }
+        for intent in &plan.intents {
+            self.step(Step::Confirm { source: intent.source.clone() }, |m| {
+                m.placed(intent, |placing, scene| placing.confirm(scene, intent))
+            })?;
+        }
+        self.step(Step::Health, |m| {
+            let failures = m.health()?;
+            if failures.is_empty() {
+                return Ok(());
+            }
+            Err(OpsError::failed(
+                format!("the application is not well afterwards: {}", failures.join("; ")),
+                "the snapshot may not fit today's code; look at the service's log",
+            ))
+        })
+    }
+
+    fn placed(
+        &self,
+        intent: &Intent,
+        act: impl FnOnce(
+            &dyn crate::sources::placing::Placing,
+            &crate::sources::placing::Scene<'_>,
+        ) -> Result<(), crate::sources::SourceError>,
+    ) -> Result<(), OpsError> {
+        let placing = self.stage.placing_of(intent)?;
+        act(placing.as_ref(), &self.stage.scene(&intent.source)).map_err(|e| self.stage.failed(intent, e))
+    }
+
+    fn reload(&mut self) -> Result<(), OpsError> {
+        let Some(nginx) = &self.plan.nginx else { return Ok(()) };
+        let note = nginx.reload(&self.stage.places)?;
+        self.report.warnings.extend(note);
+        Ok(())
+    }
+
+    /// What fails now and did not before.
+    fn health(&mut self) -> Result<Vec<String>, OpsError> {
+        let mut all: Vec<Health> = Vec::new();
+        if !self.plan.services.stop.is_empty() {
+            let docker = self.stage.places.docker().map_err(|e| OpsError::Source {
+                name: "services".into(),
+                source: crate::sources::SourceError::Place(e),
+            })?;
+            all.extend(health::settled(&docker, &self.plan.services.watched(), &self.stage.run.cancel));
+        }
+        all.extend(health::check(self.stage.policy, &self.stage.places, Patience::Full, &self.stage.run));
+        health::mark_known(&mut all, &self.known);
+        self.report.health = all;
+        if let Some(stopped) = self.stopped {
+            self.report.downtime_seconds = Some(stopped.elapsed().as_secs_f64());
+        }
+        self.stage.run.cancel.check()?;
+        Ok(health::failures(&self.report.health))
+    }
+
+    fn finish(mut self) -> Result<TransactionReport, OpsError> {
+        if !self.stage.policy.hooks.after_rollback.is_empty()
+            && let Err(e) = self.step(Step::HooksAfter, |m| m.hooks(&m.stage.policy.hooks.after_rollback))
+        {
+            // The application is well; a hook that is not changes nothing about that.
+            self.report.warnings.push(full_text(&e));
+        }
+        self.write(Line::End { end: End::Done })?;
+        let kept = TimeDelta::try_seconds(i64::try_from(self.plan.keep_old_seconds).unwrap_or(i64::MAX));
+        self.report.kept_until = kept.and_then(|kept| self.clock.time().trunc_subsecs(0).checked_add_signed(kept));
+        self.report.seconds = self.clock.begun.elapsed().as_secs_f64();
+        Ok(self.report)
+    }
+
+    /// Back to the old state, whatever has been done; no signal stops it.
+    pub fn back(mut self, failure: OpsError) -> Result<TransactionReport, OpsError> {
+        let why = full_text(&failure);
+        self.report.outcome = Outcome::Undone;
+        self.report.failed = Some(why.clone());
+        self.report.failure = Some(failure);
+        self.write(Line::Undo { why, safety: None })?;
+        self.undo()
+    }
+
+    /// The steps of going back; the journal says already that it goes back.
+    pub fn undo(mut self) -> Result<TransactionReport, OpsError> {
+        self.report.outcome = Outcome::Undone;
+        self.stage = self.stage.unstoppable();
+        let plan = self.plan;
+        let done = self.undo_steps();
+        if let Err(e) = done {
+            let undoing = full_text(&e);
+            let failed = self.report.failed.take().map(|f| format!("{f}; and ")).unwrap_or_default();
+            return Err(OpsError::Failed {
+                problem: format!("{failed}taking transaction {} back failed: {undoing}", plan.id),
+                hint: Some(format!(
+                    "mend that, then `lifeboat -p {} restore --resume` goes on; nothing is lost meanwhile",
+                    plan.policy
+                )),
+            });
+        }
+        self.stage.remove_folder()?;
+        self.write(Line::End { end: End::Undone })?;
+        self.report.seconds = self.clock.begun.elapsed().as_secs_f64();
+        Ok(self.report)
+    }
+
+    fn undo_steps(&mut self) -> Result<(), OpsError> {
+        let plan = self.plan;
+        let was_begun = |m: &Self, make: &dyn Fn(&Intent) -> Step, i: &Intent| m.begun.contains(&make(i));
+        let switch = |i: &Intent| Step::Switch { source: i.source.clone() };
+        let prepare = |i: &Intent| Step::Prepare { source: i.source.clone() };
+        let switched: Vec<&Intent> = plan.intents.iter().filter(|i| was_begun(self, &switch, i)).collect();
+        let prepared: Vec<&Intent> = plan.intents.iter().filter(|i| was_begun(self, &prepare, i)).collect();
+        let stopped = self.begun.contains(&Step::Stop) || self.begun.contains(&Step::StopAgain);
+        if !switched.is_empty() {
+            self.step(Step::StopAgain, Self::stop)?;
+        }
+        for intent in switched.iter().rev() {
+            self.step(Step::Back { source: intent.source.clone() }, |m| {
+                m.placed(intent, |placing, scene| placing.back(scene, intent))
+            })?;
+        }
+        for intent in prepared.iter().rev() {
+            self.step(Step::DiscardNew { source: intent.source.clone() }, |m| {
+                m.placed(intent, |placing, scene| placing.discard_new(scene, intent))
+            })?;
+        }
+        if stopped || !switched.is_empty() {
+            self.step(Step::StartAgain, |m| plan.services.start(&m.stage.places, &m.stage.run.cancel))?;
+        }
+        if plan.nginx.is_some() && !switched.is_empty() {
+            self.step(Step::ReloadAgain, Self::reload)?;
+        }
+        if stopped || !switched.is_empty() {
+            self.step(Step::HealthAgain, |m| m.health().map(drop))?;
+        }
+        if !self.stage.policy.hooks.on_failure.is_empty()
+            && let Err(e) = self.step(Step::HooksFailed, |m| m.hooks(&m.stage.policy.hooks.on_failure))
+        {
+            self.report.warnings.push(full_text(&e));
+        }
+        Ok(())
+    }
+}

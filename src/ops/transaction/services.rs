@@ -1,0 +1,247 @@
+//! The application's containers: which are stopped, and in which order they go down and come up.
+
+use crate::base::cancel::Cancel;
+use crate::ops::OpsError;
+use crate::ops::health::Service as Watched;
+use crate::place::inspect::ContainerSummary;
+use crate::place::{Docker, PlaceError};
+use crate::policy::Policy;
+use crate::policy::model::{SourceSpec, Target};
+use crate::sources::SourceError;
+use crate::sources::project::{Places, default_compose_files};
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+
+/// The longest that a service waits for another one to be healthy.
+const HEALTHY_LIMIT: Duration = Duration::from_secs(120);
+const TICK: Duration = Duration::from_millis(250);
+
+/// One container that is stopped and started again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    pub service: String,
+    /// Its name, which outlives its id.
+    pub container: String,
+    pub id: String,
+    /// Services that must be up before it, and whether they must be healthy.
+    pub after: Vec<(String, bool)>,
+    /// Its health when the plan was made, where it could tell.
+    pub health: Option<String>,
+}
+
+/// What is stopped: in the order in which it is started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Services {
+    pub project: Option<String>,
+    pub stop: Vec<Service>,
+    /// Why nothing is stopped, where nothing is.
+    pub note: Option<String>,
+}
+
+impl Services {
+    fn none(note: impl Into<String>) -> Self {
+        Self { project: None, stop: Vec::new(), note: Some(note.into()) }
+    }
+
+    /// Finds what runs now of what the policy stops.
+    pub fn find(policy: &Policy, places: &Places) -> Result<Self, OpsError> {
+        let engine = match places.project() {
+            Err(PlaceError::NoDocker { .. }) if policy.rollback.stop.is_empty() && !has_compose_files(policy) => {
+                return Ok(Self::none("there is no compose project here: nothing is stopped"));
+            }
+            other => other.map_err(from_place)?,
+        };
+        let Some(project) = engine else {
+            if let Some(service) = policy.rollback.stop.first() {
+                return Err(OpsError::failed(
+                    format!("[rollback] stops service {service:?}, and no compose project of the application is there"),
+                    "start it with `docker compose up -d`, or correct [rollback] and [app]",
+                ));
+            }
+            return Ok(Self::none("no container of a compose project is there: nothing is stopped"));
+        };
+        let docker = places.docker().map_err(from_place)?;
+        let known: Vec<String> = project.containers.iter().filter_map(|c| c.compose().map(|l| l.service)).collect();
+        if let Some(unknown) = policy.rollback.stop.iter().find(|s| !known.contains(s)) {
+            return Err(OpsError::failed(
+                format!("[rollback] stops service {unknown:?}, and project {} has none of that name", project.name),
+                format!("its services are {}", dedup(known).join(", ")),
+            ));
+        }
+        let keep = stores(policy);
+        let mut stop = Vec::new();
+        for container in project.containers.iter().filter(|c| is_up(c)) {
+            let Some(labels) = container.compose() else { continue };
+            let wanted = match policy.rollback.stop.as_slice() {
+                [] => !keep.contains(&labels.service) && !keep.contains(&container.name),
+                named => named.contains(&labels.service),
+            };
+            if wanted {
+                let health = docker.inspect(&container.id).map_err(from_place)?.health;
+                stop.push(Service {
+                    after: dependencies(container),
+                    service: labels.service,
+                    container: container.name.clone(),
+                    id: container.id.clone(),
+                    health,
+                });
+            }
+        }
+        let note = stop.is_empty().then(|| format!("no service of project {} that is stopped runs", project.name));
+        Ok(Self { project: Some(project.name), stop: in_order(stop), note })
+    }
+
+    /// Stops them, the last one first.
+    pub fn stop(&self, places: &Places) -> Result<(), OpsError> {
+        if self.stop.is_empty() {
+            return Ok(());
+        }
+        let docker = places.docker().map_err(from_place)?;
+        for service in self.stop.iter().rev() {
+            match with_name(service, |name| docker.stop_container(name)) {
+                Ok(()) | Err(PlaceError::NoContainer { .. }) => {}
+                Err(e) => return Err(from_place(e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts them, each after what it depends on.
+    pub fn start(&self, places: &Places, cancel: &Cancel) -> Result<(), OpsError> {
+        let Some(project) = self.project.as_ref().filter(|_| !self.stop.is_empty()) else { return Ok(()) };
+        let docker = places.docker().map_err(from_place)?;
+        for service in &self.stop {
+            for (other, _) in service.after.iter().filter(|(_, healthy)| *healthy) {
+                await_healthy(&docker, project, other, cancel)?;
+            }
+            with_name(service, |name| docker.start_container(name)).map_err(from_place)?;
+        }
+        Ok(())
+    }
+
+    /// The same for looking at their health.
+    pub fn watched(&self) -> Vec<Watched<'_>> {
+        self.stop.iter().map(|s| Watched { container: &s.container, was: s.health.as_deref() }).collect()
+    }
+
+    /// Seconds that stopping and starting usually takes.
+    pub fn expected_seconds(&self) -> f64 {
+        self.stop.len() as f64 * 3.0
+    }
+}
+
+/// Containers that were made anew since have the name, and not the id.
+fn with_name(service: &Service, act: impl Fn(&str) -> Result<(), PlaceError>) -> Result<(), PlaceError> {
+    match act(&service.id) {
+        Err(PlaceError::NoContainer { .. }) => act(&service.container),
+        other => other,
+    }
+}
+
+fn from_place(e: PlaceError) -> OpsError {
+    OpsError::Source { name: "services".into(), source: SourceError::Place(e) }
+}
+
+fn is_up(container: &ContainerSummary) -> bool {
+    matches!(container.state.as_str(), "running" | "restarting")
+}
+
+fn has_compose_files(policy: &Policy) -> bool {
+    !policy.app.compose_files.is_empty() || !default_compose_files(&policy.app.root).is_empty()
+}
+
+fn dedup(mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Services and containers that hold data and are restored while they run.
+fn stores(policy: &Policy) -> Vec<String> {
+    let target = |spec: &SourceSpec| match spec {
+        SourceSpec::Postgres(s) => Some(s.target.clone()),
+        SourceSpec::Redis(s) => Some(s.target.clone()),
+        SourceSpec::Command(s) => Some(s.target.clone()),
+        _ => None,
+    };
+    let targets = policy.sources.iter().filter_map(|s| target(&s.spec));
+    targets
+        .filter_map(|t| match t {
+            Target::Service(name) | Target::Container(name) => Some(name),
+            Target::Url(_) | Target::Host => None,
+        })
+        .collect()
+}
+
+/// Compose's label: `db:service_healthy:false,cache:service_started:true`.
+fn dependencies(container: &ContainerSummary) -> Vec<(String, bool)> {
+    let label = container.labels.get("com.docker.compose.depends_on").map_or("", String::as_str);
+    let one = |text: &str| {
+        let mut parts = text.split(':');
+        let service = parts.next().filter(|s| !s.is_empty())?;
+        Some((service.to_owned(), parts.next() == Some("service_healthy")))
+    };
+    label.split(',').filter_map(one).collect()
+}
+
+/// Each after those that it depends on; a circle keeps its order.
+fn in_order(services: Vec<Service>) -> Vec<Service> {
+    let mut left = services;
+    let mut ordered: Vec<Service> = Vec::new();
+    while !left.is_empty() {
+        let free =
+            |s: &Service| !s.after.iter().any(|(a, _)| left.iter().any(|o| o.service == *a && o.service != s.service));
+        let at = left.iter().position(free).unwrap_or(0);
+        ordered.push(left.remove(at));
+    }
+    ordered
+}
+
+fn await_healthy(docker: &Docker, project: &str, service: &str, cancel: &Cancel) -> Result<(), OpsError> {
+    let begun = Instant::now();
+    loop {
+        cancel.check()?;
+        let containers = docker.project(project).map_err(from_place)?;
+        let mine = containers.iter().filter(|c| c.compose().is_some_and(|l| l.service == service));
+        let mut state = "not there".to_owned();
+        for container in mine {
+            let found = docker.inspect(&container.id).map_err(from_place)?;
+            if found.is_running() && found.health.as_deref().is_none_or(|h| h == "healthy") {
+                return Ok(());
+            }
+            state = found.health.filter(|_| found.state == "running").unwrap_or(found.state);
+        }
+        if begun.elapsed() > HEALTHY_LIMIT {
+            return Err(OpsError::failed(
+                format!("service {service:?} of project {project} is {state}, and others wait for it to be healthy"),
+                "look at its log with `docker compose logs`",
+            ));
+        }
+        std::thread::sleep(TICK);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_start_after_what_they_depend_on() {
+        let service = |name: &str, after: &[&str]| Service {
+            service: name.into(),
+            container: name.into(),
+            id: name.into(),
+            after: after.iter().map(|a| ((*a).to_owned(), false)).collect(),
+            health: None,
+        };
+        let all = vec![
+            service("web", &["api"]),
+            service("api", &["db", "worker"]),
+            service("worker", &["db"]),
+            service("a", &["b"]),
+            service("b", &["a"]),
+        ];
+        let names: Vec<String> = in_order(all).into_iter().map(|s| s.service).collect();
+        assert_eq!(names, ["worker", "api", "web", "a", "b"]);
+    }
+}

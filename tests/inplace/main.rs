@@ -1,0 +1,14 @@
+//! `restore --in-place` as a person runs it: real files, a real nginx, a real compose project, the real binary killed.
+
+#[path = "../support/docker.rs"]
+mod docker;
+#[path = "../cli/world.rs"]
+#[allow(dead_code, reason = "another binary uses the rest")]
+mod world;
+
+mod crash;
+mod files;
+mod health;
+mod nginx;
+mod project;
+mod undone;
