@@ -27,7 +27,7 @@ fn restore(session: &Session, args: &RestoreArgs, id: &str, into: &Path) -> Resu
     }
     request.paths.clone_from(&args.paths);
     request.privileged = args.privileged;
-    let access = session.open_to_read(&args.reading, &args.id)?;
+    let access = session.open_to_read(&args.reading, id)?;
     let plan = restore::plan(&access, &request, &session.run)?;
     if args.dry_run {
         return show_plan(session, &plan);
