@@ -217,7 +217,7 @@ fn a_stream_that_failed_gives_nothing_more() {
     let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let rigged = Rigged::new(before.world.storage.clone()).on_read(move |key| {
         let is_archive = key.as_str().starts_with("archives/");
-        (is_archive && calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 5).then_some(ErrorKind::TimedOut)
+        (is_archive && calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 1).then_some(ErrorKind::TimedOut)
     });
     let world = before.world.over(Arc::new(rigged));
     let reader = world.reader(&snapshot);

@@ -112,6 +112,15 @@ pub struct Access {
 impl Access {
     /// Opens what was asked for, checks its root against what is known, and verifies every header.
     pub fn open(installation: &Installation, request: &AccessRequest) -> Result<Self, OpsError> {
+        Self::open_while(installation, request, || {})
+    }
+
+    /// The same; `meanwhile` is begun once the first questions are on their way, and must not wait for anything.
+    pub fn open_while(
+        installation: &Installation,
+        request: &AccessRequest,
+        meanwhile: impl FnOnce(),
+    ) -> Result<Self, OpsError> {
         let policy = request.policy.as_ref();
         let url = request.repository.as_ref().or(policy.map(|p| &p.repository.url));
         let url = url.ok_or_else(|| {
@@ -130,6 +139,7 @@ impl Access {
             None
         };
         let records_ahead = foresight::ask(storage.as_ref(), state.as_deref(), request);
+        meanwhile();
         let identity = load_identity(installation, request)?;
         let pin = find_pin(installation, request, storage.as_ref(), state.as_deref(), identity.as_ref())?;
         let mut repository = Arc::new(Repository::open(storage.clone(), &pin)?);

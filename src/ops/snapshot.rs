@@ -196,13 +196,13 @@ fn under_lock(
     }
     let wanted: Vec<&dyn Source> =
         plan.sources.iter().filter_map(|p| sources.iter().find(|s| *s.name() == p.name)).map(AsRef::as_ref).collect();
-    wanted.iter().for_each(|source| source.prepare(&run.cancel));
     let host_key = HostKey::load(&installation.host_key())?;
     // What is not safe to store in is told before anything is stored.
     probe::refresh(&installation.state_dir, &policy.repository, run)?;
     let request =
         AccessRequest { remembered: true, purpose: Purpose::Write(plan.host.clone()), ..AccessRequest::of(policy) };
-    let mut access = Access::open(installation, &request)?;
+    let prepare = || wanted.iter().for_each(|source| source.prepare(&run.cancel));
+    let mut access = Access::open_while(installation, &request, prepare)?;
     if access.identities.is_none() {
         tracing::debug!("no identity at hand: this host is sealed");
     }

@@ -195,10 +195,18 @@ pub(super) fn read_all<T: DeserializeOwned + Send>(
     let signers = repository.last_signer().map_or([0; 32], |(_, hash)| hash.0);
     for batch in listed.chunks(BATCH) {
         let read = |object: &ObjectInfo, limit| read_one(repository, object, limit, cache, &signers, &verify);
-        let results = at_once(batch, |object| (object.length <= SMALL).then(|| read(object, limit.min(SMALL))));
+        // What is remembered is at hand at once; threads are for what must be fetched.
+        let recalled: Vec<Option<Verified<T>>> = batch.iter().map(|object| recall(cache?, object, &signers)).collect();
+        let missing = batch.iter().zip(&recalled).filter(|(object, known)| known.is_none() && object.length <= SMALL);
+        let missing: Vec<&ObjectInfo> = missing.map(|(object, _)| object).collect();
+        let mut read_now = at_once(&missing, |object| read(object, limit.min(SMALL))).into_iter();
         let mut fetched = Vec::new();
-        for (object, result) in batch.iter().zip(results) {
-            let (result, bytes) = result.unwrap_or_else(|| read(object, limit));
+        for (object, recalled) in batch.iter().zip(recalled) {
+            let (result, bytes) = match recalled {
+                Some(verified) => (Ok(verified), None),
+                None if object.length > SMALL => read(object, limit),
+                None => read_now.next().unwrap_or_else(|| read(object, limit)),
+            };
             if let (Ok(verified), Some(bytes)) = (&result, bytes)
                 && bytes.len() as u64 <= SMALL
             {
@@ -221,6 +229,12 @@ pub(super) fn read_all<T: DeserializeOwned + Send>(
     Ok(())
 }
 
+/// An object that was verified before, by the same signers as now.
+fn recall<T: DeserializeOwned>(cache: &HeaderCache, object: &ObjectInfo, signers: &[u8]) -> Option<Verified<T>> {
+    let known = cache.get(object, signers).filter(|known| known.checked && object_id(&known.bytes) == known.hash)?;
+    Some(Verified { value: parse_line(&known.bytes)?, id: known.hash, last_good: known.last_good })
+}
+
 /// One object; its bytes as well where they are to be remembered.
 fn read_one<T: DeserializeOwned>(
     repository: &Repository,
@@ -232,16 +246,11 @@ fn read_one<T: DeserializeOwned>(
 ) -> (Result<Verified<T>, RepositoryError>, Option<Vec<u8>>) {
     let known =
         cache.and_then(|cache| cache.get(object, signers)).filter(|known| object_id(&known.bytes) == known.hash);
-    if let Some(known) = known {
-        if known.checked
-            && let Some(value) = parse_line(&known.bytes)
-        {
-            return (Ok(Verified { value, id: known.hash, last_good: known.last_good }), None);
-        }
-        // There are other signers now: the same bytes, looked at anew.
-        if let Ok((value, last_good)) = verify(&object.key, &known.bytes) {
-            return (Ok(Verified { value, id: known.hash, last_good }), Some(known.bytes));
-        }
+    // There are other signers now: the same bytes, looked at anew.
+    if let Some(known) = known
+        && let Ok((value, last_good)) = verify(&object.key, &known.bytes)
+    {
+        return (Ok(Verified { value, id: known.hash, last_good }), Some(known.bytes));
     }
     let read = repository.get(&object.key, limit).and_then(|bytes| {
         let (value, last_good) = verify(&object.key, &bytes)?;

@@ -1,7 +1,7 @@
 //! What a run costs in requests: on a server that is 40 ms away, each one that waits for another is felt.
 
 use crate::journey::Host;
-use crate::proxy::{Proxy, Seen, depth};
+use crate::proxy::{Fault, Hook, Proxy, Rule, Seen, depth};
 use crate::s3::{BUCKET, Kind, S3Server};
 use crate::world::{World, noise};
 use lifeboat::storage::{S3Storage, Storage};
@@ -65,7 +65,7 @@ fn an_unchanged_snapshot_and_a_read_take_few_requests() {
 }
 
 /// Far beyond what a busy machine takes between two requests that do not wait for each other.
-const LATENCY: Duration = Duration::from_millis(500);
+const LATENCY: Duration = Duration::from_secs(1);
 
 fn rounds(proxy: &Proxy, work: impl FnOnce()) -> (usize, Vec<Seen>) {
     proxy.take_log();
@@ -96,11 +96,13 @@ fn what_need_not_wait_is_asked_at_once() {
     let text = std::fs::read_to_string(&policy).unwrap();
     let source = format!("\n[[source]]\nkind = \"files\"\nname = \"uploads\"\npaths = [{:?}]\n", app.join("uploads"));
     std::fs::write(&policy, text + &source).unwrap();
-    host.ok(&["snapshot"]);
-    host.ok(&["snapshot"]);
+    // What the recovery bundle says of this host may change at any time.
+    let snapshot = ["snapshot", "--only", "uploads"];
+    host.ok(&snapshot);
+    host.ok(&snapshot);
 
     // Everything that is known before; the manifest beside the last look; the header; and the proof of it.
-    let (depth, log) = rounds(&proxy, || drop(host.ok(&["snapshot"])));
+    let (depth, log) = rounds(&proxy, || drop(host.ok(&snapshot)));
     assert!(depth <= 4 && count(&log, "PUT") == 2, "{depth}: {log:#?}");
 
     // The same with manifest and refs; the listing; the file with the folders above it.
@@ -117,6 +119,45 @@ fn what_need_not_wait_is_asked_at_once() {
     let (depth, log) = rounds(&proxy, || drop(host.ok(&["show", &oldest])));
     assert!(depth <= 1, "{depth}: {log:#?}");
     assert!(!host.run(&["show", "20000101T000000Z-00000000"]).status.success());
+}
+
+/// The records are listed beside the headers. A prune between the two is no gap, and no sign of a repository that went
+/// back.
+#[test]
+fn a_prune_between_two_lists_is_no_gap() {
+    let server = S3Server::start(Kind::S3sFs);
+    let proxy = Arc::new(Proxy::start(server.port));
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("shop")).unwrap();
+    std::fs::write(dir.path().join("shop/.env"), "MODE=production\n").unwrap();
+    std::fs::copy(server.credentials(), dir.path().join("s3.env")).unwrap();
+    let host = Host { dir: dir.path() };
+    let (url, endpoint) = (format!("s3://{BUCKET}/shop"), proxy.endpoint());
+    let place = ["--repository", &url, "--endpoint", &endpoint, "--region", "us-east-1"];
+    host.ok(&[&["init", "shop"][..], &place, &["--credentials", "file:s3.env"]].concat());
+    let policy = dir.path().join("config/policies/shop.toml");
+    let retention = "\n[retention]\nkeep_last = 2\nkeep_daily = 0\nkeep_weekly = 0\nkeep_monthly = 0\n";
+    std::fs::write(&policy, std::fs::read_to_string(&policy).unwrap() + retention).unwrap();
+    for _ in 0..4 {
+        host.ok(&["snapshot"]);
+    }
+    proxy.take_log();
+    let (own, root) = (Arc::downgrade(&proxy), dir.path().to_owned());
+    let prune = move || {
+        if let Some(proxy) = own.upgrade() {
+            proxy.wait_for("records%2F");
+            Host { dir: &root }.ok(&["prune", "--yes"]);
+        }
+    };
+    let headers = Rule::new("GET", "prefix=shop%2Fsnapshots%2F", Fault::First(Hook(Arc::new(prune))));
+    proxy.rule(headers.times(1));
+    let out = host.run(&["list", "--json"]);
+    assert_eq!(proxy.take_harmed(), 1);
+    let text = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && !text.contains("gone") && !text.contains("rolled back"), "{text}");
+    let listed: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let ids = listed["snapshots"].as_array().unwrap();
+    assert_eq!((ids.len(), ids[1]["sequence"].as_u64()), (2, Some(3)), "{listed:#}");
 }
 
 /// Neighbours come in one piece: a whole restore asks for far fewer pieces than there are frames.

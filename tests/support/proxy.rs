@@ -37,6 +37,17 @@ pub enum Fault {
     Edit(fn(String) -> String),
     /// One bit of the request's body is flipped; the headers stay as they are.
     FlipUpload,
+    /// Something happens before the server is asked.
+    First(Hook),
+}
+
+#[derive(Clone)]
+pub struct Hook(pub Arc<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hook")
+    }
 }
 
 /// Which requests are meant.
@@ -145,6 +156,15 @@ impl Proxy {
         self.shared.latency_ms.store(latency.as_millis() as u64, Ordering::SeqCst);
     }
 
+    /// Waits until a request whose path has this part has been answered.
+    pub fn wait_for(&self, path: &str) {
+        let begin = Instant::now();
+        while !self.shared.seen.lock().unwrap().iter().any(|seen| seen.path.contains(path)) {
+            assert!(begin.elapsed() < Duration::from_secs(30), "nobody asks for {path}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// The requests since the last call.
     pub fn take_log(&self) -> Vec<Seen> {
         std::mem::take(&mut *self.shared.seen.lock().unwrap())
@@ -239,6 +259,7 @@ fn serve(client: &TcpStream, server_port: u16, shared: &Shared) -> io::Result<()
                             *byte ^= 1;
                         }
                     }
+                    Some(Fault::First(hook)) => (hook.0)(),
                     _ => {}
                 }
                 ask(server_port, &mut request, &method)?

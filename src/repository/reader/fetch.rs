@@ -8,8 +8,8 @@ use crate::base::ids::ChunkId;
 use crate::repository::frames::{Piece, Place, together};
 use crate::repository::{RepositoryError, layout};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::{Arc, Mutex};
 
 /// Chunks of one frame that follow each other in a stream.
 pub(super) struct Run {
@@ -26,7 +26,39 @@ impl Run {
     }
 }
 
-pub(super) type Answer = Result<Vec<u8>, RepositoryError>;
+/// The chunks of a run, each of them checked, where they lie in their frame: a frame is not copied to be read.
+#[derive(Default)]
+pub(super) struct Checked {
+    frame: Arc<Vec<u8>>,
+    /// Offset and length, within the frame.
+    chunks: Vec<(usize, usize)>,
+}
+
+impl Checked {
+    pub fn length(&self) -> usize {
+        self.chunks.iter().map(|(_, length)| length).sum()
+    }
+
+    pub fn chunks(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.chunks.len()).filter_map(|at| self.chunk(at))
+    }
+
+    pub fn chunk(&self, at: usize) -> Option<&[u8]> {
+        let (offset, length) = *self.chunks.get(at)?;
+        self.frame.get(offset..)?.get(..length)
+    }
+
+    /// Leaves out what lies behind the first `length` bytes.
+    pub fn truncate(&mut self, length: usize) {
+        let mut left = length;
+        for (_, length) in &mut self.chunks {
+            *length = left.min(*length);
+            left -= *length;
+        }
+    }
+}
+
+pub(super) type Answer = Result<Checked, RepositoryError>;
 
 /// Runs that are fetched in one piece, in the order of the stream, and where each answer goes.
 pub(super) struct Job {
@@ -80,7 +112,7 @@ impl Inner {
             // Whoever hears of a failure reads no further: the runs behind it are not answered.
             let (result, ends) = match &piece {
                 Ok(piece) => (self.read_run(&run, piece.as_ref()), false),
-                Err(_) => (std::mem::replace(&mut piece, Ok(None)).map(|_| Vec::new()), true),
+                Err(_) => (std::mem::replace(&mut piece, Ok(None)).map(|_| Checked::default()), true),
             };
             // Nobody waits any more when the stream was dropped.
             if answer.send(result).is_err() || ends {
@@ -94,21 +126,24 @@ impl Inner {
         self.frames.fetch(&self.archive(archive)?, frames)
     }
 
-    /// The plain bytes of a run, every chunk of it checked by its keyed id.
+    /// A run, every chunk of it checked by its keyed id.
     pub(super) fn read_run(&self, run: &Run, piece: Option<&Piece>) -> Answer {
         self.cancel.check()?;
         let archive = self.archive(run.archive)?;
         let frame = self.frames.frame_of(piece, &archive, run.frame)?;
-        let mut bytes = Vec::with_capacity(run.length());
+        let mut chunks = Vec::with_capacity(run.chunks.len());
         for (id, offset, length) in &run.chunks {
-            let chunk = frame.get(*offset as usize..).and_then(|rest| rest.get(..*length as usize));
-            let chunk = chunk.filter(|chunk| self.key.id(chunk) == *id).ok_or_else(|| RepositoryError::Damaged {
-                key: layout::archive(archive.id),
-                problem: format!("chunk {id} is not where the index says, or not what its id promises"),
-            })?;
-            bytes.extend_from_slice(chunk);
+            let (offset, length) = (*offset as usize, *length as usize);
+            let chunk = frame.get(offset..).and_then(|rest| rest.get(..length));
+            if chunk.is_none_or(|chunk| self.key.id(chunk) != *id) {
+                return Err(RepositoryError::Damaged {
+                    key: layout::archive(archive.id),
+                    problem: format!("chunk {id} is not where the index says, or not what its id promises"),
+                });
+            }
+            chunks.push((offset, length));
         }
-        Ok(bytes)
+        Ok(Checked { frame, chunks })
     }
 
     /// Fetches frames and keeps them, so that they are at hand when they are read.
@@ -133,6 +168,21 @@ mod tests {
             (Run { archive: *archive, frame: (*offset, 1000), chunks }, sync_channel(1).0)
         };
         Job::of(places.iter().map(run).collect())
+    }
+
+    #[test]
+    fn what_lies_behind_the_end_is_left_out() {
+        let whole = || Checked { frame: Arc::new(b"-abc-defg-".to_vec()), chunks: vec![(1, 3), (5, 4)] };
+        let cut = |length: usize| {
+            let mut checked = whole();
+            checked.truncate(length);
+            assert_eq!(checked.length(), length);
+            checked.chunks().collect::<Vec<_>>().concat()
+        };
+        assert_eq!(
+            (cut(0), cut(2), cut(3), cut(5), cut(7)),
+            (b"".to_vec(), b"ab".to_vec(), b"abc".to_vec(), b"abcde".to_vec(), b"abcdefg".to_vec())
+        );
     }
 
     #[test]

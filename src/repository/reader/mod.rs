@@ -324,7 +324,8 @@ impl SnapshotReader {
         let location = self.inner.locate(id, source, stream)?;
         let frame = (location.frame_offset, location.frame_length);
         let chunks = vec![(*id, location.offset, location.length)];
-        self.inner.read_run(&Run { archive: location.archive, frame, chunks }, None)
+        let checked = self.inner.read_run(&Run { archive: location.archive, frame, chunks }, None)?;
+        Ok(checked.chunks().flatten().copied().collect())
     }
 }
 

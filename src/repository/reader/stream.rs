@@ -1,6 +1,6 @@
 //! A stream's bytes, read ahead in windows.
 
-use super::fetch::{Answer, Job, Run};
+use super::fetch::{Answer, Checked, Job, Run};
 use super::ids::IdsReader;
 use super::{SnapshotReader, stream_error};
 use crate::base::ids::ChunkId;
@@ -34,8 +34,9 @@ pub struct StreamReader<'a> {
     ahead: usize,
     /// Nothing more is to be asked for.
     is_planned: bool,
-    current: Vec<u8>,
-    at: usize,
+    current: Checked,
+    /// The next byte: in which chunk of what is current, and where in it.
+    at: (usize, usize),
     position: u64,
     /// Where the bytes end that were asked for.
     until: u64,
@@ -65,8 +66,8 @@ impl<'a> StreamReader<'a> {
             waiting: VecDeque::new(),
             ahead: 0,
             is_planned: false,
-            current: Vec::new(),
-            at: 0,
+            current: Checked::default(),
+            at: (0, 0),
             until,
             failure: None,
             failed: None,
@@ -161,16 +162,32 @@ impl StreamReader<'_> {
                 return Ok(false);
             }
         }
-        self.at = 0;
+        self.at = (0, 0);
         if let Some(hash) = &mut self.sha256 {
-            hash.update(&self.current);
+            self.current.chunks().for_each(|chunk| hash.update(chunk));
         }
-        self.position += self.current.len() as u64;
+        let length = self.current.length();
+        self.position += length as u64;
         if let Some(excess) = self.position.checked_sub(self.until) {
-            self.current.truncate(self.current.len().saturating_sub(excess as usize));
+            self.current.truncate(length.saturating_sub(excess as usize));
             self.position = self.until;
         }
         Ok(true)
+    }
+
+    /// Hands out what is current, as much as there is room for.
+    fn take(&mut self, out: &mut [u8]) -> usize {
+        let mut n = 0;
+        while n < out.len()
+            && let Some(chunk) = self.current.chunk(self.at.0)
+        {
+            let rest = chunk.get(self.at.1..).unwrap_or_default();
+            let part = rest.len().min(out.len() - n);
+            out[n..n + part].copy_from_slice(&rest[..part]);
+            n += part;
+            self.at = if part == rest.len() { (self.at.0 + 1, 0) } else { (self.at.0, self.at.1 + part) };
+        }
+        n
     }
 
     fn check_end(&mut self) -> Result<(), RepositoryError> {
@@ -195,7 +212,11 @@ impl Read for StreamReader<'_> {
         if let Some(text) = &self.failed {
             return Err(io::Error::other(text.clone()));
         }
-        while self.at == self.current.len() {
+        loop {
+            let n = self.take(out);
+            if n > 0 {
+                return Ok(n);
+            }
             match self.fill() {
                 Ok(true) => {}
                 Ok(false) => return Ok(0),
@@ -207,9 +228,5 @@ impl Read for StreamReader<'_> {
                 }
             }
         }
-        let n = out.len().min(self.current.len() - self.at);
-        out[..n].copy_from_slice(&self.current[self.at..self.at + n]);
-        self.at += n;
-        Ok(n)
     }
 }
