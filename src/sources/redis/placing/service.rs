@@ -19,8 +19,13 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(50);
 /// A server that does not even listen for so long after its start is not coming.
 const DEAF: Duration = Duration::from_secs(30);
+/// And one that is no process any more, even sooner.
+const GONE: Duration = Duration::from_secs(3);
 /// Whoever starts a server again that was stopped does so within this.
 const REVIVAL: Duration = Duration::from_millis(700);
+
+/// Settings that decide nothing about which data a server has.
+const TOLD: &[&str] = &["save", "maxmemory", "maxmemory-policy"];
 
 pub(super) struct Service<'a> {
     step: &'a Step<'a>,
@@ -190,6 +195,13 @@ impl<'a> Service<'a> {
                     ));
                 }
             }
+            let is_gone = || !matches!(self.state.runs, Runs::Container { .. }) && !works_in(&self.state.dir);
+            if deaf.elapsed() > GONE && is_gone() {
+                return Err(SourceError::hint(
+                    "the server ended instead of loading its data",
+                    "its log names the cause",
+                ));
+            }
             if deaf.elapsed() > DEAF {
                 return Err(SourceError::hint(
                     format!("the server does not answer {} s after its start", DEAF.as_secs()),
@@ -215,12 +227,17 @@ impl<'a> Service<'a> {
         }
     }
 
+    /// Whether it is set up as it was. What was set at run time only was lost by the restart, as by any other: that
+    /// fails where it decides which data the server has, and is told otherwise.
     pub fn check_settings(&self) -> Result<(), SourceError> {
         let (server, _) = self.step.server()?;
         let now = self.step.settings(&server)?;
         for (name, before) in &self.state.settings {
             let after = now.get(name).map(String::as_str).unwrap_or_default();
-            if after != before {
+            if after != before && TOLD.contains(&name.as_str()) {
+                let text = format!("{name} was {before:?} until the restart and is {after:?} now");
+                self.step.scene.events.warn(self.step.scene.name, text);
+            } else if after != before {
                 return Err(SourceError::problem(format!(
                     "{} had {name} {before:?} before it was started again, and now has {after:?}",
                     server.name
@@ -248,6 +265,17 @@ fn within(expected: &[Keys], found: &[Keys]) -> Result<(), SourceError> {
         }
     }
     Ok(())
+}
+
+/// Whether a Redis server of this host has made this folder its own.
+fn works_in(dir: &str) -> bool {
+    let dir = std::fs::canonicalize(dir).ok();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.map(|entry| entry.path()).any(|process| {
+        let comm = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
+        (comm.contains("redis-server") || comm.contains("valkey-server"))
+            && std::fs::read_link(process.join("cwd")).ok() == dir
+    })
 }
 
 /// Whether a process still runs; one that waits to be reaped does not.
