@@ -1,6 +1,7 @@
 //! nginx, proved by the real program.
 
-use crate::world::{World, as_a_user, assert_green, assert_only, assert_red, lets_encrypt, text, write};
+use crate::docker::{IMAGE, TestContainer, TestImage, docker, engine, unique};
+use crate::world::{World, as_a_user, assert_green, assert_only, assert_red, lets_encrypt, run, text, write};
 use lifeboat::sources::proof::{Proof, Verdict};
 use std::fs;
 use std::path::Path;
@@ -148,6 +149,40 @@ fn without_a_main_file_the_rest_is_the_live_one_s() {
         check.found.contains("/etc/nginx/nginx.conf and what else was not captured is the live one's"),
         "{check:?}"
     );
+}
+
+/// Run by the test below, where this host's program is hidden.
+#[test]
+fn by_an_image() {
+    if Path::new("/usr/sbin/nginx").is_file() {
+        return;
+    }
+    let proof = seed(|_| {});
+    assert_green(&proof, &[]);
+    let found = &proof.checks[0].found;
+    assert!(found.contains("accepted by nginx of image ") && found.contains("this host has no nginx"), "{found}");
+    let proof = seed(|root| fs::remove_file(nginx(root, "snippets/tls.conf")).unwrap());
+    assert_red(&proof, "nginx -t", &["snippets/tls.conf", "sites-enabled/shop:8"]);
+}
+
+#[test]
+fn a_host_without_nginx_asks_an_image_that_has_it() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    engine();
+    let image = TestImage(format!("lifeboat-test/{}:1", unique("nginx")));
+    docker(["tag", IMAGE, &image.0]);
+    let idle = TestContainer::run(
+        &["--network", "none"],
+        &image.0,
+        &["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1; done"],
+    );
+    let hide = "mount --bind /dev/null /usr/sbin/nginx && exec \"$0\" nginx::by_an_image --exact";
+    let exe = std::env::current_exe().unwrap();
+    let out = run("unshare", &["--mount", "sh", "-c", hide, text(&exe)]);
+    assert!(out.contains("1 passed"), "{out}");
+    drop(idle);
 }
 
 #[test]

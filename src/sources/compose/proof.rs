@@ -90,7 +90,7 @@ fn config(trial: &Trial<'_>) -> Result<Check, SourceError> {
         }
         put(&work, &file.path, &content).map_err(failed)?;
     }
-    let trees = Restored::of(trial.trees, None, &["env", "nginx", "certificates"]);
+    let trees = Restored::of(trial.trees, None, &["env"]);
     for item in trees.walk().map_err(failed)? {
         let content = trees.read_file(&item.path, FILE_BYTES);
         if let (Item { path, .. }, Ok(content)) = (&item, content) {

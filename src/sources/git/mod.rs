@@ -98,7 +98,12 @@ impl Source for GitSource {
 /// Whether the repository of `root` tracks a file: then the code brings it back. It is only read.
 pub(super) fn tracks(root: &Path, file: &Path, cancel: &Cancel, timeout: Duration) -> Result<bool, SourceError> {
     match Git::open(root, cancel, Instant::now() + timeout)? {
-        Ok(git) => Ok(git.maybe(&["ls-files", "--error-unmatch", "--", &file.to_string_lossy()])?.is_some()),
+        Ok(git) => match git.text(&["ls-files", "--error-unmatch", "--", &file.to_string_lossy()]) {
+            Ok(_) => Ok(true),
+            // Not tracked, or outside of the tree.
+            Err(PlaceError::Failed { .. }) => Ok(false),
+            Err(e) => Err(explain(e)),
+        },
         Err(_) => Ok(false),
     }
 }

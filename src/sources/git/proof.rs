@@ -209,7 +209,7 @@ impl Run<'_> {
             Cell::give(&path).map_err(|source| file("give away", &path, source))?;
         }
         let from = format!("../{bundle}");
-        let mut fetch = vec!["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", &from, "+refs/*:refs/*"];
+        let mut fetch = vec!["fetch", "--quiet", "--no-tags", &from, "+refs/*:refs/*"];
         let head = format!("+HEAD:{HEAD}");
         if !facts["head"].is_null() {
             fetch.push(&head);

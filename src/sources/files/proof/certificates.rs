@@ -146,6 +146,7 @@ impl Tree {
     fn dates(&self, found: &CertificateFacts, min_days: u32, now: DateTime<Utc>) -> Check {
         let mut differences = Vec::new();
         let mut first: Option<DateTime<Utc>> = None;
+        let expected = if min_days == 0 { "not expired".into() } else { format!("valid for {min_days} days more") };
         for file in found.certificates.iter().flat_map(|c| &c.files) {
             let pems = pems(self.content(file).unwrap_or_default());
             for certificate in pems.iter().filter_map(|p| p.parse_x509().ok()) {
@@ -159,7 +160,7 @@ impl Tree {
                     () => continue,
                 };
                 let subject = format!("{} ({})", file.display(), certificate.subject());
-                differences.push(Difference::new(subject, format!("valid for {min_days} days more"), found));
+                differences.push(Difference::new(subject, &expected, found));
             }
         }
         let until = first.map(|end| format!("valid until {} at least", rfc3339(end)));
@@ -167,7 +168,7 @@ impl Tree {
             true => until.unwrap_or_else(|| "no certificate".into()),
             false => "some are not".into(),
         };
-        Check::of("dates", "", format!("valid for {min_days} days more"), found, differences)
+        Check::of("dates", "", expected, found, differences)
     }
 
     /// certbot's folders: what `live/` shows is in the tree, and of one generation.
@@ -175,7 +176,7 @@ impl Tree {
         let mut differences = Vec::new();
         let mut lineages: BTreeMap<PathBuf, BTreeSet<String>> = BTreeMap::new();
         let mut links = 0;
-        for (link, target) in self.links.iter().filter(|(_, target)| !target.starts_with(SYSTEM)) {
+        for (link, target) in self.links.iter().filter(|(link, target)| shows(link, target)) {
             links += 1;
             if self.restored.target(link).is_err() {
                 let found = format!("a link to {}, which is not there", target.display());
@@ -220,6 +221,13 @@ impl Tree {
         let said = format!("{} closed to others", found.keys.len() - differences.len());
         Check::of("mode", "", expected, said, differences)
     }
+}
+
+/// Whether a link is there to show a certificate or key: what else dangles was so on the live machine too.
+fn shows(link: &Path, target: &Path) -> bool {
+    let live = link.ancestors().skip(1).any(|dir| dir.ends_with("live"));
+    let named = link.extension().is_some_and(|e| ["pem", "crt", "cer", "key"].iter().any(|known| e == *known));
+    (live || named) && !target.starts_with(SYSTEM)
 }
 
 /// `cert12.pem` is of generation 12.

@@ -118,7 +118,10 @@ impl Reading {
         };
         match reading.tar(trial, tar, &mut lines) {
             Ok(()) => {}
-            Err(Stop::Broken(why)) => reading.broken = Some(why),
+            Err(Stop::Broken(why)) => {
+                trial.cancel.check()?;
+                reading.broken = Some(why);
+            }
             Err(Stop::Error(e)) => return Err(e),
         }
         Ok(reading)
@@ -131,7 +134,7 @@ impl Reading {
             trial.cancel.check().map_err(|e| Stop::Error(e.into()))?;
             let within = |e: TarError, pending: &Option<Pending>| {
                 let path = pending.as_ref().map(|p| display(&p.path)).unwrap_or_default();
-                Stop::Broken(if path.is_empty() { e.to_string() } else { format!("{e} (behind {path})") })
+                Stop::Broken(if path.is_empty() { chain(&e) } else { format!("{} (behind {path})", chain(&e)) })
             };
             let Some(member) = archive.next_member().map_err(|e| within(e, &pending))? else { break };
             if let Some(before) = pending.take()

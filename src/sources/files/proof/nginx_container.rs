@@ -12,11 +12,13 @@ use super::stage::Stage;
 use crate::place::account::is_root;
 use crate::place::helper::{HelperMount, HelperSpec, TreeSource};
 use crate::place::inspect::{Container, Mount};
-use crate::place::{Command, ContainerPlace, PlaceError};
+use crate::place::{Command, ContainerPlace, Docker, PlaceError};
 use crate::sources::SourceError;
 use crate::sources::cell::{Cell, NOBODY};
 use crate::sources::run::run;
 use std::collections::BTreeSet;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -79,32 +81,150 @@ pub(super) fn test(scene: &Scene<'_>, container: &str) -> Result<Outcome, Source
     let needed = |mount: &&&Mount| needs(&referred, &main, &mount.destination);
     let beside: Vec<&Mount> = others.iter().filter(needed).copied().collect();
     notes.extend(beside.iter().map(|m| format!("{} is the live one's", m.destination.display())));
-    let mut tested = Tested { main: main.clone(), by: format!("nginx of {}", live.image), notes, ..Tested::default() };
-    tested.server_names = referred.server_names.clone();
-    let mut hosts = referred.hosts.clone();
-    let hosts_path = trial.scratch.join("hosts");
-    let file = |source| SourceError::File { action: "write", path: hosts_path.clone(), source };
-    std::fs::write(&hosts_path, hosts_file(&hosts)).map_err(file)?;
-    let spec = helper(scene, &live, &staged, &beside, &referred, &hosts_path, &main)?;
-    let helper = docker.helper(&spec)?;
-    helper.start()?;
-    let place = ContainerPlace::named(&docker, helper.id());
-    for _ in 0..ROUNDS {
-        let argv = [program.clone(), "-t".into(), "-c".into(), main.to_string_lossy().into_owned()];
-        let command = Command::new(argv).timeout(trial.timeout).cancel(trial.cancel);
-        let exit = match run(&place, command, OUTPUT_BYTES) {
-            Ok((_, exit)) => exit,
-            Err(e @ PlaceError::ToolMissing { .. }) => return Ok(Err(e.to_string())),
-            Err(e) => return Err(e.into()),
+    let mut mounts: Vec<HelperMount> =
+        staged.iter().map(|one| bound(TreeSource::Path(one.source()), &one.destination)).collect();
+    mounts.extend(beside.iter().map(|mount| {
+        let source = match &mount.name {
+            Some(name) if mount.kind == "volume" => TreeSource::Volume(name.clone()),
+            _ => TreeSource::Path(mount.source.clone()),
         };
-        (tested.code, tested.stderr) = (exit.code, exit.stderr);
-        match unresolved(&tested.stderr).filter(|name| hosts.insert(name.clone())) {
-            // The same file, for that is what is bound.
-            Some(_) => std::fs::write(&hosts_path, hosts_file(&hosts)).map_err(file)?,
-            None => break,
+        bound(source, &mount.destination)
+    }));
+    let by = format!("nginx of {}", live.image);
+    Attempt { scene, docker: &docker, image: live.image_id.clone(), by, program, main, mounts, referred, notes }.run()
+}
+
+/// The same by whatever image of nginx is on this machine, for a host that cannot ask a program of its own; `why` it
+/// cannot.
+pub(super) fn by_any_image(scene: &Scene<'_>, why: String) -> Result<Outcome, SourceError> {
+    let found = scene.trial.places.docker().and_then(|docker| Ok((any_image(&docker)?, docker)));
+    let (image, docker) = match found {
+        Ok((Some(image), docker)) if docker.is_local() => (image, docker),
+        Ok(_) => return Ok(Err(format!("{why}; and no image of nginx is on this machine"))),
+        Err(PlaceError::Cancelled(cancelled)) => return Err(cancelled.into()),
+        Err(_) => return Ok(Err(why)),
+    };
+    let root = scene.trial.scratch.join("image");
+    let file = |source| SourceError::File { action: "put together", path: root.clone(), source };
+    let stage = Stage::new(root.clone()).map_err(file)?;
+    stage.lay(scene.restored).map_err(file)?;
+    let Some(main) = scene.known.and_then(|k| k.main.clone()).filter(|main| stage.has(main)) else {
+        return Ok(Err(format!("{why}; and the snapshot holds no main file of nginx")));
+    };
+    Cell::give(&root).map_err(file)?;
+    let referred = Referred::read(&stage.view(), &main)?;
+    let mut tops: Vec<PathBuf> = main.parent().map(Path::to_path_buf).into_iter().collect();
+    for item in scene.restored.walk().map_err(file)?.into_iter().filter(|i| i.kind != Kind::Dir) {
+        if !tops.iter().any(|top| item.path.starts_with(top)) {
+            // A folder of its own, else the file alone: /etc is the image's.
+            let top: PathBuf = item.path.components().take(3).collect();
+            tops.push(top);
         }
     }
-    Ok(Ok(tested))
+    let below = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+    let mounts = tops.iter().map(|top| bound(TreeSource::Path(below(top)), top)).collect();
+    let (by, notes) = (format!("nginx of image {}", image.1), vec![why]);
+    let attempt =
+        Attempt { scene, docker: &docker, image: image.0, by, program: "nginx".into(), main, mounts, referred, notes };
+    attempt.run()
+}
+
+/// Id and name of an image of nginx: one that a container was made of, else the well-known ones.
+fn any_image(docker: &Docker) -> Result<Option<(String, String)>, PlaceError> {
+    let is_nginx = |name: &str| {
+        let last = name.rsplit('/').next().unwrap_or(name);
+        last.starts_with("nginx") || last.starts_with("openresty")
+    };
+    if let Some(container) = docker.containers(&[])?.into_iter().find(|c| is_nginx(&c.image)) {
+        return Ok(Some((container.image_id, container.image)));
+    }
+    for name in ["nginx:stable", "nginx:latest", "nginx:alpine", "nginx:stable-alpine"] {
+        if let Some(image) = docker.image(name)? {
+            return Ok(Some((image.id, name.to_owned())));
+        }
+    }
+    Ok(None)
+}
+
+fn bound(source: TreeSource, target: &Path) -> HelperMount {
+    HelperMount { source, target: target.to_string_lossy().into_owned(), read_only: true }
+}
+
+/// One throw-away container, and what is asked in it.
+struct Attempt<'a> {
+    scene: &'a Scene<'a>,
+    docker: &'a Docker,
+    image: String,
+    by: String,
+    program: String,
+    main: PathBuf,
+    mounts: Vec<HelperMount>,
+    referred: Referred,
+    notes: Vec<String>,
+}
+
+impl Attempt<'_> {
+    fn run(mut self) -> Result<Outcome, SourceError> {
+        let trial = self.scene.trial;
+        let mut hosts = std::mem::take(&mut self.referred.hosts);
+        let path = trial.scratch.join("hosts");
+        let write = |hosts: &BTreeSet<String>| {
+            // The same file each time, for that is what is bound; and whoever nginx is may read it.
+            let written = std::fs::write(&path, hosts_file(hosts));
+            let opened = written.and_then(|()| std::fs::set_permissions(&path, Permissions::from_mode(0o644)));
+            opened.map_err(|source| SourceError::File { action: "write", path: path.clone(), source })
+        };
+        write(&hosts)?;
+        self.mounts.push(bound(TreeSource::Path(path.clone()), Path::new("/etc/hosts")));
+        let helper = self.docker.helper(&self.helper())?;
+        helper.start()?;
+        let place = ContainerPlace::named(self.docker, helper.id());
+        let Attempt { main, by, notes, referred, program, .. } = self;
+        let argv = [program, "-t".into(), "-c".into(), main.to_string_lossy().into_owned()];
+        let mut tested = Tested { main, by, notes, server_names: referred.server_names, ..Tested::default() };
+        for _ in 0..ROUNDS {
+            let command = Command::new(argv.clone()).timeout(trial.timeout).cancel(trial.cancel);
+            let exit = match run(&place, command, OUTPUT_BYTES) {
+                Ok((_, exit)) => exit,
+                Err(e @ PlaceError::ToolMissing { .. }) => return Ok(Err(e.to_string())),
+                Err(e) => return Err(e.into()),
+            };
+            (tested.code, tested.stderr) = (exit.code, exit.stderr);
+            match unresolved(&tested.stderr).filter(|name| hosts.insert(name.clone())) {
+                Some(_) => write(&hosts)?,
+                None => break,
+            }
+        }
+        Ok(Ok(tested))
+    }
+
+    fn helper(&self) -> HelperSpec {
+        // Not over what is mounted, nor over what would hide it.
+        let free = |dir: &Path| {
+            let clear = |path: &Path| !path.starts_with(dir) && !dir.starts_with(path);
+            self.mounts.iter().all(|m| clear(Path::new(&m.target))) && !self.main.starts_with(dir)
+        };
+        let written = WRITTEN.iter().map(PathBuf::from).chain(self.referred.written.iter().cloned());
+        let written: BTreeSet<PathBuf> = written.filter(|dir| free(dir)).collect();
+        let (uid, gid) = match is_root() {
+            true => (NOBODY, NOBODY),
+            false => (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+        };
+        // The engine gives it the mode of what it covers, so its owner is what lets nginx write.
+        let tmpfs = |dir: &PathBuf| (dir.to_string_lossy().into_owned(), format!("mode=1777,uid={uid},gid={gid}"));
+        let lifetime = self.scene.trial.timeout.saturating_add(SPARE);
+        HelperSpec {
+            role: "drill".into(),
+            image: self.image.clone(),
+            command: vec!["sleep".into(), lifetime.as_secs().to_string()],
+            env: Vec::new(),
+            user: Some(format!("{uid}:{gid}")),
+            tmpfs: written.iter().map(tmpfs).collect(),
+            mounts: self.mounts.clone(),
+            memory_bytes: Some(self.scene.trial.drill.memory),
+            lifetime,
+        }
+    }
 }
 
 /// Puts together what stands in for a mount: absent where the snapshot has nothing of it.
@@ -117,24 +237,25 @@ fn stage(
 ) -> Result<Result<Option<Staged>, String>, SourceError> {
     let root = scene.trial.scratch.join(format!("mount-{n}"));
     let file = |source| SourceError::File { action: "put together", path: root.clone(), source };
-    let Some(item) = scene.restored.item(&mount.source).map_err(file)? else { return Ok(Ok(None)) };
-    let is_file = item.kind == Kind::File;
+    // Where the live path leads through a link, the restored files lie behind the restored link.
+    let Ok(base) = scene.restored.target(&mount.source).map(|item| item.path) else { return Ok(Ok(None)) };
+    let is_file = scene.restored.item(&base).map_err(file)?.is_some_and(|item| item.kind == Kind::File);
     let inside = |path: &Path| -> Option<PathBuf> {
-        let rest = path.strip_prefix(&mount.source).ok()?;
+        let rest = path.strip_prefix(&base).ok()?;
         match (is_file, rest.as_os_str().is_empty()) {
             (true, true) => Some(FILE.into()),
             (true, false) => None,
             (false, _) => Some(Path::new("/").join(rest)),
         }
     };
-    let content = |path: &PathBuf| is_file || path != &mount.source;
+    let content = |path: &PathBuf| is_file || path != &base;
     let paths = scene.restored.walk().map_err(file)?.into_iter().filter(|i| i.kind != Kind::Dir).map(|i| i.path);
-    if !paths.filter(content).any(|path| path.starts_with(&mount.source)) {
+    if !paths.filter(content).any(|path| path.starts_with(&base)) {
         return Ok(Ok(None));
     }
     let stage = Stage::new(root.clone()).map_err(file)?;
     stage.lay_at(scene.restored, inside).map_err(file)?;
-    if !is_file && !captured.holds(&mount.source) {
+    if !is_file && !captured.holds(&mount.source) && !captured.holds(&base) {
         if let Err(why) = live_rest(scene, captured, mount, &stage)? {
             return Ok(Err(why));
         }
@@ -206,61 +327,4 @@ fn program(live: &Container) -> (String, PathBuf) {
 fn needs(referred: &Referred, main: &Path, destination: &Path) -> bool {
     let around = main.parent().is_some_and(|dir| destination.starts_with(dir)) || main.starts_with(destination);
     around || referred.needed.iter().chain(&referred.includes).any(|path| path.starts_with(destination))
-}
-
-fn helper(
-    scene: &Scene<'_>,
-    live: &Container,
-    staged: &[Staged],
-    beside: &[&Mount],
-    referred: &Referred,
-    hosts: &Path,
-    main: &Path,
-) -> Result<HelperSpec, SourceError> {
-    let text = |path: &Path| path.to_string_lossy().into_owned();
-    let mut mounts: Vec<HelperMount> = staged
-        .iter()
-        .map(|one| HelperMount {
-            source: TreeSource::Path(one.source()),
-            target: text(&one.destination),
-            read_only: true,
-        })
-        .collect();
-    mounts.extend(beside.iter().map(|mount| HelperMount {
-        source: match &mount.name {
-            Some(name) if mount.kind == "volume" => TreeSource::Volume(name.clone()),
-            _ => TreeSource::Path(mount.source.clone()),
-        },
-        target: text(&mount.destination),
-        read_only: true,
-    }));
-    mounts.push(HelperMount {
-        source: TreeSource::Path(hosts.to_path_buf()),
-        target: "/etc/hosts".into(),
-        read_only: true,
-    });
-    // Not over what is mounted, nor over what would hide it.
-    let free = |dir: &Path| {
-        let clear = |path: &Path| !path.starts_with(dir) && !dir.starts_with(path);
-        mounts.iter().all(|m| clear(Path::new(&m.target))) && !main.starts_with(dir)
-    };
-    let written: BTreeSet<PathBuf> =
-        WRITTEN.iter().map(PathBuf::from).chain(referred.written.iter().cloned()).filter(|dir| free(dir)).collect();
-    let (uid, gid) = match is_root() {
-        true => (NOBODY, NOBODY),
-        false => (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
-    };
-    let lifetime = scene.trial.timeout.saturating_add(SPARE);
-    Ok(HelperSpec {
-        role: "drill".into(),
-        image: live.image_id.clone(),
-        command: vec!["sleep".into(), lifetime.as_secs().to_string()],
-        env: Vec::new(),
-        user: Some(format!("{uid}:{gid}")),
-        // The engine gives it the mode of what it covers, so its owner is what lets nginx write.
-        tmpfs: written.iter().map(|dir| (text(dir), format!("mode=1777,uid={uid},gid={gid}"))).collect(),
-        mounts,
-        memory_bytes: Some(scene.trial.drill.memory),
-        lifetime,
-    })
 }

@@ -6,6 +6,7 @@
 use super::super::view::{Host, Kind, View};
 use super::inside::Restored;
 use super::nginx::{Outcome, ROUNDS, Scene, Tested, hosts_file, unresolved};
+use super::nginx_container;
 use super::nginx_read::Referred;
 use super::stage::Stage;
 use crate::place::{Command, HostPlace, PlaceError};
@@ -60,7 +61,7 @@ pub(super) fn test(scene: &Scene<'_>) -> Result<Outcome, SourceError> {
     let trial = scene.trial;
     let program = match find(scene)? {
         Ok(program) => program,
-        Err(why) => return Ok(Err(why)),
+        Err(why) => return nginx_container::by_any_image(scene, why),
     };
     let file = |source| SourceError::File { action: "put together", path: trial.scratch.to_path_buf(), source };
     let stage = Stage::new(trial.scratch.join("root")).map_err(file)?;
@@ -78,6 +79,7 @@ pub(super) fn test(scene: &Scene<'_>) -> Result<Outcome, SourceError> {
         }
     };
     let referred = Referred::read(&stage.view(), &main)?;
+    notes.extend(of_other_sources(scene, &stage, &referred));
     let over = furnish(trial.scratch, &stage, &program, &referred).map_err(file)?;
     let mut hosts = referred.hosts.clone();
     stage.replace(Path::new("/etc/hosts"), hosts_file(&hosts).as_bytes(), 0o644).map_err(file)?;
@@ -85,7 +87,7 @@ pub(super) fn test(scene: &Scene<'_>) -> Result<Outcome, SourceError> {
     let memory = trial.drill.memory;
     let cell = match Cell::open(stage.root(), memory, trial.timeout, trial.cancel)? {
         Ok(cell) => cell,
-        Err(why) => return Ok(Err(why)),
+        Err(why) => return nginx_container::by_any_image(scene, why),
     };
     let binds = binds(&stage, &program, over);
     let argv = [program.path.to_string_lossy(), "-t".into(), "-c".into(), main.to_string_lossy()];
@@ -223,6 +225,26 @@ fn live_rest(scene: &Scene<'_>, stage: &Stage, main: &Path) -> Result<Result<(),
         }
     }
     Ok(Ok(()))
+}
+
+/// Takes over files that a source of plain files holds, whose trees are not laid out; what was taken, in words.
+fn of_other_sources(scene: &Scene<'_>, stage: &Stage, referred: &Referred) -> Vec<String> {
+    let sources = scene.trial.policy.map(|p| p.sources.as_slice()).unwrap_or_default();
+    let held = |path: &Path| {
+        sources.iter().find(|source| match &source.spec {
+            SourceSpec::Files(spec) => spec.paths.iter().any(|p| path.starts_with(p)),
+            _ => false,
+        })
+    };
+    let mut notes = Vec::new();
+    for path in referred.needed.iter().chain(&referred.includes).filter(|path| !stage.has(path)) {
+        if let Some(source) = held(path)
+            && stage.bring(path, FILE_BYTES).unwrap_or(false)
+        {
+            notes.push(format!("{} is the live one, for source {} holds it", path.display(), source.name));
+        }
+    }
+    notes
 }
 
 /// Puts beside the restored files what any nginx needs; restored files below `/usr`, which the host's own will cover,
