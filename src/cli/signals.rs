@@ -12,6 +12,7 @@ use std::time::Duration;
 
 /// How long a run may take to stop, with a margin to the five seconds that are promised.
 const PATIENCE: Duration = Duration::from_millis(4500);
+const TICK: Duration = Duration::from_millis(50);
 
 /// Raises `cancel` on the first signal, from a thread of its own.
 pub fn listen(cancel: Cancel) -> io::Result<()> {
@@ -19,11 +20,22 @@ pub fn listen(cancel: Cancel) -> io::Result<()> {
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
             if cancel.signal().is_some() {
+                if cancel.is_held() {
+                    eprintln!("going back to the old state; that is not cut off");
+                    continue;
+                }
                 signal_hook::low_level::exit(128 + signal);
             }
             cancel.raise(signal);
+            let cancel = cancel.clone();
             thread::spawn(move || {
                 thread::sleep(PATIENCE);
+                // A transaction that was begun is taken back first, however long that takes.
+                while cancel.is_held() {
+                    thread::sleep(TICK);
+                }
+                // What held it ends by itself a moment later.
+                thread::sleep(TICK * 20);
                 eprintln!("error: the run did not stop in time and was cut off");
                 signal_hook::low_level::exit(128 + signal);
             });

@@ -1,6 +1,6 @@
 //! Trees come back exactly, what is newer stays or goes as asked, and all of it can be undone.
 
-use crate::world::World;
+use crate::world::{UPLOADS, World};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -222,4 +222,32 @@ fn a_symlink_in_the_live_tree_leads_nowhere() {
     world.run(&["restore", "--undo", "--yes"]).exits(0);
     assert!(world.app().join("uploads/deep").is_symlink());
     same(&before, &state(&victim));
+}
+
+/// What is written between laying out and the stop of the services is seen: nothing of it stays in an exact restore.
+#[test]
+fn what_is_written_while_the_new_tree_is_laid_out_is_seen() {
+    let world = rich();
+    // Runs once all is prepared, in the place of a service that goes on writing until it is stopped.
+    let writer = "[[source]]\nkind = \"command\"\nname = \"writer\"\nrun = [\"echo\", \"x\"]\nrestore = [\"true\"]\n";
+    world.change_policy(UPLOADS, &format!("{writer}{UPLOADS}"));
+    world.run(&["snapshot", "--tag", "better"]).exits(0);
+    let good = state(&world.app());
+    spoil(&world);
+    // The safety snapshot runs the command too; what is written by its second run comes behind the preparation.
+    let script = world.path("writer");
+    let uploads = world.app().join("uploads");
+    fs::write(
+        &script,
+        format!(
+            "#!/bin/sh\necho x\ntest -e {0}/once && {{ echo changed > {1}/same; mkdir -p {1}/late; echo late > {1}/late/x; }}\ntouch {0}/once\n",
+            world.dir.path().display(),
+            uploads.display()
+        ),
+    )
+    .unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    world.change_policy("run = [\"echo\", \"x\"]", &format!("run = [{:?}]", script));
+    world.run(&["restore", "better", "--in-place", "--exact", "--yes"]).exits(0);
+    same(&good, &state(&world.app()));
 }

@@ -119,3 +119,19 @@ fn containers_that_run_are_sick_or_restart() {
         problem("[[health]]\ncontainer = \"no-such-container-here\"\n").unwrap().contains("no container or service")
     );
 }
+
+#[test]
+fn redis_that_is_nearly_full() {
+    let server = crate::redis::RedisServer::start_with(&["--maxmemory", "16mb"]);
+    let text = format!(
+        "[[source]]\nkind = \"redis\"\nname = \"cache\"\nurl = \"redis://127.0.0.1:{}/0\"\n[[health]]\nredis = \"cache\"\n",
+        server.port
+    );
+    assert_eq!(problem(&format!("{text}max_memory = \"80%\"\n")), None);
+    server.cli(&["SET", "big", &"x".repeat(100_000)]);
+    assert!(problem(&format!("{text}max_memory = \"1%\"\n")).unwrap().contains("more than 1 %"));
+    server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(problem(&format!("{text}max_memory = \"1%\"\n")), None, "a server without a limit is never full");
+    server.kill();
+    assert!(problem(&text).is_some());
+}

@@ -2,6 +2,8 @@
 
 #[path = "../support/docker.rs"]
 mod docker;
+#[path = "../support/redis.rs"]
+mod redis;
 #[path = "../cli/world.rs"]
 #[allow(dead_code, reason = "another binary uses the rest")]
 mod world;

@@ -133,7 +133,8 @@ fn a_switch_that_fails_half_way() {
 
 #[test]
 fn a_signal_in_the_middle() {
-    let world = world("[hooks]\nbefore_rollback = \"touch ../began; sleep 30\"\n");
+    // Going back takes longer than a run that is told to stop may take otherwise.
+    let world = world("[hooks]\nbefore_rollback = \"touch ../began; sleep 30\"\non_failure = \"sleep 7\"\n");
     let before = state(&world.app());
     let mut command = world.command(RESTORE);
     let child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

@@ -196,6 +196,9 @@ fn plan_text(session: &Session, plan: &TransactionPlan) -> String {
             format!("stopped meanwhile: {}; about {seconds}\n", names.join(", "))
         }
     };
+    for intent in plan.intents.iter().filter(|i| !i.restarts.is_empty()) {
+        text += &format!("restarted for {}: {}\n", intent.source, intent.restarts.join(", "));
+    }
     let kept = human_duration(Duration::from_secs(plan.keep_old_seconds));
     text += &format!("first a safety snapshot is taken; what is replaced is kept for {kept} (`restore --undo`)\n");
     for warning in plan.warnings.iter().chain(plan.intents.iter().flat_map(|i| &i.warnings)) {

@@ -9,9 +9,12 @@ use crate::base::atomic;
 use crate::base::ids::{PolicyName, SnapshotId, SourceName};
 use crate::ops::OpsError;
 use chrono::{DateTime, Utc};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -145,7 +148,7 @@ impl Journal {
         if free.f_bavail.saturating_mul(free.f_frsize) < bytes.len() as u64 + RESERVE {
             return Err(OpsError::file("write", &path, io::ErrorKind::StorageFull.into()));
         }
-        atomic::write(&path, &bytes, 0o600, atomic::IfExists::Fail).map_err(|e| OpsError::file("write", &path, e))?;
+        write_new(&dir, &path, &bytes).map_err(|e| OpsError::file("write", &path, e))?;
         let journal = Self::open(&path)?;
         // What undoes a change must not fail for want of room: not every file system can promise it.
         let end = bytes.len() as u64 + RESERVE;
@@ -168,6 +171,25 @@ impl Journal {
     pub fn add(&mut self, entry: &Entry) -> Result<(), OpsError> {
         let written = encode(entry).and_then(|bytes| self.file.write_all(&bytes)).and_then(|()| self.file.sync_all());
         written.map_err(|e| OpsError::file("write", &self.path, e))
+    }
+}
+
+/// A file that appears with all of its bytes; a crash before leaves not even a temporary name, where the file system
+/// can do that.
+fn write_new(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    match rustix::fs::open(dir, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR) {
+        Ok(fd) => {
+            let mut file = File::from(fd);
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+            rustix::fs::linkat(CWD, own.as_str(), CWD, path, AtFlags::SYMLINK_FOLLOW)?;
+            atomic::fsync_dir(dir)
+        }
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+            atomic::write(path, bytes, 0o600, atomic::IfExists::Fail)
+        }
+        Err(e) => Err(e.into()),
     }
 }
 

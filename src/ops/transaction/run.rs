@@ -4,8 +4,10 @@ use super::hooks;
 use super::journal::{End, Entry, Journal, Line, Phase, Record, Step, refuse_pending};
 use super::plan::TransactionPlan;
 use super::report::{Outcome, TransactionReport};
+use super::services::Services;
 use super::settle::discard_expired;
 use super::stage::Stage;
+use crate::base::cancel::Held;
 use crate::base::ids::SnapshotId;
 use crate::ops::access::{Access, AccessRequest, Installation};
 use crate::ops::browse::part::open_snapshot;
@@ -40,6 +42,12 @@ pub fn run(
     discard_expired(installation, policy, run)?;
     let reader = open_snapshot(access, plan.snapshot.as_str(), "restoring", run)?;
     let stage = Stage::new(installation, policy, &plan.id, run);
+    let mut plan = plan.clone();
+    if plan.services.project.is_some() {
+        // Somebody may have thought about the plan for long: what runs now is what runs afterwards.
+        plan.services = Services::find(policy, &stage.places)?;
+    }
+    let plan = &plan;
     run.events.step("health checks before anything is changed");
     let known = health::failing(&health::check(policy, &stage.places, Patience::Once, run));
     let tag = format!("pre-restore-{}", plan.id);
@@ -131,6 +139,8 @@ pub struct Machine<'a> {
     stopped: Option<Instant>,
     /// All had been prepared when this process began.
     resumed: bool,
+    /// A signal turns it round; nothing but a crash cuts it off.
+    _held: Held,
     pub report: TransactionReport,
 }
 
@@ -144,7 +154,8 @@ impl<'a> Machine<'a> {
         begun: Vec<Step>,
     ) -> Self {
         let report = TransactionReport::of(plan, Outcome::Done);
-        Self { stage, plan, journal, clock, known, begun, stopped: None, resumed: false, report }
+        let held = stage.run.cancel.hold();
+        Self { stage, plan, journal, clock, known, begun, stopped: None, resumed: false, _held: held, report }
     }
 
     /// The steps that a record says have begun.

@@ -99,10 +99,14 @@ pub fn again(
 ) -> Result<Made, SourceError> {
     let only = read_redo(&job.redo())?;
     let mut maker = Maker::begin(job, true, cancel)?;
+    let mut known = std::mem::take(&mut maker.removed);
     if let Some(listing) = listing {
-        maker.look_at(listing, &mut HashSet::new())?;
+        maker.look_at(listing, &mut known)?;
     }
     maker.read(tar, Some(&only))?;
+    if job.exact {
+        maker.removals(&known)?;
+    }
     maker.finish()
 }
 
@@ -133,6 +137,8 @@ struct Maker<'a> {
     next: u64,
     /// Where the files lie that were laid out, by their paths in the tar.
     puts: HashMap<Vec<u8>, Slot>,
+    /// What is to be removed already, where a list goes on.
+    removed: HashSet<u64>,
     redo: Vec<Vec<u8>>,
     redo_set: HashSet<Vec<u8>>,
     /// Files that are not wanted themselves, whose content a wanted further name needs: that name.
@@ -154,11 +160,14 @@ impl<'a> Maker<'a> {
             extractors.push(Extractor::new(&way, options, cancel).map_err(extract_error)?);
             stages.push(opened);
         }
-        let (mut puts, mut next) = (HashMap::new(), 0);
+        let (mut puts, mut next, mut removed) = (HashMap::new(), 0, HashSet::new());
         if go_on {
             let whole = list::read(job, &mut |action| {
-                if let Action::Put { path, slot } = &action {
-                    puts.insert(path.clone(), *slot);
+                match &action {
+                    Action::Put { path, slot } => _ = puts.insert(path.clone(), *slot),
+                    // Folders are tried once more behind what has come into them.
+                    Action::Remove { path, .. } => _ = removed.insert(hash(path)),
+                    _ => {}
                 }
                 if let Action::Put { slot, .. } | Action::Remove { slot, .. } | Action::Dir { slot: Some(slot), .. } =
                     &action
@@ -182,6 +191,7 @@ impl<'a> Maker<'a> {
             wanted: Wanted { privileged: job.privileged, owners: options.owners },
             next,
             puts,
+            removed,
             redo: Vec::new(),
             redo_set: HashSet::new(),
             adopted: HashMap::new(),

@@ -45,21 +45,18 @@ pub fn look(job: &Job, cancel: &Cancel) -> Result<bool, SourceError> {
     if !whole {
         return Err(SourceError::problem("what was laid out is not complete"));
     }
+    let mut has_come = false;
     if job.exact {
         today(job, cancel, &mut |path, _| {
-            if seen.contains(&hash(path)) {
-                return Ok(());
-            }
-            Err(SourceError::hint(
-                format!("{} has come since the new tree was laid out", job.display(path).display()),
-                "run it again; stop what writes there first",
-            ))
+            has_come |= !seen.contains(&hash(path));
+            Ok(())
         })?;
     }
-    if !changed.is_empty() {
+    let again = has_come || !changed.is_empty();
+    if again {
         write_redo(&job.redo(), &changed)?;
     }
-    Ok(!changed.is_empty())
+    Ok(again)
 }
 
 /// Exchanges the new for the live tree.
