@@ -1,6 +1,6 @@
 //! Trees, proved: every byte is read back through the tar, and each entry is what the listing says.
 //!
-//! Nothing is laid out: a tree may be larger than what is free. Memory holds one entry and one line.
+//! Nothing is laid out: a tree may be larger than what is free. Memory holds one entry and the lines near it.
 
 use super::super::stream::{LISTING, TAR};
 use crate::base::stream::ListingEntry;
@@ -10,11 +10,14 @@ use crate::sources::extract::{Archive, Member, TarError, write_content};
 use crate::sources::files::entry::{Kind, display};
 use crate::sources::proof::{Check, Difference, LISTED, Proof, Prove, Trial};
 use serde_json::Value;
+use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
 
 /// The longest line of a listing: a path of 64 KiB in hex, its target, and the rest.
 const MAX_LINE: u64 = 512 << 10;
 const BUFFER: usize = 1 << 20;
+/// So many lines are looked through for an entry before the listing is said not to have it.
+const NEAR: usize = 1000;
 
 /// Proves sources of the kinds `files` and `volume`.
 pub struct FilesProof;
@@ -63,6 +66,10 @@ struct Reading {
     broken: Option<String>,
     differences: Vec<Difference>,
     more: usize,
+    /// How far the listing's offsets are ahead of the tar's.
+    shift: i128,
+    /// How much further they are, if what was missing since then is missing in one of both only.
+    more_shift: i128,
 }
 
 /// An entry that has been read, and whose place in the tar is known when the next one begins.
@@ -76,28 +83,46 @@ struct Pending {
 struct Lines<R> {
     reader: BufReader<R>,
     line: Vec<u8>,
-    /// One line ahead.
-    ahead: Option<ListingEntry>,
+    /// Lines that have been read and not taken yet.
+    ahead: VecDeque<ListingEntry>,
 }
 
 impl<R: Read> Lines<R> {
-    fn new(reader: R) -> io::Result<Self> {
-        let mut lines = Lines { reader: BufReader::with_capacity(BUFFER, reader), line: Vec::new(), ahead: None };
-        lines.advance()?;
-        Ok(lines)
+    fn new(reader: R) -> Self {
+        Lines { reader: BufReader::with_capacity(BUFFER, reader), line: Vec::new(), ahead: VecDeque::new() }
     }
 
-    fn advance(&mut self) -> io::Result<Option<ListingEntry>> {
-        self.line.clear();
-        let n = (&mut self.reader).take(MAX_LINE).read_until(b'\n', &mut self.line)?;
-        let next = match n {
-            0 => None,
-            _ if self.line.last() != Some(&b'\n') => {
-                return Err(io::Error::other("a line of the listing is cut short"));
+    /// The line in `n` lines; absent behind the end.
+    fn peek(&mut self, n: usize) -> io::Result<Option<&ListingEntry>> {
+        while self.ahead.len() <= n {
+            self.line.clear();
+            let read = (&mut self.reader).take(MAX_LINE).read_until(b'\n', &mut self.line)?;
+            match read {
+                0 => return Ok(None),
+                _ if self.line.last() != Some(&b'\n') => {
+                    return Err(io::Error::other("a line of the listing is cut short"));
+                }
+                _ => self.ahead.push_back(serde_json::from_slice(&self.line).map_err(io::Error::other)?),
             }
-            _ => Some(serde_json::from_slice(&self.line).map_err(io::Error::other)?),
-        };
-        Ok(std::mem::replace(&mut self.ahead, next))
+        }
+        Ok(self.ahead.get(n))
+    }
+
+    fn take(&mut self) -> io::Result<Option<ListingEntry>> {
+        self.peek(0)?;
+        Ok(self.ahead.pop_front())
+    }
+
+    /// In how many lines one speaks of this path, when it is near.
+    fn find(&mut self, entry: &ListingEntry) -> io::Result<Option<usize>> {
+        for n in 0..NEAR {
+            match self.peek(n)? {
+                Some(line) if same_path(line, entry) => return Ok(Some(n)),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -109,13 +134,7 @@ impl Reading {
             opened.map_err(|source| SourceError::File { action: "open stream", path: name.into(), source })
         };
         let (tar, listing) = (open(TAR)?, open(LISTING)?);
-        let mut lines = match Lines::new(listing) {
-            Ok(lines) => lines,
-            Err(e) => {
-                reading.broken = Some(format!("the listing: {e}"));
-                return Ok(reading);
-            }
-        };
+        let mut lines = Lines::new(listing);
         match reading.tar(trial, tar, &mut lines) {
             Ok(()) => {}
             Err(Stop::Broken(why)) => {
@@ -157,9 +176,8 @@ impl Reading {
         if let Some(last) = pending {
             self.settle(last, None, lines)?;
         }
-        while let Some(line) = lines.advance().map_err(listing)? {
-            self.listed += 1;
-            self.differ(said(&line), noun(&line), "nothing: the archive does not have it");
+        while let Some(line) = lines.take().map_err(listing)? {
+            self.lacks(&line);
         }
         Ok(())
     }
@@ -171,28 +189,40 @@ impl Reading {
         if entry.line.file_type == crate::base::stream::FileType::File {
             self.files += 1;
         }
-        // Where the next line speaks of another path, one of both is missing: the listing is in the tar's order, so
-        // lines that begin before this entry speak of what the archive lacks.
-        while let Some(line) = lines.ahead.as_ref().filter(|l| !same_path(l, &entry.line) && l.offset < entry.offset) {
-            let (subject, expected) = (said(line), noun(line));
-            self.listed += 1;
-            self.differ(subject, expected, "nothing: the archive does not have it");
-            lines.advance().map_err(listing)?;
+        // Both are in one order: lines before the entry's own speak of what the archive lacks.
+        let length = end.map_or(0, |end| end - entry.offset);
+        let found = ListingEntry { length, ..entry.line };
+        let Some(before) = lines.find(&found).map_err(listing)? else {
+            self.more_shift -= i128::from(length);
+            self.differ(said(&found), "nothing: the listing does not have it", noun(&found));
+            return Ok(());
+        };
+        for _ in 0..before {
+            if let Some(line) = lines.take().map_err(listing)? {
+                self.lacks(&line);
+            }
         }
-        let found = ListingEntry { length: end.map_or(0, |end| end - entry.offset), ..entry.line };
-        match lines.ahead.as_ref().filter(|line| same_path(line, &found)) {
-            None => self.differ(said(&found), "nothing: the listing does not have it", noun(&found)),
-            Some(line) => {
-                let expected = ListingEntry { length: if end.is_some() { line.length } else { 0 }, ..line.clone() };
-                if expected != found {
-                    let (expected, found) = apart(&expected, &found);
-                    self.differ(said(line), expected, found);
-                }
-                self.listed += 1;
-                lines.advance().map_err(listing)?;
+        if let Some(line) = lines.take().map_err(listing)? {
+            self.listed += 1;
+            // What is missing or new moves all that is behind it, which is said once.
+            let moved = i128::from(line.offset) - i128::from(found.offset);
+            let known = moved == self.shift || moved == self.shift + self.more_shift;
+            let offset = if known { found.offset } else { line.offset };
+            (self.shift, self.more_shift) = (moved, 0);
+            let expected = ListingEntry { length: if end.is_some() { line.length } else { 0 }, offset, ..line };
+            if expected != found {
+                let (wanted, seen) = apart(&expected, &found);
+                self.differ(said(&found), wanted, seen);
             }
         }
         Ok(())
+    }
+
+    /// Of this line's entry the archive has nothing.
+    fn lacks(&mut self, line: &ListingEntry) {
+        self.listed += 1;
+        self.more_shift += i128::from(line.length);
+        self.differ(said(line), noun(line), "nothing: the archive does not have it");
     }
 
     fn differ(&mut self, subject: impl Into<String>, expected: impl Into<String>, found: impl Into<String>) {
