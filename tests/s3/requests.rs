@@ -138,9 +138,11 @@ fn a_prune_between_two_lists_is_no_gap() {
     let policy = dir.path().join("config/policies/shop.toml");
     let retention = "\n[retention]\nkeep_last = 2\nkeep_daily = 0\nkeep_weekly = 0\nkeep_monthly = 0\n";
     std::fs::write(&policy, std::fs::read_to_string(&policy).unwrap() + retention).unwrap();
-    for _ in 0..4 {
-        host.ok(&["snapshot"]);
-    }
+    let take = |count: usize| (0..count).for_each(|_| drop(host.ok(&["snapshot", "--only", "env"])));
+    // The first prune vouches for the key that signs its record: that is another matter.
+    take(3);
+    host.ok(&["prune", "--yes"]);
+    take(2);
     proxy.take_log();
     let (own, root) = (Arc::downgrade(&proxy), dir.path().to_owned());
     let prune = move || {
@@ -157,7 +159,7 @@ fn a_prune_between_two_lists_is_no_gap() {
     assert!(out.status.success() && !text.contains("gone") && !text.contains("rolled back"), "{text}");
     let listed: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
     let ids = listed["snapshots"].as_array().unwrap();
-    assert_eq!((ids.len(), ids[1]["sequence"].as_u64()), (2, Some(3)), "{listed:#}");
+    assert_eq!((ids.len(), ids[1]["sequence"].as_u64()), (2, Some(4)), "{listed:#}");
 }
 
 /// Neighbours come in one piece: a whole restore asks for far fewer pieces than there are frames.
