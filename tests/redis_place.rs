@@ -22,7 +22,7 @@ use lifeboat::sources::locate::{Locate, Located};
 use lifeboat::sources::placing::{Intent, Part, Placing, Scene, Stored};
 use lifeboat::sources::project::Places;
 use lifeboat::sources::redis::RedisSource;
-use redis_versions::{image_with, program};
+use redis_versions::{image_of_redis_8, image_with, program};
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -531,11 +531,12 @@ fn valkey_8_on_the_host_without_one() {
 
 fn in_container(version: &str, appendonly: bool, aof: Aof) {
     let other = match version {
-        "redis-7.0" => None,
+        "redis-7.0" | "redis-8" => None,
         "redis-6.2" => Some(image_with(version, "redis-server")),
         _ => Some(image_with(version, "valkey-server")),
     };
-    let image = other.as_ref().map_or(IMAGE, |image| image.0.as_str());
+    let own = if version == "redis-8" { image_of_redis_8() } else { IMAGE };
+    let image = other.as_ref().map_or(own, |image| image.0.as_str());
     there_and_back(&Contained::start(image, version, appendonly), aof, false);
 }
 
@@ -562,6 +563,12 @@ fn redis_7_in_a_container_without_an_aof() {
 #[test]
 fn redis_7_in_a_container_with_an_aof_that_is_off() {
     in_container("redis-7.0", false, Aof::Stale);
+}
+
+#[test]
+fn redis_8_in_a_container() {
+    in_container("redis-8", true, Aof::Stale);
+    in_container("redis-8", false, Aof::Nothing);
 }
 
 #[test]

@@ -22,7 +22,7 @@ use lifeboat::sources::project::Places;
 use lifeboat::sources::proof::{Check, Proof, Prove, Trial, Verdict};
 use lifeboat::sources::redis::{RedisProof, RedisSource};
 use redis::RedisServer;
-use redis_versions::image_with;
+use redis_versions::{image_of_redis_8, image_with};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -516,4 +516,21 @@ fn a_server_too_old_for_the_file_skips_and_names_what_to_install() {
     // And what it wrote itself is proved in it.
     old.cli(&["SET", "a", "1"]);
     all_passed(&Bench::new(old.target()).prove(&old.take()).unwrap());
+}
+
+#[test]
+fn redis_8_with_hashes_whose_fields_expire() {
+    let live = Contained::start(image_of_redis_8(), "redis-server");
+    live.cli(&["HSET", "cart", "shoes", "2", "hats", "1"]);
+    live.cli(&["HPEXPIRE", "cart", "800", "FIELDS", "1", "hats"]);
+    live.cli(&["SETEX", "session", "86400", "ann"]);
+    let taken = live.take();
+    assert_eq!(taken.facts["rdb_version"], 12);
+    std::thread::sleep(Duration::from_secs(1));
+    let proof = Bench::new(live.target()).prove(&taken).unwrap();
+    all_passed(&proof);
+    assert!(check(&proof, "load").subject.contains("version 8."), "{:?}", check(&proof, "load"));
+    // This machine's own server is too old for it.
+    let old = prove(&taken);
+    assert!(check(&old, "load").why.as_deref().unwrap().contains("cannot read RDB 12"), "{:?}", check(&old, "load"));
 }

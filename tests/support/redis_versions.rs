@@ -14,6 +14,14 @@ pub fn program(version: &str, name: &str) -> PathBuf {
     path
 }
 
+/// An image with Redis 8.
+pub fn image_of_redis_8() -> &'static str {
+    const IMAGE_8: &str = "lifeboat-test/redis-8:1";
+    let known = engine().image(IMAGE_8).expect("ask the engine for an image");
+    assert!(known.is_some(), "these tests need the image {IMAGE_8}; scripts/test.sh makes it");
+    IMAGE_8
+}
+
 /// The test image with another server in place of its own.
 pub fn image_with(version: &str, server: &str) -> TestImage {
     engine();

@@ -230,7 +230,8 @@ fn refusal(log: &str, place: &str, order: &Order) -> Refusal {
     if log.contains("Can't handle RDB format version") || log.contains("Wrong signature trying to load DB") {
         let from = match version {
             80.. => "Valkey 9",
-            12.. => "Redis 7.4 (Redis 8 for RDB 12)",
+            13.. => "a newer Redis",
+            12 => "Redis 7.4",
             11 => "Redis 7.2 or Valkey 7.2",
             10 => "Redis 7.0",
             _ => "a newer Redis",
