@@ -34,5 +34,5 @@ pub use stream::{LISTING, TAR};
 pub use volume::VolumeSource;
 
 pub(super) use docker::Trees;
-pub(super) use today::{Today, walk_today};
+pub(super) use today::{Today, VisitPath, walk_today};
 pub(super) use xattr::read as read_attributes;

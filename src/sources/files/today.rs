@@ -22,12 +22,11 @@ pub struct Today<'a> {
     pub one_file_system: bool,
 }
 
+/// Gets a path as it would stand in the tar, and whether it is a folder.
+pub type VisitPath<'v> = &'v mut dyn FnMut(&[u8], bool) -> Result<(), SourceError>;
+
 /// Visits each path as it would stand in the tar, and whether it is a folder.
-pub fn walk_today(
-    today: &Today<'_>,
-    cancel: &Cancel,
-    visit: &mut dyn FnMut(&[u8], bool) -> Result<(), SourceError>,
-) -> Result<(), SourceError> {
+pub fn walk_today(today: &Today<'_>, cancel: &Cancel, visit: VisitPath<'_>) -> Result<(), SourceError> {
     let mut notes = Notes::default();
     let plan = if today.prefix.is_empty() {
         let mut plan = Plan::host(today.exclude);

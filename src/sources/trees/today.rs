@@ -1,18 +1,14 @@
 //! What a capture of these trees would take now: for `exact`, what is there and was not then.
 
 use super::super::SourceError;
-use super::super::files::{Today, walk_today};
+use super::super::files::{Today, VisitPath, walk_today};
 use super::job::Job;
 use crate::base::cancel::Cancel;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Passes every entry below the job's named paths (and its own choice of them), and whether it is a folder.
-pub fn today(
-    job: &Job,
-    cancel: &Cancel,
-    visit: &mut dyn FnMut(&[u8], bool) -> Result<(), SourceError>,
-) -> Result<(), SourceError> {
+pub fn today(job: &Job, cancel: &Cancel, visit: VisitPath<'_>) -> Result<(), SourceError> {
     for base in &job.bases {
         let wanted = Today {
             real: &base.dir,
