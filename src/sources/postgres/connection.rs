@@ -167,6 +167,12 @@ impl Connection {
         self
     }
 
+    /// The server's files lie where the tools run.
+    pub fn is_local(&self) -> bool {
+        let host = self.env.iter().find(|(name, _)| name == "PGHOST");
+        host.is_none_or(|(_, host)| host.expose().starts_with('/'))
+    }
+
     /// The account that the tools run as.
     pub fn account(&self) -> Option<&str> {
         self.account.as_deref()

@@ -24,6 +24,7 @@ mod grants;
 mod load;
 mod migrations;
 mod parts;
+mod placing;
 mod proof;
 mod script;
 mod session;

@@ -100,13 +100,17 @@ impl Stage {
         }
     }
 
-    fn new_path(&self) -> String {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("lifeboat-{}-{}.dump", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> String {
         match self {
             Stage::Host { dir, .. } => dir.join(name).to_string_lossy().into_owned(),
             Stage::Container { dir, .. } => format!("{dir}/{name}"),
         }
+    }
+
+    fn new_path(&self) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        self.path(&format!("lifeboat-{}-{}.dump", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst)))
     }
 
     fn create(&self, path: &str, deadline: Deadline, cancel: &Cancel) -> Result<Filling, SourceError> {
