@@ -11,7 +11,7 @@ use super::project::Places;
 use super::recovery::RecoverySource;
 use super::redis::RedisSource;
 use crate::base::cancel::Cancel;
-use crate::policy::model::{Policy, RepositoryUrl, SourcePolicy, SourceSpec, Via};
+use crate::policy::model::{Policy, RepositoryUrl, SourcePolicy, SourceSpec, Target, Via};
 use chrono::{DateTime, Utc};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,11 +41,15 @@ pub fn build(policy: &Policy, state_dir: &std::path::Path, cancel: &Cancel) -> V
 /// Removes helper containers that a killed run left behind. Only where the policy has to do with Docker at all; an
 /// engine that does not answer is told by the sources that need it.
 pub fn sweep(policy: &Policy, now: DateTime<Utc>, cancel: &Cancel) -> Vec<String> {
+    let inside = |target: &Target| matches!(target, Target::Service(_) | Target::Container(_));
     let needs_docker = |source: &SourcePolicy| match &source.spec {
         SourceSpec::Volume(_) => true,
         SourceSpec::Files(spec) => spec.via == Via::Docker,
         SourceSpec::Certificates(spec) => spec.via == Via::Docker,
-        SourceSpec::Nginx(spec) => spec.via == Via::Docker,
+        SourceSpec::Nginx(spec) => spec.via == Via::Docker || spec.container.is_some(),
+        // Drills of these make containers.
+        SourceSpec::Postgres(spec) => inside(&spec.target),
+        SourceSpec::Redis(spec) => inside(&spec.target),
         _ => false,
     };
     if !policy.sources.iter().any(needs_docker) {

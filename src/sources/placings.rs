@@ -4,6 +4,7 @@ use super::SourceError;
 use super::command_placing::CommandPlacing;
 use super::locate::{Locate, Located};
 use super::placing::Placing;
+use super::postgres::PostgresSource;
 use super::project::Places;
 use super::redis::RedisSource;
 use super::trees::TreePlacing;
@@ -40,10 +41,10 @@ pub fn placing(
             let (name, spec) = (source.name.clone(), spec.clone());
             Ok(Box::new(RedisSource::new(name, spec, source.timeout, locate(policy, cancel))))
         }
-        SourceSpec::Postgres(_) => Err(SourceError::hint(
-            "a source of kind postgres cannot be put back in place by this version",
-            "restore it with --into, and load it with pg_restore",
-        )),
+        SourceSpec::Postgres(spec) => {
+            let (name, spec) = (source.name.clone(), spec.clone());
+            Ok(Box::new(PostgresSource::new(name, spec, source.timeout, locate(policy, cancel))))
+        }
         SourceSpec::Git(_) | SourceSpec::Compose(_) => Err(SourceError::problem(format!(
             "code is not put back by a restore: a source of kind {} is for rollback",
             source.spec.kind()
