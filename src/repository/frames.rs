@@ -272,14 +272,17 @@ mod tests {
     #[test]
     fn neighbours_are_fetched_together_and_what_lies_far_off_is_not() {
         let mib = 1 << 20;
+        let groups = |places: &[Place]| -> Vec<(usize, usize)> {
+            together(places).into_iter().map(|group| (group.start, group.end)).collect()
+        };
         assert!(together(&[]).is_empty());
-        assert_eq!(together(&[(0, mib), (mib, mib), (2 * mib, mib)]), [0..3]);
-        assert_eq!(together(&[(0, 100), (100 + GAP, 100)]), [0..2], "a small gap");
-        assert_eq!(together(&[(0, 100), (101 + GAP, 100)]), [0..1, 1..2], "a large one");
-        assert_eq!(together(&[(0, PIECE), (PIECE, 1)]), [0..1, 1..2], "no piece is longer");
-        assert_eq!(together(&[(0, 2 * PIECE), (5, 1), (2 * PIECE, 1)]), [0..2, 2..3], "unless one frame is");
-        assert_eq!(together(&[(0, 1000), (10, 5), (1000, 5)]), [0..3], "an index that lies");
-        assert_eq!(together(&[(u32::MAX, u32::MAX)]), [0..1]);
+        assert_eq!(groups(&[(0, mib), (mib, mib), (2 * mib, mib)]), [(0, 3)]);
+        assert_eq!(groups(&[(0, 100), (100 + GAP, 100)]), [(0, 2)], "a small gap");
+        assert_eq!(groups(&[(0, 100), (101 + GAP, 100)]), [(0, 1), (1, 2)], "a large one");
+        assert_eq!(groups(&[(0, PIECE), (PIECE, 1)]), [(0, 1), (1, 2)], "no piece is longer");
+        assert_eq!(groups(&[(0, 2 * PIECE), (5, 1), (2 * PIECE, 1)]), [(0, 2), (2, 3)], "unless one frame is");
+        assert_eq!(groups(&[(0, 1000), (10, 5), (1000, 5)]), [(0, 3)], "an index that lies");
+        assert_eq!(groups(&[(u32::MAX, u32::MAX)]), [(0, 1)]);
     }
 
     #[test]

@@ -485,7 +485,8 @@ impl Drop for SnapshotWriter {
 
 /// Waits for threads; whether all of them ended well.
 fn join(threads: &mut Vec<JoinHandle<()>>) -> bool {
-    threads.drain(..).fold(true, |well, thread| thread.join().is_ok() && well)
+    let ended: Vec<bool> = threads.drain(..).map(|thread| thread.join().is_ok()).collect();
+    ended.into_iter().all(|well| well)
 }
 
 fn note_key(note: &StreamNote) -> (String, String) {
