@@ -53,7 +53,11 @@ fn databases(
         };
         scene.events.step(format!("{}: restore database {:?} as {:?}", source.name, to.live, to.new));
         swap::drop_database(admin, &to.new)?;
-        if state.mode == Mode::Replace && to.oid.is_some() {
+        if state.mode == Mode::Replace {
+            // An earlier attempt may have come to its end; whatever else has the name is not what was planned.
+            if swap::is_replaced(admin, to)? && count(admin, captured, &to.live).is_ok() {
+                continue;
+            }
             swap::drop_database(admin, &to.live)?;
         }
         let loader = Loader {
@@ -72,6 +76,10 @@ fn databases(
         if state.mode == Mode::Tables {
             tables::prepare(admin, ground, state, to)?;
             swap::drop_database(admin, &to.new)?;
+        }
+        if state.mode == Mode::Replace {
+            // Nothing else has the name any more, and what was made is never dropped again.
+            swap::take_place(admin, to)?;
         }
     }
     Ok(())

@@ -75,10 +75,8 @@ fn backward(state: &State, there: &[There]) -> Result<Renames, SourceError> {
             continue;
         }
         if state.mode == Mode::Replace && m.oid.is_some() {
-            return Err(SourceError::hint(
-                format!("database {:?} was dropped to make room, and cannot be exchanged back", m.live),
-                "the safety snapshot has it as it was",
-            ));
+            // It was dropped to make room: there is nothing to exchange.
+            continue;
         }
         match (old, m.oid) {
             (Some(old), Some(oid)) if old.oid == oid => {
@@ -192,7 +190,34 @@ pub(super) fn switch(source: &PostgresSource, scene: &Scene<'_>, state: &State) 
 
 pub(super) fn back(source: &PostgresSource, scene: &Scene<'_>, state: &State) -> Result<(), SourceError> {
     let admin = Admin::new(source, scene, &state.touched())?;
-    rename(&admin, state, backward)
+    rename(&admin, state, backward)?;
+    if state.mode == Mode::Replace {
+        let asked = |e: SessionError| admin.explain(e, "look at the databases");
+        let mut session = admin.session()?;
+        let there = look(&mut session, &state.touched()).map_err(asked)?;
+        session.close().map_err(asked)?;
+        for m in state.databases.iter().filter(|m| m.oid.is_some() && named(&there, &m.live).map(|l| l.oid) != m.oid) {
+            let text =
+                format!("database {:?} was dropped to make room: only the safety snapshot has it as it was", m.live);
+            scene.events.warn(scene.name, text);
+        }
+    }
+    Ok(())
+}
+
+/// Gives a restored database, whose live one was dropped to make room for it, the live one's name.
+pub(super) fn take_place(admin: &Admin<'_>, to: &Move) -> Result<(), SourceError> {
+    let sql = format!("ALTER DATABASE {} RENAME TO {};", identifier(&to.new), identifier(&to.live));
+    admin.run(&admin.via, &sql, &format!("rename database {:?}", to.new))
+}
+
+/// Whether the live database is another than when it was planned.
+pub(super) fn is_replaced(admin: &Admin<'_>, to: &Move) -> Result<bool, SourceError> {
+    let asked = |e: SessionError| admin.explain(e, "look at the databases");
+    let mut session = admin.session()?;
+    let there = look(&mut session, &[&to.live]).map_err(asked)?;
+    session.close().map_err(asked)?;
+    Ok(named(&there, &to.live).is_some_and(|live| Some(live.oid) != to.oid))
 }
 
 /// The live databases are the new ones, and let people in.
