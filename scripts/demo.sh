@@ -389,7 +389,20 @@ show lifeboat show latest
 show lifeboat verify
 show lifeboat verify --deep
 
-heading "5. Everything is lost: the servers, their data, the application, /etc"
+heading "5. A drill: the newest snapshot restored into throw-away servers, and held against what was captured"
+show lifeboat drill
+
+heading "6. A bad day: a table is dropped and a site is gone; both are put back in place"
+sql "$pg_port" shop -c 'drop table orders cascade'
+rm "$dir/etc/nginx/conf.d/shop.conf"
+say "(drop table orders cascade; rm conf.d/shop.conf)"
+show lifeboat restore latest --in-place --only postgres --only nginx --yes
+same "every table, row, view, index and large object of shop is back, in the live server" \
+    "$shop_before" "$(database_facts "$pg_port" shop)"
+test_nginx >/dev/null || wrong "the configuration of nginx is not back"
+ok "nginx -t accepts its configuration again; what was replaced is kept for three days (restore --undo)"
+
+heading "7. Everything is lost: the servers, their data, the application, /etc"
 lose_everything
 show lifeboat restore latest --into "$dir/restored"
 prove_files
@@ -397,7 +410,7 @@ prove_git
 prove_postgres
 prove_redis
 
-heading "6. Once more without Lifeboat: age, zstd, tar, ssh-keygen and jq"
+heading "8. Once more without Lifeboat: age, zstd, tar, ssh-keygen and jq"
 break-glass.sh() { "$LIFEBOAT_SRC/scripts/break-glass.sh" "$@"; }
 show break-glass.sh list "$dir/repository" --identity "$dir/config/identity.txt"
 show break-glass.sh restore "$dir/repository" latest --identity "$dir/config/identity.txt" --into "$dir/glass"

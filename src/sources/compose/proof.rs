@@ -32,7 +32,7 @@ pub struct ComposeProof;
 impl Prove for ComposeProof {
     fn prove(&self, trial: &Trial<'_>) -> Result<Proof, SourceError> {
         let mut proof = Proof::default();
-        if trial.facts["present"] == false {
+        if trial.facts["present"] == false || is_env_alone(trial.facts) {
             proof.add(Check::skipped("compose config", "", "there was no compose project when the snapshot was taken"));
             return Ok(proof);
         }
@@ -51,6 +51,12 @@ impl Prove for ComposeProof {
         images.into_iter().for_each(|check| proof.add(check));
         Ok(proof)
     }
+}
+
+/// Whether what was captured is an env file that Compose would read, in a folder that has nothing for Compose.
+fn is_env_alone(facts: &Value) -> bool {
+    let mut files = facts["files"].as_array().into_iter().flatten();
+    facts["project"].is_null() && files.all(|f| f["role"] == "env")
 }
 
 /// A file of the project.
