@@ -26,10 +26,13 @@ mib=${1:-64} large=${2:-400} runs=${RUNS:-5}
 rustic=$(command -v rustic || ls "$LIFEBOAT_TOOLS/bin/rustic" 2>/dev/null || true)
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/lifeboat-bench.XXXXXX")
+# Apart from everything that comes and goes: the folders above a file are captured as well, with their times.
+mkdir -p "$LIFEBOAT_CACHE"
+files=$(mktemp -d "$LIFEBOAT_CACHE/bench.XXXXXX")
 pids=()
 finish() {
     [ ${#pids[@]} = 0 ] || kill "${pids[@]}" 2>/dev/null || true
-    rm -rf "$work"
+    rm -rf "$work" "$files"
 }
 trap finish EXIT
 
@@ -62,9 +65,9 @@ while left > 0:
 P
     find "$1" -type f -exec touch -d '2 hours ago' {} +
 }
-make_files "$work/app/data" "$mib"
-one=$(find "$work/app/data" -type f -size -20k | sort | sed -n 100p)
-printf '%s files, %s MiB; the least of %s runs\n' "$(find "$work/app/data" -type f | wc -l)" "$mib" "$runs"
+make_files "$files/app/data" "$mib"
+one=$(find "$files/app/data" -type f -size -20k | sort | sed -n 100p)
+printf '%s files, %s MiB; the least of %s runs\n' "$(find "$files/app/data" -type f | wc -l)" "$mib" "$runs"
 
 proxy=''
 : >"$work/counts"
@@ -154,11 +157,11 @@ for delay in 0 40; do
     start_proxy "$delay"
     endpoint=http://127.0.0.1:$proxy_port
     rm -rf "$work"/s3-*
-    set_up s3 "s3://bench/lifeboat-$delay" "$work/app" "$endpoint"
+    set_up s3 "s3://bench/lifeboat-$delay" "$files/app" "$endpoint"
     measure lifeboat 'first snapshot' boat s3 snapshot
     export RESTIC_REPOSITORY=s3:$endpoint/bench/restic-$delay
     restic -q init
-    measure restic 'first snapshot' restic -q backup "$work/app/data"
+    measure restic 'first snapshot' restic -q backup "$files/app/data"
     if [ -n "$rustic" ]; then
         cat >"$work/rustic.toml" <<T
 [repository]
@@ -171,14 +174,14 @@ endpoint = "$endpoint"
 region = "us-east-1"
 T
         run_quietly rusty init
-        measure rustic 'first snapshot' rusty backup "$work/app/data"
+        measure rustic 'first snapshot' rusty backup "$files/app/data"
     fi
     for _ in $(seq "$runs"); do
         rm -rf "$work/one"
         mkdir "$work/one"
         measure lifeboat unchanged boat s3 snapshot
-        measure restic unchanged restic -q backup "$work/app/data"
-        [ -z "$rustic" ] || measure rustic unchanged rusty backup "$work/app/data"
+        measure restic unchanged restic -q backup "$files/app/data"
+        [ -z "$rustic" ] || measure rustic unchanged rusty backup "$files/app/data"
         measure lifeboat 'one file' lifeboat_one
         measure restic 'one file' restic_one
         [ -z "$rustic" ] || measure rustic 'one file' rustic_one
@@ -219,19 +222,19 @@ timed() {
 }
 
 least=()
-make_files "$work/large/data" "$large"
+make_files "$files/large/data" "$large"
 turns=$(((runs + 1) / 2))
 for turn in $(seq "$turns"); do
     for place in folder server; do
         rm -rf "$work/$place-config" "$work/$place-state" "$work/back" "$work/repository" "$work/buckets/bench"/*
         if [ "$place" = folder ]; then
-            set_up folder "$work/repository" "$work/large"
+            set_up folder "$work/repository" "$files/large"
         else
-            set_up server "s3://bench/large-$turn" "$work/large" "http://127.0.0.1:$server_port"
+            set_up server "s3://bench/large-$turn" "$files/large" "http://127.0.0.1:$server_port"
         fi
         timed "$place" 'first snapshot' boat "$place" snapshot
         timed "$place" 'all files' boat "$place" restore latest --only files --into "$work/back"
-        diff -r "$work/large/data" "$work/back/files$work/large/data" >/dev/null || die "what was restored is not what was there"
+        diff -r "$files/large/data" "$work/back/files$files/large/data" >/dev/null || die "what was restored is not what was there"
     done
 done
 printf '\n%s MiB without a proxy: the least of %s turns\n' "$large" "$turns"
