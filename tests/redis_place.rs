@@ -261,7 +261,7 @@ impl Bench {
         let SourceSpec::Redis(spec) = &policy.sources.iter().find(|s| s.spec.kind() == "redis").unwrap().spec else {
             panic!("a redis source")
         };
-        let source = source(spec.clone());
+        let source = source(spec.clone(), folder.path());
         Self { source, policy, folder, cancel: Cancel::new(), snapshot: ID.parse().unwrap() }
     }
 
@@ -330,9 +330,9 @@ fn policy_text(name: &str, target: &Target) -> String {
 }
 
 /// Tests share one process's environment, so the password comes from a file.
-fn source(mut spec: RedisSpec) -> RedisSource {
+fn source(mut spec: RedisSpec, folder: &Path) -> RedisSource {
     if matches!(spec.target, Target::Url(_)) {
-        let file = std::env::temp_dir().join(format!("lifeboat-test-password-{}", rustix::process::geteuid().as_raw()));
+        let file = folder.join("password");
         fs::write(&file, PASSWORD).unwrap();
         spec.password_from = Some(SecretRef::File(file));
     }
@@ -896,7 +896,7 @@ fn a_user_of_an_acl_with_few_rights_puts_it_back() {
         panic!("a redis source")
     };
     spec.user = Some("keeper".into());
-    bench.source = source(spec);
+    bench.source = source(spec, bench.folder.path());
     let taken = Taken::of(&bench.source);
     let stored = live.digest();
     change(&live);
