@@ -209,7 +209,8 @@ impl PostgresSource {
             Databases::Own => vec![connection.own_database.clone()],
             Databases::Named(names) => names.clone(),
             Databases::All => {
-                let all = listed.iter().filter(|d| !d.template && d.allows_connections);
+                let ours = |d: &&Listed| !placing::is_of_a_restore(&d.name);
+                let all = listed.iter().filter(|d| !d.template && d.allows_connections).filter(ours);
                 return Ok(all.map(|d| d.name.clone()).collect());
             }
         };

@@ -15,6 +15,8 @@ mod room;
 mod swap;
 mod tables;
 
+pub(super) use names::is_of_a_restore;
+
 use super::PostgresSource;
 use super::connection::Connection;
 use super::facts::Facts;

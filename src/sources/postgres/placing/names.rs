@@ -55,6 +55,11 @@ fn short(id: &str) -> String {
     plain[plain.len().saturating_sub(8)..].to_owned()
 }
 
+/// Whether a database is one that a restore in place has made or replaced: of a live server's databases it is none.
+pub fn is_of_a_restore(name: &str) -> bool {
+    name.contains("__lifeboat_new") || name.contains("__lifeboat_old_")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +69,8 @@ mod tests {
         let now = "2026-11-19T02:00:00Z".parse().unwrap();
         let id = "20261119T020000Z-1a2b3c4d";
         assert_eq!(new("shop", id, &[]), "shop__lifeboat_new");
+        assert!(is_of_a_restore(&new("shop", id, &[])) && is_of_a_restore(&old("shop", id, now, &[])));
+        assert!(!is_of_a_restore("shop") && !is_of_a_restore("lifeboat_old"));
         assert_eq!(old("shop", id, now, &[]), "shop__lifeboat_old_20261119T020000Z");
         assert_eq!(new("shop", id, &["shop__lifeboat_new".into()]), "shop__lifeboat_new_1a2b3c4d");
         let (a, b) = ("ž".repeat(31), format!("{}a", "ž".repeat(31)));
