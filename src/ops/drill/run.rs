@@ -229,7 +229,8 @@ impl Drilling<'_> {
         let mut proof = Proof::default();
         let begin = self.began.elapsed().as_secs_f64();
         for opener in self.reader.openers() {
-            let all = format!("{} archives", opener.archives);
+            let all =
+                if opener.archives == 1 { "1 archive".to_owned() } else { format!("{} archives", opener.archives) };
             let found = format!("{} open", opener.opened);
             let subject = opener.recipient.clone();
             proof.add(match (opener.at_hand, opener.opened == opener.archives) {

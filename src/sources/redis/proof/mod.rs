@@ -151,7 +151,10 @@ impl Run<'_> {
         let compared = proof.step(trial, "compare", false, || self.compare(&server, facts, report));
         let (checks, keys) = compared?;
         if checks.first().is_some_and(|c| c.verdict == Verdict::Passed) {
-            proof.restored.push(format!("{} keys", grouped(keys)));
+            proof.restored.push(match keys {
+                1 => "1 key".to_owned(),
+                n => format!("{} keys", grouped(n)),
+            });
         }
         proof.checks.extend(checks);
         Ok(())
