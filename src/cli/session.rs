@@ -82,6 +82,12 @@ impl Session {
         self.open_as(&AccessRequest { purpose, ..self.access_request(reading)? })
     }
 
+    /// The same, to say what is known of the snapshot of this name.
+    pub fn open_to_show(&self, reading: &Reading, snapshot: &str) -> Result<Access, Failure> {
+        let purpose = Purpose::Show(snapshot.to_owned());
+        self.open_as(&AccessRequest { purpose, ..self.access_request(reading)? })
+    }
+
     /// The same, with every header and record read from the storage: for what looks for damage there.
     pub fn open_anew(&self, reading: &Reading) -> Result<Access, Failure> {
         self.open_as(&AccessRequest { remembered: false, ..self.access_request(reading)? })

@@ -24,6 +24,8 @@ pub enum Purpose {
     Look,
     /// To read the snapshot of this name.
     Read(String),
+    /// To say what is known of the snapshot of this name, its drills as well.
+    Show(String),
     /// To write a snapshot of this host.
     Write(HostName),
 }
@@ -44,6 +46,9 @@ pub fn ask(storage: &dyn Storage, state: Option<&State>, request: &AccessRequest
     if let Purpose::Write(_) = request.purpose {
         questions.extend([list(layout::ARCHIVES), list(layout::INDEX), list(layout::TRASH)]);
     }
+    if let Purpose::Show(_) = request.purpose {
+        questions.push(list(layout::DRILLS));
+    }
     storage.ask_ahead(questions);
     if request.remembered
         && let Some(state) = state
@@ -60,7 +65,7 @@ fn guess(headers: &HeaderCache, request: &AccessRequest) -> Vec<Ahead> {
     let refs = |header: &Header| Ahead::Get(layout::refs(header.refs), limits::REFS);
     match &request.purpose {
         Purpose::Look => Vec::new(),
-        Purpose::Read(name) => {
+        Purpose::Read(name) | Purpose::Show(name) => {
             let policy = request.policy.as_ref().map(|policy| &policy.app.name);
             let wanted = named(headers.keys(layout::SNAPSHOTS), policy, request.host.as_ref(), name);
             let Some(header) = wanted.and_then(|key| headers.header(&key)) else { return Vec::new() };

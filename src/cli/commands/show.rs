@@ -12,7 +12,7 @@ use crate::ops::browse::{self, SnapshotDetail, SourceDetail};
 
 pub fn run(session: &Session, args: &ShowArgs) -> Result<Exit, Failure> {
     let shown = session
-        .open_to_read(&args.reading, &args.id)
+        .open_to_show(&args.reading, &args.id)
         .and_then(|access| Ok(browse::show(&access, &args.id, &session.run)?));
     let detail = shown.map_err(|f| f.attempted(format!("show {}", args.id)))?;
     if session.out.json {
