@@ -53,6 +53,9 @@ pin = "tag"
 fn every_source_comes_back() {
     let stack = Stack::up();
     stack.add_to_policy(SOURCES);
+    let web = docker(["inspect", "-f", "{{.Name}}", &stack.container("web")]);
+    let nginx = format!("paths = [\"nginx\"]\ncontainer = {:?}", web.trim_start_matches('/'));
+    stack.change_policy("paths = [\"nginx\"]", &nginx);
     let report = stack.snapshot(0);
     assert_eq!(report["header"]["outcome"], "complete", "{report:#}");
     let kinds = ["postgres", "redis", "env", "nginx", "volume", "command", "compose", "git", "recovery"];
@@ -67,6 +70,9 @@ fn every_source_comes_back() {
     facts_are_right(&stack, &shown);
     images_are_pinned(&stack, &shown);
     nothing_is_stored_in_the_clear(&stack);
+
+    let drilled = stack.drill(id);
+    assert!(drilled["restored"].to_string().contains("tables"), "{drilled:#}");
 
     let into = stack.restore(id, "back", 0);
     the_database_loads(&stack, &into, &shown, true);

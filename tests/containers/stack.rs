@@ -230,6 +230,18 @@ impl Stack {
 
     /// What `show` says of a snapshot.
     #[track_caller]
+    /// Drills a snapshot in the services' own images: all that ran must have passed.
+    pub fn drill(&self, id: &str) -> Value {
+        let report = self.json(&["drill", id]);
+        let checks = report["sources"].as_array().unwrap().iter().flat_map(|s| {
+            let name = s["name"].clone();
+            s["checks"].as_array().unwrap().iter().map(move |c| (name.clone(), c.clone()))
+        });
+        let failed: Vec<_> = checks.filter(|(_, c)| c["verdict"] == "failed").collect();
+        assert!(report["outcome"] == "passed" && failed.is_empty(), "{failed:#?}\n{:#}", report["notes"]);
+        report
+    }
+
     pub fn show(&self, id: &str) -> Value {
         self.json(&["show", id])
     }

@@ -204,3 +204,38 @@ fn without_a_policy_it_proves_what_it_can() {
     green(&report);
     assert!(report.notes.iter().any(|n| n.contains("no policy is at hand")), "{:?}", report.notes);
 }
+
+#[test]
+fn what_a_killed_drill_left_goes_with_the_next_one() {
+    let slow = "[[source]]\nkind = \"command\"\nname = \"slow\"\nrun = [\"echo\", \"x\"]\ncheck = [\"sleep\", \"15\"]\noutput = \"x\"\n";
+    let stage = Stage::of_files(&[slow.to_owned()]);
+    stage.snapshot();
+    let installation = &stage.lab.installation;
+    let (file, tmp) = (installation.config_dir.join("policies/shop.toml"), stage.lab.path("tmp"));
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::create_dir(&tmp).unwrap();
+    let drill = |policy: &str| {
+        fs::write(&file, policy).unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        command.arg("--config-dir").arg(&installation.config_dir).arg("--state-dir").arg(&installation.state_dir);
+        command.arg("drill").env("TMPDIR", &tmp).stdout(std::process::Stdio::piped());
+        command
+    };
+    let mut child = drill(&stage.lab.policy.text).spawn().unwrap();
+    let begun = std::time::Instant::now();
+    let at_work = || grounds(&tmp).first().is_some_and(|name| tmp.join(name).join("slow").is_dir());
+    while !at_work() {
+        assert!(begun.elapsed().as_secs() < 60 && child.try_wait().unwrap().is_none(), "it does not come that far");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let left = grounds(&tmp);
+    assert_eq!(left.len(), 1, "a killed process tidies nothing");
+    // Somebody else's folder of such a name is nobody's to remove.
+    fs::create_dir(tmp.join("lifeboat-drill-of-mine")).unwrap();
+
+    let out = drill(&stage.lab.policy.text.replace("\"15\"", "\"0\"")).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+    assert_eq!(grounds(&tmp), ["lifeboat-drill-of-mine"]);
+}
