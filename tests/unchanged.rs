@@ -264,10 +264,16 @@ fn change(tree: &Path, random: &mut Random) {
     }
 }
 
+/// One file in thirty is read again in each run, and which one its path decides: then another path shows it.
 #[test]
 fn large_files_are_remembered_piece_by_piece() {
+    assert!((0..5).any(|n| is_remembered_piece_by_piece(&format!("tree-{n}"))), "it is read again in every run");
+}
+
+/// `false`: it was the file's turn to be read again.
+fn is_remembered_piece_by_piece(name: &str) -> bool {
     let (_guard, dir) = scratch();
-    let tree = dir.join("tree");
+    let tree = dir.join(name);
     fs::create_dir(&tree).unwrap();
     let mut random = Random(4);
     let block = random.bytes(1 << 20);
@@ -284,6 +290,9 @@ fn large_files_are_remembered_piece_by_piece() {
     assert!(pieces.iter().filter(|p| **p >= 64 << 20).count() == 2, "{pieces:?}");
     let first = runs.tar();
     runs.run();
+    if runs.read() > 0.99 {
+        return false;
+    }
     assert!(runs.read() < 0.01, "{}", runs.read());
     assert!(runs.tar() == first);
     // The repository has lost a piece in the middle: that one is read again, the others are not.
@@ -305,9 +314,16 @@ fn large_files_are_remembered_piece_by_piece() {
     }
     runs.sink = again;
     runs.run();
+    if runs.read() > 0.99 {
+        return false;
+    }
     let read = runs.read();
     assert!((0.40..0.50).contains(&read), "{read}");
     assert!(runs.tar() == first);
     runs.run();
+    if runs.read() > 0.99 {
+        return false;
+    }
     assert!(runs.read() < 0.01, "{}", runs.read());
+    true
 }
