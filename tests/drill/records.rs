@@ -75,6 +75,26 @@ fn nobody_else_signs_a_drill() {
     assert_eq!(findings.iter().filter(|f| f.object.starts_with("drills/")).count(), 3, "{findings:?}");
 }
 
+/// A key that may snapshot, and that nobody has vouched for to drill, cannot claim that its snapshots restore.
+#[test]
+fn a_key_that_may_only_snapshot_signs_no_drill() {
+    let (model, stage) = (Stage::of_files(&[]), Stage::of_files(&[]));
+    model.snapshot();
+    model.drill();
+    stage.snapshot();
+    let access = stage.lab.access();
+    let snapshot = access.resolve("latest", stage.lab.run().now).unwrap();
+    let mut drill = model.lab.access().repository.drills().unwrap().all.remove(0).drill;
+    drill.repository = access.repository.id().clone();
+    (drill.snapshot, drill.header) = (snapshot.header.id.clone(), snapshot.header_id);
+    let key = HostKey::load(&stage.lab.installation.host_key()).unwrap().signing;
+    let bytes = key.sign(Namespace::Drill, &serde_json::to_string(&drill).unwrap()).unwrap();
+    access.repository.storage().put_new(&layout::drill(&drill.snapshot, drill.time).unwrap(), &bytes).unwrap();
+    let read = access.repository.drills().unwrap();
+    assert_eq!((read.all.len(), read.problems.len()), (0, 1), "{:?}", read.all);
+    assert!(full(&read.problems.into_iter().next().unwrap().into()).contains("may not sign drills"));
+}
+
 #[test]
 fn details_that_are_gone_or_others_are_found() {
     let stage = Stage::of_files(&[]);
