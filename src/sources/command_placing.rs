@@ -147,6 +147,7 @@ impl Placing for CommandPlacing {
                 bytes_needed: 2 * stream.length,
                 bytes_free: room.ok().map(|r| r.f_bavail.saturating_mul(r.f_frsize)),
             }],
+            losses: Vec::new(),
             restarts: Vec::new(),
             state: serde_json::json!({ "stream": stream.name }),
         })

@@ -41,6 +41,30 @@ pub struct Part {
     /// Device nodes, setuid bits and other attributes of the system too.
     #[serde(default)]
     pub privileged: bool,
+    /// A store becomes empty, and nothing of what was captured returns.
+    #[serde(default)]
+    pub flush: bool,
+}
+
+/// What is counted of the data that leaves the live application.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    Rows,
+    Keys,
+    Files,
+}
+
+/// Data of today that is not what was captured, and leaves the live application.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// `orders`, `shop.public.orders` where a source has several databases, `keys of database 0`, a tree.
+    pub what: String,
+    pub unit: Unit,
+    /// How many more there are today than were captured; fewer are negative.
+    pub more: i64,
+    /// Counted; otherwise estimated.
+    pub exact: bool,
 }
 
 /// Room that preparing takes on one file system.
@@ -63,6 +87,9 @@ pub struct Intent {
     /// What a person should know first.
     pub warnings: Vec<String>,
     pub room: Vec<Room>,
+    /// What leaves, as far as it can be counted without holding the plan up.
+    #[serde(default)]
+    pub losses: Vec<Loss>,
     /// Containers (by name) that this source itself stops in `switch` and starts again: a data store whose files are
     /// swapped.
     #[serde(default)]

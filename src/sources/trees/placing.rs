@@ -143,6 +143,7 @@ impl TreePlacing {
             lines,
             warnings: survey.warnings,
             room: survey.room,
+            losses: Vec::new(),
             restarts: Vec::new(),
             state,
         })

@@ -99,6 +99,7 @@ pub(super) fn plan(
         lines: found.lines,
         warnings: found.warnings,
         room: rooms,
+        losses: Vec::new(),
         restarts: Vec::new(),
         state: serde_json::to_value(&state)
             .map_err(|e| SourceError::problem(format!("the plan cannot be written: {e}")))?,

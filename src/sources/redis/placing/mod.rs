@@ -163,6 +163,7 @@ impl Step<'_> {
             lines,
             warnings,
             room: vec![Room { place, bytes_needed: needed, bytes_free: free }],
+            losses: Vec::new(),
             restarts,
             state: state.write()?,
         })
