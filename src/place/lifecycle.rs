@@ -1,4 +1,4 @@
-//! Stopping and starting containers that somebody else made. Nothing is created or removed here.
+//! Stopping, starting and removing containers that somebody else made. Nothing is created here.
 
 use super::PlaceError;
 use super::docker::{Docker, is_object_name, is_status};
@@ -30,6 +30,18 @@ impl Docker {
         match self.call(format!("start container {name}"), self.client().start_container(name, None)) {
             Err(e) if is_status(&e, 404) => Err(missing()),
             Err(e) if !is_status(&e, 304) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes a container that is there; its volumes stay, those without a name too.
+    pub fn remove_container(&self, name: &str) -> Result<(), PlaceError> {
+        if !is_object_name(name) {
+            return Err(PlaceError::NoContainer { name: name.to_owned() });
+        }
+        let options = query::RemoveContainerOptionsBuilder::new().force(true).v(false).build();
+        match self.call(format!("remove container {name}"), self.client().remove_container(name, Some(options))) {
+            Err(e) if !is_status(&e, 404) => Err(e),
             _ => Ok(()),
         }
     }
