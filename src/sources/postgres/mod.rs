@@ -14,6 +14,7 @@
 
 mod archive;
 mod catalog;
+mod change;
 mod cluster;
 mod connection;
 mod content;
@@ -28,9 +29,11 @@ mod placing;
 mod proof;
 mod script;
 mod session;
+mod shape;
 mod stage;
 mod url;
 
+pub use change::{Form, MigrationDifference, SchemaChange, schema_change, schema_differs};
 pub use parts::PARTS_FROM_BYTES;
 pub use proof::{PostgresProof, sweep_local};
 

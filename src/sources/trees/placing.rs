@@ -1,7 +1,7 @@
 //! Trees as steps of a transaction.
 
 use super::super::files::{LISTING, TAR, Trees};
-use super::super::placing::{Intent, Part, Placing, Scene, Stored};
+use super::super::placing::{Intent, Loss, Part, Placing, Scene, Stored, Unit};
 use super::super::streams::Streams;
 use super::super::{SourceError, project::Places};
 use super::hands::Hands;
@@ -130,6 +130,24 @@ impl TreePlacing {
         Ok((helped, Some(Through { volumes: names })))
     }
 
+    /// Data that people have written; what an administrator writes (env files, certificates, nginx) is none.
+    fn losses(&self, files: u64) -> Vec<Loss> {
+        let trees = match &self.source.spec {
+            SourceSpec::Files(spec) => &spec.paths,
+            SourceSpec::Volume(spec) => &spec.volumes,
+            _ => return Vec::new(),
+        };
+        match files {
+            0 => Vec::new(),
+            _ => vec![Loss {
+                what: trees.join(", "),
+                unit: Unit::Files,
+                more: i64::try_from(files).unwrap_or(i64::MAX),
+                exact: true,
+            }],
+        }
+    }
+
     fn intent(&self, scene: &Scene<'_>, task: &Task, survey: Survey) -> Result<Intent, SourceError> {
         let mut lines = survey.lines(task.job.exact);
         if survey.replaced.count + survey.newer.count > 0 {
@@ -143,7 +161,7 @@ impl TreePlacing {
             lines,
             warnings: survey.warnings,
             room: survey.room,
-            losses: Vec::new(),
+            losses: self.losses(survey.lost_files),
             restarts: Vec::new(),
             state,
         })

@@ -1,0 +1,3 @@
+//! Rolling the live application back.
+
+pub mod losses;
