@@ -105,6 +105,8 @@ pub enum Command {
     Diff(DiffArgs),
     /// Restore a snapshot, or a part of it, into a folder or over the live application.
     Restore(RestoreArgs),
+    /// Return the live application, code, configuration, schema and data, to a tag, commit, snapshot or time.
+    Rollback(RollbackArgs),
     /// Prove a snapshot: restore it into throw-away services, and compare them with what the live ones were.
     Drill(DrillArgs),
     /// Show what happened: snapshots and drills, newest first.
@@ -343,6 +345,49 @@ pub struct RestoreArgs {
     /// Make device nodes, setuid bits and other attributes of the system as well.
     #[arg(long)]
     pub privileged: bool,
+    /// Print the plan, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub reading: Reading,
+}
+
+/// Which of two values of a rotated secret stands afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EnvChoice {
+    Live,
+    Snapshot,
+}
+
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// A tag, a commit, a snapshot or a time; without it the newest snapshots are listed, with what each would cost.
+    #[arg(long, value_name = "TAG|COMMIT|ID")]
+    pub to: Option<String>,
+    /// Return only this: code, env, data, or a source; may be repeated.
+    #[arg(long, value_name = "PART")]
+    pub only: Vec<String>,
+    /// Return code, images and env, and leave the data as it is.
+    #[arg(long)]
+    pub keep_data: bool,
+    /// With --keep-data: go on although the schema of today is not the one that the code knew.
+    #[arg(long)]
+    pub accept_schema: bool,
+    /// Which value of a secret that was changed since stands afterwards.
+    #[arg(long, value_name = "live|snapshot")]
+    pub env: Option<EnvChoice>,
+    /// Go on although today's state of this source cannot be saved first; may be repeated.
+    #[arg(long, value_name = "SOURCE")]
+    pub accept_unsaved: Vec<String>,
+    /// Do it without asking.
+    #[arg(long)]
+    pub yes: bool,
+    /// Finish a rollback that was cut short, or take it back.
+    #[arg(long, conflicts_with_all = ["to", "only", "keep_data", "env", "undo"])]
+    pub resume: bool,
+    /// Bring back what a rollback replaced, as long as it is kept [default: the newest].
+    #[arg(long, value_name = "ID", num_args = 0..=1, conflicts_with_all = ["to", "only", "keep_data", "env"])]
+    pub undo: Option<Option<String>>,
     /// Print the plan, and do nothing.
     #[arg(long)]
     pub dry_run: bool,

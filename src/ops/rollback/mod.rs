@@ -1,3 +1,19 @@
-//! Rolling the live application back.
+//! The whole application as it was: code, configuration, schema and data, as one transaction.
+//!
+//! - [`target`]: which snapshot is meant, and why
+//! - [`plan`]: what comes back of it, what stays, how the services come up
+//! - [`candidates`]: where one could go, and what it would cost
+//! - [`losses`]: what leaves, in words
+//! - [`absent`]: stores and volumes that are not there
+//!
+//! The steps are [`crate::ops::transaction`]'s.
 
+mod absent;
+pub mod candidates;
 pub mod losses;
+pub mod plan;
+pub mod target;
+
+pub use candidates::{Candidate, candidates};
+pub use plan::{EnvSide, Narrow, RollbackRequest, plan};
+pub use target::{Target, target};
