@@ -107,6 +107,8 @@ pub enum Command {
     Restore(RestoreArgs),
     /// Return the live application, code, configuration, schema and data, to a tag, commit, snapshot or time.
     Rollback(RollbackArgs),
+    /// Wrap an upgrade: a snapshot, the command, health checks, a second snapshot; and back where it fails.
+    Guard(GuardArgs),
     /// Prove a snapshot: restore it into throw-away services, and compare them with what the live ones were.
     Drill(DrillArgs),
     /// Show what happened: snapshots and drills, newest first.
@@ -393,6 +395,22 @@ pub struct RollbackArgs {
     pub dry_run: bool,
     #[command(flatten)]
     pub reading: Reading,
+}
+
+#[derive(Debug, Args)]
+pub struct GuardArgs {
+    /// Tag the snapshot after the command with this, and the one before it with before-TAG.
+    #[arg(long, value_name = "TAG")]
+    pub tag: Option<String>,
+    /// Where the command or the health checks fail: say so, and roll nothing back.
+    #[arg(long)]
+    pub no_rollback: bool,
+    /// The identity file, instead of the policy's or <config-dir>/identity.txt.
+    #[arg(long, value_name = "FILE", env = "LIFEBOAT_IDENTITY", hide_env_values = true)]
+    pub identity: Option<PathBuf>,
+    /// The command, and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod drill;
 mod files;
 pub mod find;
+pub mod guard;
 pub mod history;
 pub mod hold;
 pub mod init;

@@ -4,14 +4,18 @@
 //! - [`plan`]: what comes back of it, what stays, how the services come up
 //! - [`candidates`]: where one could go, and what it would cost
 //! - [`losses`]: what leaves, in words
+//! - [`schema`]: code that returns under data that stays
+//! - [`guard`]: a command wrapped in snapshots, and taken back when it fails
 //! - [`absent`]: stores and volumes that are not there
 //!
 //! The steps are [`crate::ops::transaction`]'s.
 
 mod absent;
 pub mod candidates;
+pub mod guard;
 pub mod losses;
 pub mod plan;
+mod schema;
 pub mod target;
 
 pub use candidates::{Candidate, candidates};

@@ -2,6 +2,7 @@
 
 use super::absent::absent;
 use super::losses;
+use super::schema::{self, Fit};
 use super::target::{Target, target};
 use crate::base::ids::SourceName;
 use crate::ops::access::{Access, Installation};
@@ -70,6 +71,8 @@ pub struct RollbackRequest {
     pub accept_unsaved: Vec<SourceName>,
     /// What stays by default returns as well: the host is a new one.
     pub everything: bool,
+    /// Sources that stay, and why.
+    pub keep: Vec<(SourceName, String)>,
 }
 
 /// What becomes of a source.
@@ -167,6 +170,7 @@ impl Planner<'_> {
         };
         let up = self.up(&intents, &late, recorded)?;
         let mut warnings = target.warnings;
+        let downgrade = self.schema(&intents, &passed_over, &mut warnings)?;
         warnings.extend(self.reader.index_problems.iter().map(|p| crate::repository::chain::full_text(p)));
         warnings.extend(hooks::warning(self.policy));
         warnings.extend(up.iter().flat_map(Up::left_down).map(|service| {
@@ -188,7 +192,7 @@ impl Planner<'_> {
             snapshot: manifest.snapshot.clone(),
             time: manifest.time,
             expected_downtime_seconds: services.expected_seconds(),
-            downgrade: None,
+            downgrade,
             keep_old_seconds: self.policy.rollback.keep_old.as_secs(),
             replace: false,
             accept_unsaved: self.request.accept_unsaved.clone(),
@@ -213,6 +217,9 @@ impl Planner<'_> {
             return stays("it is for a bare machine");
         }
         let Some(of_policy) = of_policy else { return stays("the policy has no such source any more") };
+        if let Some((_, why)) = self.request.keep.iter().find(|(name, _)| *name == source.name) {
+            return stays(why);
+        }
         let by_name = self.request.only.iter().filter_map(named).any(|name| *name == source.name);
         if !self.request.only.is_empty() && !self.request.only.iter().any(|narrow| within(narrow, source)) {
             return stays("it was not asked for");
@@ -245,6 +252,40 @@ impl Planner<'_> {
             return stays("the snapshot holds nothing of it");
         }
         Ok(Fate::Returns(part))
+    }
+
+    /// Databases that stay under code that returns.
+    fn schema(
+        &self,
+        intents: &[Intent],
+        passed_over: &[PassedOver],
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<String>, OpsError> {
+        if !intents.iter().any(|i| matches!(i.kind.as_str(), "git" | "compose")) {
+            return Ok(None);
+        }
+        let mut command = None;
+        for passed in passed_over.iter().filter(|p| p.kind == "postgres") {
+            let source = source_named(&self.reader.manifest, &passed.source)?;
+            let Some(of_policy) = self.of_policy(source).filter(|_| source.outcome != SourceOutcome::Failed) else {
+                continue;
+            };
+            let change = schema::change(source, of_policy, self.stage)?;
+            match schema::fit(self.policy, source, &change, self.request.accept_schema)? {
+                Fit::Fits => {}
+                Fit::Accepted(lines) => {
+                    warnings.extend(lines.into_iter().map(|line| format!("{}: {line} (accepted)", source.name)));
+                }
+                Fit::Downgraded(_) if command.is_some() => {
+                    return Err(OpsError::usage(
+                        "the schemas of several databases differ, and [rollback] downgrade is of one",
+                        "take them back by hand and say --accept-schema, or roll the data back with the code",
+                    ));
+                }
+                Fit::Downgraded(text) => command = Some(text),
+            }
+        }
+        Ok(command)
     }
 
     /// How the services come up: as recorded where code or env returns or something is down, else as they were.
