@@ -149,6 +149,9 @@ impl Reader {
             if body.starts_with("? ") {
                 return Err(self.wrong("a key of several lines"));
             }
+            if body.starts_with('\t') {
+                return Err(self.wrong("indented by a tab"));
+            }
             let Some((key, rest)) = split_key(&body) else { return Err(self.wrong("no key and value")) };
             let key = self.key(key)?;
             self.at += 1;

@@ -9,12 +9,19 @@
 //! the next build does not leave them nameless to a `docker image prune`; a name does not survive `docker system prune -a`.
 
 mod files;
+mod hindrances;
+mod images;
 mod pin;
+mod placing;
 mod proof;
 mod running;
+mod stack;
+mod written;
 
 pub use pin::{pin_repository, pin_tag, unpin};
+pub use placing::{ComposePlacing, planned};
 pub use proof::ComposeProof;
+pub use stack::{live, recorded};
 
 use super::project::{Places, Project, compose_settings};
 use super::{Capture, Captured, Source, SourceError};

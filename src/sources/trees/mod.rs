@@ -26,7 +26,10 @@ pub use helper::{WORD, serve};
 pub use job::is_staging;
 pub use placing::TreePlacing;
 
-use job::Base;
+pub(super) use hands::Hands;
+pub(super) use job::{Base, Job};
+pub(super) use placing::Tape;
+
 use make::{again, first};
 use survey::survey;
 use swap::{back, discard_new, discard_old, look, switch};

@@ -199,7 +199,7 @@ fn literal(paths: &[String]) -> impl Iterator<Item = PathBuf> + '_ {
 }
 
 /// The one tar of a source, and its listing.
-pub(super) struct Tape<'a>(pub &'a dyn Streams);
+pub struct Tape<'a>(pub &'a dyn Streams);
 
 impl Tape<'_> {
     pub fn tar(&self) -> Result<Box<dyn Read + Send + '_>, SourceError> {
