@@ -9,6 +9,7 @@ pub mod env;
 pub(super) mod frame;
 mod keys;
 mod large;
+mod lineages;
 mod memo;
 mod nginx;
 mod nginx_conf;

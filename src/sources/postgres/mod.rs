@@ -23,6 +23,7 @@ mod dump;
 pub mod facts;
 mod grants;
 mod load;
+mod login;
 mod migrations;
 mod parts;
 mod placing;
@@ -34,6 +35,7 @@ mod stage;
 mod url;
 
 pub use change::{Form, MigrationDifference, SchemaChange, schema_change, schema_differs};
+pub use login::{Login, check_logins};
 pub use parts::PARTS_FROM_BYTES;
 pub use proof::{PostgresProof, sweep_local};
 

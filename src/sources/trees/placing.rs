@@ -6,7 +6,7 @@ use super::super::streams::Streams;
 use super::super::{SourceError, project::Places};
 use super::hands::Hands;
 use super::job::{Base, Job};
-use super::survey::Survey;
+use super::survey::{Survey, lines};
 use crate::base::cancel::Cancel;
 use crate::policy::model::{App, SourcePolicy, SourceSpec, Via};
 use serde::{Deserialize, Serialize};
@@ -198,6 +198,16 @@ fn literal(paths: &[String]) -> impl Iterator<Item = PathBuf> + '_ {
     plain.flat_map(|p| [p.canonicalize().ok(), Some(p)]).flatten()
 }
 
+/// All paths of a captured tree, as absolute ones.
+pub fn listed(streams: &dyn Streams) -> Result<Vec<PathBuf>, SourceError> {
+    let mut paths = Vec::new();
+    lines(&mut Tape(streams).listing()?, &mut |_, path| {
+        paths.push(Path::new("/").join(OsStr::from_bytes(&path)));
+        Ok(())
+    })?;
+    Ok(paths)
+}
+
 /// The one tar of a source, and its listing.
 pub struct Tape<'a>(pub &'a dyn Streams);
 
@@ -224,6 +234,9 @@ impl Placing for TreePlacing {
     fn plan(&self, scene: &Scene<'_>, stored: &Stored<'_>, part: &Part) -> Result<Intent, SourceError> {
         if !part.tables.is_empty() || part.database_as.is_some() {
             return Err(SourceError::problem("tables and databases are of sources of kind postgres"));
+        }
+        if part.flush {
+            return Err(SourceError::problem("only a data store can become empty, not a tree of files"));
         }
         let mut task = self.task(scene, stored, part)?;
         if stored.streams.list().is_empty() {

@@ -115,6 +115,9 @@ pub(super) fn plan(
 }
 
 fn mode(part: &Part) -> Result<Mode, SourceError> {
+    if part.flush {
+        return Err(SourceError::problem("a database server's databases are not emptied, only put back"));
+    }
     match (&part.database_as, part.tables.is_empty(), part.replace) {
         (None, true, false) => Ok(Mode::Swap),
         (None, true, true) => Ok(Mode::Replace),
