@@ -6,7 +6,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Align, Table, printable};
 use crate::cli::session::{Session, argument};
 use crate::ops::access::{Access, AccessRequest};
-use crate::ops::rollback::{self, Candidate, EnvSide, RollbackRequest};
+use crate::ops::rollback::{self, Candidate, EnvSide, RollbackRequest, Rotated, Side};
 use crate::ops::transaction;
 use crate::policy::Policy;
 use serde::Serialize;
@@ -58,7 +58,8 @@ fn open(session: &Session, args: &RollbackArgs, policy: &Policy) -> Result<Acces
 
 fn to_target(session: &Session, args: &RollbackArgs, policy: &Policy, to: &str) -> Result<Exit, Failure> {
     let access = open(session, args, policy)?;
-    let plan = rollback::plan(&session.installation, policy, &access, &request(args, to)?, &session.run)?;
+    let ask = |rotated: &Rotated| which(session, args, rotated);
+    let plan = rollback::plan(&session.installation, policy, &access, &request(args, to)?, &ask, &session.run)?;
     if args.dry_run {
         match session.out.json {
             true => session.out.document(Exit::Done, &plan_document(&plan))?,
@@ -78,6 +79,26 @@ fn to_target(session: &Session, args: &RollbackArgs, policy: &Policy, to: &str) 
     let home = home(args.reading.identity.clone(), policy);
     let report = transaction::run(&session.installation, policy, &access, &home, &plan, &session.run)?;
     tell(session, report, Asked::Change)
+}
+
+/// Asks on a terminal which of two values of a secret shall stand. Neither is shown.
+fn which(session: &Session, args: &RollbackArgs, rotated: &Rotated) -> Option<Side> {
+    if args.yes || session.out.json || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return None;
+    }
+    session.progress.finish();
+    let (key, file) = (printable(&rotated.key), printable(&rotated.file.display().to_string()));
+    let mut answer = String::new();
+    let asked = write!(
+        io::stderr(),
+        "{key} in {file} was changed since. Keep today's value, or the snapshot's? [live/snapshot] "
+    );
+    asked.and_then(|()| io::stdin().read_line(&mut answer)).ok()?;
+    match answer.trim() {
+        "live" | "l" => Some(Side::Live),
+        "snapshot" | "s" => Some(Side::Snapshot),
+        _ => None,
+    }
 }
 
 #[derive(Serialize)]

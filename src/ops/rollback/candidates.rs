@@ -8,6 +8,7 @@ use crate::ops::{OpsError, Run};
 use crate::policy::Policy;
 use crate::repository::chain::full_text;
 use crate::repository::format::Outcome;
+use crate::sources::env_merge::Side;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
@@ -38,7 +39,7 @@ pub fn candidates(
     for snapshot in of_policy(access, &policy.app.name).into_iter().rev().filter(|s| is_candidate(s)).take(count) {
         run.cancel.check()?;
         let request = RollbackRequest { to: snapshot.header.id.to_string(), ..request.clone() };
-        let (leaves, problem) = match plan(installation, policy, access, &request, run) {
+        let (leaves, problem) = match plan(installation, policy, access, &request, &|_| Some(Side::Snapshot), run) {
             Ok(plan) => (plan.aim.map(|aim| aim.leaves), None),
             Err(OpsError::Cancelled(e)) => return Err(e.into()),
             Err(e) => (None, Some(full_text(&e))),

@@ -186,7 +186,7 @@ fn back(
     // What cannot be saved in the state that the command left must not keep the application from coming back.
     asked.accept_unsaved = policy.sources.iter().map(|s| s.name.clone()).collect();
     asked.accept_schema = true;
-    let plan = plan(installation, policy, &access, &asked, run)?;
+    let plan = plan(installation, policy, &access, &asked, &|_| None, run)?;
     transaction::run(installation, policy, &access, &home, &plan, run)
 }
 

@@ -1,6 +1,7 @@
 //! What a rollback would do: what comes back, what stays and why, and how the services come up. Nothing is changed.
 
 use super::absent::absent;
+use super::env::{self, Ask, Decided};
 use super::losses;
 use super::schema::{self, Fit};
 use super::target::{Target, target};
@@ -8,6 +9,7 @@ use crate::base::ids::SourceName;
 use crate::ops::access::{Access, Installation};
 use crate::ops::browse::part::open_snapshot;
 use crate::ops::browse::select::{require_captured, source_named};
+use crate::ops::streams::SnapshotStreams;
 use crate::ops::transaction::nginx::Nginx;
 use crate::ops::transaction::plan::{PassedOver, check_room, intent, new_id};
 use crate::ops::transaction::services::{Services, stores};
@@ -20,8 +22,9 @@ use crate::policy::model::{OnRollback, SourcePolicy, SourceSpec};
 use crate::repository::format::{SourceEntry, SourceOutcome};
 use crate::repository::reader::SnapshotReader;
 use crate::sources::SourceError;
-use crate::sources::compose;
-use crate::sources::placing::{Intent, Part};
+use crate::sources::env_merge::Side;
+use crate::sources::files::{returning_certificates, to_restore};
+use crate::sources::placing::{Intent, Part, Stored};
 use crate::sources::project::Project;
 use std::str::FromStr;
 
@@ -87,6 +90,7 @@ pub fn plan(
     policy: &Policy,
     access: &Access,
     request: &RollbackRequest,
+    ask: Ask<'_>,
     run: &Run,
 ) -> Result<TransactionPlan, OpsError> {
     refuse_pending(&installation.state_dir, &policy.app.name)?;
@@ -95,7 +99,7 @@ pub fn plan(
     let id = new_id(run)?;
     let stage = Stage::new(installation, policy, &id, run);
     let project = find_project(policy, &stage)?;
-    let planner = Planner { policy, request, reader: &reader, stage: &stage, run, project };
+    let planner = Planner { policy, request, ask, reader: &reader, stage: &stage, run, project };
     planner.plan(id, target)
 }
 
@@ -117,6 +121,7 @@ fn needs_engine(policy: &Policy) -> bool {
 struct Planner<'a> {
     policy: &'a Policy,
     request: &'a RollbackRequest,
+    ask: Ask<'a>,
     reader: &'a SnapshotReader,
     stage: &'a Stage<'a>,
     run: &'a Run,
@@ -129,13 +134,18 @@ impl Planner<'_> {
         for name in self.request.only.iter().filter_map(named) {
             require_captured(manifest, source_named(manifest, name)?)?;
         }
-        let recorded = manifest.sources.iter().find(|s| s.kind == "compose").and_then(|s| Stack::recorded(&s.facts));
+        let recorded = manifest
+            .sources
+            .iter()
+            .find(|s| s.kind == "compose")
+            .and_then(|s| Stack::recorded(&s.facts, &self.policy.app));
         let project_name = match (&self.project, &self.policy.app.project, &recorded) {
             (Some(project), ..) => Some(project.name.as_str()),
             (None, Some(name), _) => Some(name.as_str()),
             (None, None, recorded) => recorded.as_ref().map(|r| r.project.name.as_str()),
         };
         let (mut intents, mut late, mut passed_over) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut env, mut env_files) = (Vec::new(), Vec::new());
         let mut sources: Vec<&SourceEntry> = manifest.sources.iter().collect();
         sources.sort_by_key(|s| rank(&s.kind));
         for source in sources {
@@ -151,7 +161,16 @@ impl Planner<'_> {
                             let (source, kind) = (source.name.clone(), source.kind.clone());
                             late.push(Late { source, kind, part, why });
                         }
-                        None => intents.push(intent(self.stage, self.reader, source, of_policy, &part, self.run)?),
+                        None => {
+                            let mut intent = intent(self.stage, self.reader, source, of_policy, &part, self.run)?;
+                            if source.kind == "env" {
+                                let decided = self.env(source, of_policy)?;
+                                intent.lines.extend(decided.lines);
+                                env.extend(decided.chosen);
+                                env_files.extend(decided.files);
+                            }
+                            intents.push(intent);
+                        }
                     }
                 }
             }
@@ -170,6 +189,7 @@ impl Planner<'_> {
         };
         let up = self.up(&intents, &late, recorded)?;
         let mut warnings = target.warnings;
+        warnings.extend(env::logins(&env_files, self.stage)?);
         let downgrade = self.schema(&intents, &passed_over, &mut warnings)?;
         warnings.extend(self.reader.index_problems.iter().map(|p| crate::repository::chain::full_text(p)));
         warnings.extend(hooks::warning(self.policy));
@@ -193,6 +213,7 @@ impl Planner<'_> {
             time: manifest.time,
             expected_downtime_seconds: services.expected_seconds(),
             downgrade,
+            env,
             keep_old_seconds: self.policy.rollback.keep_old.as_secs(),
             replace: false,
             accept_unsaved: self.request.accept_unsaved.clone(),
@@ -229,6 +250,9 @@ impl Planner<'_> {
         }
         let part = match of_policy.on_rollback {
             OnRollback::Keep if by_name || self.request.everything => Part::default(),
+            OnRollback::Keep if source.kind == "certificates" && source.outcome != SourceOutcome::Failed => {
+                return self.certificates(source, of_policy);
+            }
             OnRollback::Keep => return stays("it stays as it is (on_rollback = \"keep\")"),
             OnRollback::Flush if !self.request.everything => Part { flush: true, ..Part::default() },
             OnRollback::Exact => Part { exact: true, ..Part::default() },
@@ -252,6 +276,30 @@ impl Planner<'_> {
             return stays("the snapshot holds nothing of it");
         }
         Ok(Fate::Returns(part))
+    }
+
+    /// Live certificates stay, unless they are missing, have expired, or their key is not their own.
+    fn certificates(&self, source: &SourceEntry, of_policy: &SourcePolicy) -> Result<Fate, OpsError> {
+        let streams = SnapshotStreams::new(self.reader, source, &self.run.cancel);
+        let stored = Stored { snapshot: &self.reader.manifest.snapshot, streams: &streams, facts: &source.facts };
+        let verdicts = returning_certificates(of_policy, &self.policy.app, &stored, &self.run.cancel, self.run.now)
+            .map_err(|e| streams.take_damage().unwrap_or_else(|| self.stage.failed(&source.name, e)))?;
+        let paths = to_restore(&verdicts);
+        if paths.is_empty() {
+            return Ok(Fate::Stays("what is live stays: it is there, valid, and its keys are its own".to_owned()));
+        }
+        Ok(Fate::Returns(Part { paths, ..Part::default() }))
+    }
+
+    /// Keys that belong to the data follow them: today's where a database stays.
+    fn env(&self, source: &SourceEntry, of_policy: &SourcePolicy) -> Result<Decided, OpsError> {
+        let mut data = Side::Snapshot;
+        for other in self.reader.manifest.sources.iter().filter(|s| matches!(s.kind.as_str(), "postgres" | "command")) {
+            if matches!(self.fate(other, self.of_policy(other))?, Fate::Stays(_)) {
+                data = Side::Live;
+            }
+        }
+        env::decide((source, of_policy), self.reader, self.stage, (self.request.env, data), self.ask)
     }
 
     /// Databases that stay under code that returns.
@@ -297,10 +345,7 @@ impl Planner<'_> {
         }
         let live = self.project.as_ref().map(|p| Stack::live(p, &self.policy.app));
         let wanted = match (code || !late.is_empty(), recorded, &live) {
-            (true, Some(mut recorded), _) => {
-                recorded.set.build = intents.iter().flat_map(compose::to_be_built).collect();
-                recorded
-            }
+            (true, Some(recorded), _) => intents.iter().find_map(Stack::planned).unwrap_or(recorded),
             (_, _, Some(live)) => live.clone(),
             (_, Some(recorded), None) => recorded,
             (_, None, None) => {

@@ -22,6 +22,7 @@ pub mod helper;
 pub mod hooks;
 pub mod journal;
 pub mod nginx;
+mod overlay;
 pub mod plan;
 mod report;
 mod run;
@@ -31,6 +32,7 @@ mod stage;
 pub mod up;
 
 pub use journal::{Pending, pending, refuse_pending};
+pub use overlay::ChosenKey;
 pub use plan::{Aim, InPlaceRequest, Late, TransactionPlan, What, plan};
 pub use report::{Outcome, SourceResult, StepTime, TransactionReport};
 pub use run::run;

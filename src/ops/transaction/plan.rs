@@ -4,6 +4,7 @@
 use super::hooks;
 use super::journal::{folder, refuse_pending};
 use super::nginx::Nginx;
+use super::overlay::ChosenKey;
 use super::services::Services;
 use super::stage::Stage;
 use super::up::Up;
@@ -117,6 +118,9 @@ pub struct TransactionPlan {
     /// How services come up, where that is more than starting those that were stopped.
     #[serde(default)]
     pub up: Option<Up>,
+    /// Keys of env files whose two values differ, and which one stands afterwards.
+    #[serde(default)]
+    pub env: Vec<ChosenKey>,
     /// Takes the schema back while today's code still runs.
     #[serde(default)]
     pub downgrade: Option<String>,
@@ -191,6 +195,7 @@ pub fn plan(
         late: Vec::new(),
         up: None,
         downgrade: None,
+        env: Vec::new(),
         policy: policy.app.name.clone(),
         snapshot: manifest.snapshot.clone(),
         time: manifest.time,

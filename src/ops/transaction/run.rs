@@ -2,6 +2,7 @@
 
 use super::hooks;
 use super::journal::{End, Entry, Journal, Line, Phase, Record, Step, refuse_pending};
+use super::overlay;
 use super::plan::{Late, TransactionPlan};
 use super::report::{Outcome, TransactionReport};
 use super::services::{Services, from_place};
@@ -228,6 +229,7 @@ impl<'a> Machine<'a> {
     fn ready(&mut self, reader: &SnapshotReader, intent: &Intent) -> Result<(), OpsError> {
         self.step(Step::Prepare { source: intent.source.clone() }, |m| {
             m.with_streams(reader, &intent.source, |m, stored| {
+                overlay::lay(&m.stage, stored, &intent.source, &m.plan.env)?;
                 m.stage
                     .placing_of(intent)?
                     .prepare(&m.stage.scene(&intent.source), stored, intent)

@@ -13,6 +13,7 @@ use crate::place::inspect::ContainerSummary;
 use crate::policy::Policy;
 use crate::policy::model::App;
 use crate::sources::compose;
+use crate::sources::placing::Intent;
 use crate::sources::project::{Places, Project};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -32,8 +33,13 @@ impl Stack {
     }
 
     /// As a snapshot's facts have it.
-    pub fn recorded(facts: &Value) -> Option<Self> {
-        compose::recorded(facts).map(|(project, set)| Self { project, set })
+    pub fn recorded(facts: &Value, app: &App) -> Option<Self> {
+        compose::recorded(facts, app).map(|(project, set)| Self { project, set })
+    }
+
+    /// As it was planned with the compose source.
+    pub fn planned(intent: &Intent) -> Option<Self> {
+        compose::planned(intent).map(|(project, set)| Self { project, set })
     }
 
     fn runs(&self, service: &str) -> bool {

@@ -164,14 +164,3 @@ impl ComposeSource {
         )
     }
 }
-pub fn recorded(
-    _f: &serde_json::Value,
-) -> Option<(crate::place::compose::ComposeProject, crate::place::compose::UpSet)> {
-    None
-}
-pub fn live(_p: &Project, _a: &App) -> (crate::place::compose::ComposeProject, crate::place::compose::UpSet) {
-    Default::default()
-}
-pub fn to_be_built(_i: &crate::sources::placing::Intent) -> Vec<String> {
-    Vec::new()
-}
