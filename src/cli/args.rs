@@ -423,6 +423,9 @@ pub struct DrillArgs {
     /// Keep the files that were restored, for a look at them; servers are ended all the same.
     #[arg(long)]
     pub keep: bool,
+    /// Plan a rollback of the live application as well, and change nothing: to the drilled snapshot, or to TAG.
+    #[arg(long, value_name = "TAG", num_args = 0..=1)]
+    pub rollback: Option<Option<String>>,
     /// Where the report page goes [default: <state-dir>/drills/].
     #[arg(long, value_name = "FILE")]
     pub page: Option<PathBuf>,
