@@ -57,7 +57,8 @@ pub fn is_code(spec: &SourceSpec) -> bool {
     matches!(spec, SourceSpec::Git(_) | SourceSpec::Compose(_))
 }
 
-fn locate(policy: &Policy, cancel: &Cancel) -> Locate {
+/// How the servers of a policy are found now.
+pub fn locate(policy: &Policy, cancel: &Cancel) -> Locate {
     let places = Arc::new(Places::new(&policy.app, cancel));
     Arc::new(move |target| {
         let found = places.find(target)?;
