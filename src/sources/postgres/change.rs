@@ -6,7 +6,7 @@ use super::catalog::OURS;
 use super::facts::{Database, Facts, Migrations};
 use super::migrations::migrations;
 use super::session::{Session, SessionError};
-use super::shape::{NOT_OF_A_RESTORE, shape};
+use super::shape::{NOT_OF_A_RESTORE, is_of_a_restore, shape};
 use crate::base::cancel::Cancel;
 use crate::policy::model::{SourcePolicy, SourceSpec};
 use crate::sources::SourceError;
@@ -156,6 +156,8 @@ pub(super) struct LiveTable {
     pub dumped: bool,
     /// Of an extension's configuration table: which rows a dump holds.
     pub condition: Option<String>,
+    /// This user may read all of it, and nobody holds it against readers.
+    pub readable: bool,
     /// What the statistics say; 0 or less: nothing.
     pub live_rows: i64,
     pub counted_rows: i64,
@@ -181,6 +183,8 @@ fn tables(session: &mut Session) -> Result<Vec<LiveTable>, SessionError> {
            (SELECT count(*) FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns, \
            c.relkind = 'r' AND (e.oid IS NULL OR coalesce(c.oid = ANY (e.extconfig), false)) AS dumped, \
            CASE WHEN c.oid = ANY (e.extconfig) THEN e.extcondition[array_position(e.extconfig, c.oid)] END AS condition, \
+           has_table_privilege(c.oid, 'SELECT') AND NOT row_security_active(c.oid) AND NOT c.oid = ANY (ARRAY(\
+             SELECT l.relation FROM pg_locks AS l WHERE l.mode = 'AccessExclusiveLock' AND l.relation IS NOT NULL)) AS readable, \
            pg_stat_get_live_tuples(c.oid) AS live_rows, c.reltuples::bigint AS counted_rows, c.relpages AS pages \
          FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
          LEFT JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e' \
@@ -259,7 +263,7 @@ fn line(difference: &MigrationDifference) -> String {
 /// What differs of tables and columns, in words.
 fn forms(captured: &Database, live: &Live, named: &dyn Fn(&str, &str) -> String) -> Vec<String> {
     let mut tables: BTreeMap<(&str, &str), (Option<Option<u64>>, Option<u64>)> = BTreeMap::new();
-    for table in captured.tables.iter().filter(|t| t.extension.is_none()) {
+    for table in captured.tables.iter().filter(|t| t.extension.is_none() && !is_of_a_restore(&t.schema)) {
         tables.entry((&table.schema, &table.name)).or_default().0 = Some(table.columns);
     }
     for table in live.tables.iter().filter(|t| t.dumped || t.kind != "r") {

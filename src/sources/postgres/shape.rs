@@ -16,6 +16,12 @@ use serde::Deserialize;
 /// Schemas that a restore in place keeps beside the tables' own are none of the application's.
 pub(super) const NOT_OF_A_RESTORE: &str = "n.nspname !~ '^lifeboat_(new|old)_[0-9]{8}t'";
 
+/// The same for a name.
+pub(super) fn is_of_a_restore(schema: &str) -> bool {
+    let rest = schema.strip_prefix("lifeboat_new_").or_else(|| schema.strip_prefix("lifeboat_old_"));
+    rest.is_some_and(|r| r.len() > 8 && r.bytes().take(8).all(|b| b.is_ascii_digit()) && r.as_bytes()[8] == b't')
+}
+
 pub(super) fn shape(session: &mut Session) -> Result<String, SessionError> {
     #[derive(Deserialize)]
     struct Sums {

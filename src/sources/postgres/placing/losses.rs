@@ -10,6 +10,7 @@ use crate::sources::postgres::change::{Live, LiveTable, compare};
 use crate::sources::postgres::content;
 use crate::sources::postgres::facts::{Database, Facts};
 use crate::sources::postgres::session::{Session, SessionError};
+use crate::sources::postgres::shape::is_of_a_restore;
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ const BATCH_PAGES: u64 = 2_000;
 const LEAST: Duration = Duration::from_millis(30);
 /// How often a session is opened anew when a table could not be counted.
 const REOPEN: u32 = 2;
+/// The longest that counting waits for somebody's lock.
+const LOCK_MILLIS: u32 = 100;
 const PAGE: u64 = 8_192;
 /// An estimate that is off by less than this part of the rows says nothing.
 const NOISE: u64 = 200;
@@ -58,9 +61,11 @@ pub(super) fn look(admin: &Admin<'_>, facts: &Facts, wanted: &Wanted<'_>) -> Lea
             Ok(Looked { live, counted, large_objects }) => {
                 if whole {
                     leaving.lines.extend(compare(facts, database, Some(&live)).lines);
-                    rows.extend(objects(database, large_objects));
                 }
                 rows.extend(pair(database, &live.tables, &counted, &|s, n| wanted.takes(s, n)));
+                if whole {
+                    rows.extend(objects(database, large_objects));
+                }
             }
             Err(error) => {
                 let why = admin.explain(error, &format!("count the rows of database {:?}", to.live));
@@ -117,7 +122,7 @@ impl Counter<'_> {
         }
         let objects = session.one::<Count>("SELECT count(*) AS count FROM pg_largeobject_metadata");
         let Ok(objects) = objects else { return Ok(Looked { live, counted: HashMap::new(), large_objects: None }) };
-        let mut wanted: Vec<&LiveTable> = live.tables.iter().filter(|t| t.dumped && takes(t)).collect();
+        let mut wanted: Vec<&LiveTable> = live.tables.iter().filter(|t| t.dumped && t.readable && takes(t)).collect();
         wanted.sort_by_key(|t| size(t));
         let counted = self.count(session, &wanted);
         Ok(Looked { live, counted, large_objects: Some(objects.count) })
@@ -141,7 +146,7 @@ impl Counter<'_> {
             }) else {
                 break;
             };
-            // A table that is locked, or not this user's to read, breaks its statement and the session with it.
+            // What cannot be counted after all (the time, a lock) breaks its statement and the session with it.
             match count_batch(&mut open, batch, left) {
                 Ok(rows) => {
                     let keys = batch.iter().map(|t| (t.schema.clone(), t.name.clone()));
@@ -178,7 +183,8 @@ fn count_batch(session: &mut Session, batch: &[&LiveTable], left: Duration) -> R
     struct Row {
         rows: u64,
     }
-    session.execute(&format!("SET statement_timeout = {};", left.as_millis().max(1)))?;
+    let limits = format!("SET statement_timeout = {}; SET lock_timeout = {LOCK_MILLIS};", left.as_millis().max(1));
+    session.execute(&limits)?;
     let one = |(i, t): (usize, &&LiveTable)| {
         let query = content::query(&t.schema, &t.name, t.condition.as_deref(), None);
         format!("SELECT {i} AS i, q.rows FROM ({query}) AS q")
@@ -232,7 +238,8 @@ fn pair(
         let (schema, name) = (schema.to_owned(), name.to_owned());
         pairs.push(Pair { database: database.name.clone(), schema, name, more, exact });
     };
-    let captured: BTreeMap<Key, _> = database.tables.iter().filter(|t| t.has_data()).map(|t| (t.key(), t)).collect();
+    let own = database.tables.iter().filter(|t| t.has_data() && !is_of_a_restore(&t.schema));
+    let captured: BTreeMap<Key, _> = own.map(|t| (t.key(), t)).collect();
     let mut seen: HashSet<Key> = HashSet::new();
     for table in live.iter().filter(|t| t.dumped && takes(&t.schema, &t.name)) {
         let key = (table.schema.clone(), table.name.clone());
