@@ -306,7 +306,7 @@ fn plain(said: &str, project: &ComposeProject) -> String {
     let mut secrets: Vec<String> = own.iter().cloned().chain(named).flat_map(|file| values(&file)).collect();
     secrets.sort_by_key(|value| std::cmp::Reverse(value.len()));
     secrets.dedup();
-    let mut text = said.trim().to_owned();
+    let mut text = unquoted(said.trim());
     for secret in &secrets {
         text = text.replace(secret.as_str(), "***");
     }
@@ -315,6 +315,21 @@ fn plain(said: &str, project: &ComposeProject) -> String {
         from += 1;
     }
     text.split_off(from)
+}
+
+/// Of a service's env file Compose quotes lines without naming the file: what is quoted behind `line N:` goes.
+fn unquoted(said: &str) -> String {
+    let Some(from) = said.find("line ") else { return said.to_owned() };
+    let mut text = said[..from].to_owned();
+    let mut rest = &said[from..];
+    // It quotes this one as it stands, to its end.
+    if let Some(at) = rest.find("unterminated quoted value") {
+        rest = &rest[..at + "unterminated quoted value".len()];
+    }
+    for (n, piece) in rest.split('"').enumerate() {
+        text.push_str(if n % 2 == 0 { piece } else { "\"…\"" });
+    }
+    text
 }
 
 /// What may be secret in an env file, in every form in which an error could show it.

@@ -109,6 +109,11 @@ pub(super) fn store(
                 }
                 continue;
             }
+            // Nobody named it but a compose file, and it may be another account's secret.
+            Err(e) if !matches!(file.role, Role::Compose | Role::Env) => {
+                warnings.push(format!("{} belongs to the project and was not captured: {e}", file.path.display()));
+                continue;
+            }
             Err(e) => return Err(error(e)),
         };
         let path = file.path.strip_prefix(root).unwrap_or(&file.path).to_string_lossy().into_owned();
@@ -137,6 +142,11 @@ pub(super) fn store(
         });
     }
     Ok(stored)
+}
+
+/// The text of a compose file; nothing where there is none.
+pub(super) fn text(path: &Path) -> Option<String> {
+    String::from_utf8(read(path).ok()?.0).ok()
 }
 
 /// Whether git tracks a file.

@@ -200,6 +200,8 @@ impl Placing for ComposePlacing {
         }
         if let Some(job) = &state.job {
             let written = Written::of(stored, &state.pieces)?;
+            // What an attempt that was cut off laid out; nothing has been switched yet.
+            self.hands.discard_new(job, None, scene.cancel)?;
             let warnings = self.hands.make(job, None, &Tape(&written), scene.cancel)?;
             warnings.into_iter().for_each(|w| scene.events.warn(scene.name, w));
         }

@@ -1,13 +1,11 @@
-//! The YAML that compose files are written in, read into JSON values.
-//!
-//! Not all of YAML: no `? ` keys, no second document, no types beside those of JSON; tags are passed over. Anchors,
-//! aliases, merges (`<<`), flow collections, quoted, plain and block scalars are read as the standard says. What is not
-//! understood is an error that names its line, never a guess. Nesting and what aliases multiply are bounded.
+//! Block collections, and documents.
 
-use serde_json::{Map, Number, Value};
+use super::flow::{Flow, closes};
+use super::text::{has_comment, is_item, quoted, scalar, size, split_key, uncommented};
+use serde_json::{Map, Value};
 use std::collections::HashMap;
 
-const MAX_DEPTH: usize = 64;
+pub(super) const MAX_DEPTH: usize = 64;
 /// Values in all, aliases followed.
 const MAX_VALUES: usize = 200_000;
 
@@ -93,6 +91,9 @@ impl Reader {
         let body = line.body.clone();
         if body.starts_with('\t') {
             return Err(self.wrong("indented by a tab"));
+        }
+        if body.starts_with("? ") {
+            return Err(self.wrong("a key of several lines"));
         }
         let value = if is_item(&body) {
             self.sequence(indent)?
@@ -241,7 +242,7 @@ impl Reader {
                 }
             }
             Some('[' | '{') => {
-                let text = self.joined(text, parent, |text| closes(text))?;
+                let text = self.joined(text, parent, closes)?;
                 let mut flow = Flow { text: &text, at: 0, anchors: &self.anchors, depth: self.depth };
                 let value = flow.value().map_err(|problem| self.wrong(problem))?;
                 let rest = text[flow.at..].trim_start();
@@ -344,13 +345,9 @@ impl Reader {
         lines.truncate(lines.len() - trailing);
         let mut text = String::new();
         for (n, line) in lines.iter().enumerate() {
-            let folds = header.starts_with('>')
-                && lines.get(n + 1).is_some_and(|next| !next.is_empty() && !next.starts_with(' '))
-                && !line.is_empty()
-                && !line.starts_with(' ');
             text.push_str(line);
             if n + 1 < lines.len() {
-                text.push(if folds { ' ' } else { '\n' });
+                text.push_str(join(header, line, &lines[n + 1..]));
             }
         }
         if header.contains('+') {
@@ -362,247 +359,15 @@ impl Reader {
     }
 }
 
-/// `- item`.
-fn is_item(body: &str) -> bool {
-    body == "-" || body.starts_with("- ") || body.starts_with("-\t")
-}
-
-/// The key and what stands behind its colon, where a line has one.
-fn split_key(body: &str) -> Option<(&str, &str)> {
-    let from = match body.chars().next()? {
-        '"' | '\'' => body.len() - quoted(body)?.1.len(),
-        '[' | '{' | '#' | '|' | '>' => return None,
-        // An anchor or a tag in front of a value is no key.
-        '&' | '!' | '*' => return None,
-        _ => 0,
-    };
-    let bytes = body.as_bytes();
-    for at in from..bytes.len() {
-        match bytes[at] {
-            b':' if bytes.get(at + 1).is_none_or(|next| matches!(next, b' ' | b'\t')) => {
-                return Some((body[..at].trim_end(), &body[at + 1..]));
-            }
-            b'#' if at > 0 && matches!(bytes[at - 1], b' ' | b'\t') => return None,
-            _ => {}
-        }
-    }
-    None
-}
-
-fn has_comment(text: &str) -> bool {
-    uncommented(text).len() < text.trim_end().len()
-}
-
-/// Plain text up to its comment.
-fn uncommented(text: &str) -> &str {
-    let end = text.match_indices('#').find(|(at, _)| *at == 0 || text[..*at].ends_with([' ', '\t']));
-    text[..end.map_or(text.len(), |(at, _)| at)].trim_end()
-}
-
-/// The value of quoted text, and what stands behind it; nothing where the quotes do not end.
-fn quoted(text: &str) -> Option<(String, &str)> {
-    let mark = text.chars().next()?;
-    let mut value = String::new();
-    let mut chars = text.char_indices().skip(1).peekable();
-    while let Some((at, c)) = chars.next() {
-        if c == mark {
-            if mark == '\'' && chars.peek().is_some_and(|(_, next)| *next == '\'') {
-                chars.next();
-                value.push('\'');
-                continue;
-            }
-            return Some((value, &text[at + 1..]));
-        }
-        if mark == '\'' || c != '\\' {
-            value.push(c);
-            continue;
-        }
-        let (_, escape) = chars.next()?;
-        let digits = match escape {
-            'x' => 2,
-            'u' => 4,
-            'U' => 8,
-            _ => 0,
-        };
-        if digits > 0 {
-            let hex: String = chars.by_ref().take(digits).map(|(_, c)| c).collect();
-            value.push(u32::from_str_radix(&hex, 16).ok().and_then(char::from_u32)?);
-            continue;
-        }
-        value.push(match escape {
-            'n' => '\n',
-            't' => '\t',
-            'r' => '\r',
-            '0' => '\0',
-            'a' => '\x07',
-            'b' => '\x08',
-            'e' => '\x1b',
-            'f' => '\x0c',
-            'v' => '\x0b',
-            '_' => '\u{a0}',
-            other => other,
-        });
-    }
-    None
-}
-
-/// Whether all brackets of a flow collection are closed.
-fn closes(text: &str) -> bool {
-    let (mut depth, mut at) = (0usize, 0);
-    while let Some(c) = text[at..].chars().next() {
-        match c {
-            '[' | '{' => depth += 1,
-            ']' | '}' => {
-                depth = depth.saturating_sub(1);
-                if depth == 0 {
-                    return true;
-                }
-            }
-            '"' | '\'' if text[..at].ends_with(['[', '{', ',', ' ', ':']) => match quoted(&text[at..]) {
-                Some((_, rest)) => {
-                    at = text.len() - rest.len();
-                    continue;
-                }
-                None => return false,
-            },
-            _ => {}
-        }
-        at += c.len_utf8();
-    }
-    false
-}
-
-struct Flow<'a> {
-    text: &'a str,
-    at: usize,
-    anchors: &'a HashMap<String, Value>,
-    depth: usize,
-}
-
-impl Flow<'_> {
-    fn next(&mut self) -> Option<char> {
-        while self.text[self.at..].starts_with([' ', '\t', '\n']) {
-            self.at += 1;
-        }
-        self.text[self.at..].chars().next()
-    }
-
-    fn value(&mut self) -> Result<Value, &'static str> {
-        self.depth += 1;
-        if self.depth > MAX_DEPTH {
-            return Err("nested too deeply");
-        }
-        let value = match self.next() {
-            Some('[') => self.items()?,
-            Some('{') => self.entries()?,
-            Some('*') => {
-                let word = self.word();
-                self.anchors.get(&word[1..]).cloned().ok_or("an alias of nothing")?
-            }
-            Some('&' | '!') => return Err("an anchor or a tag within brackets"),
-            Some('"' | '\'') => Value::String(self.text_in_quotes()?),
-            _ => scalar(self.word().as_str()),
-        };
-        self.depth -= 1;
-        Ok(value)
-    }
-
-    fn text_in_quotes(&mut self) -> Result<String, &'static str> {
-        let (value, rest) = quoted(&self.text[self.at..]).ok_or("quotes without an end")?;
-        self.at = self.text.len() - rest.len();
-        Ok(value)
-    }
-
-    /// Plain text up to what ends it here.
-    fn word(&mut self) -> String {
-        let rest = &self.text[self.at..];
-        let end = rest.char_indices().find(|(at, c)| {
-            let after = rest[at + c.len_utf8()..].chars().next();
-            matches!(c, ',' | ']' | '}' | '[' | '{')
-                || (*c == ':' && after.is_none_or(|a| matches!(a, ' ' | '\n' | ',' | ']' | '}')))
-        });
-        let end = end.map_or(rest.len(), |(at, _)| at);
-        self.at += end;
-        rest[..end].trim().to_owned()
-    }
-
-    fn items(&mut self) -> Result<Value, &'static str> {
-        self.at += 1;
-        let mut items = Vec::new();
-        loop {
-            match self.next() {
-                Some(']') => break,
-                None => return Err("brackets without an end"),
-                _ => {}
-            }
-            items.push(self.value()?);
-            match self.next() {
-                Some(',') => self.at += 1,
-                Some(']') => {}
-                _ => return Err("no comma between two values"),
-            }
-        }
-        self.at += 1;
-        Ok(Value::Array(items))
-    }
-
-    fn entries(&mut self) -> Result<Value, &'static str> {
-        self.at += 1;
-        let mut map = Map::new();
-        loop {
-            let key = match self.next() {
-                Some('}') => break,
-                None => return Err("brackets without an end"),
-                Some('"' | '\'') => self.text_in_quotes()?,
-                Some(_) => self.word(),
-            };
-            let value = match self.next() {
-                Some(':') => {
-                    self.at += 1;
-                    match self.next() {
-                        Some(',' | '}') => Value::Null,
-                        _ => self.value()?,
-                    }
-                }
-                _ => Value::Null,
-            };
-            if key == "<<" {
-                return Err("a merge within brackets");
-            }
-            map.insert(key, value);
-            match self.next() {
-                Some(',') => self.at += 1,
-                Some('}') => {}
-                _ => return Err("no comma between two entries"),
-            }
-        }
-        self.at += 1;
-        Ok(Value::Object(map))
-    }
-}
-
-/// Plain text by the core schema.
-fn scalar(text: &str) -> Value {
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
-        "true" | "True" | "TRUE" => return Value::Bool(true),
-        "false" | "False" | "FALSE" => return Value::Bool(false),
-        _ => {}
-    }
-    if let Ok(number) = text.parse::<i64>() {
-        return Value::Number(number.into());
-    }
-    let is_number = text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.'))
-        && text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'+' | b'e' | b'E'));
-    let number = if is_number { text.parse::<f64>().ok().and_then(Number::from_f64) } else { None };
-    number.map_or_else(|| Value::String(text.to_owned()), Value::Number)
-}
-
-fn size(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 1 + items.iter().map(size).sum::<usize>(),
-        Value::Object(map) => 1 + map.values().map(size).sum::<usize>(),
-        _ => 1,
+/// What stands between a line of a text and those that follow. A folded break is a space, or nothing where empty lines
+/// stand for breaks; lines that are indented further keep theirs.
+fn join(header: &str, line: &str, rest: &[String]) -> &'static str {
+    let is_plain = |l: &String| !l.starts_with(' ');
+    let plain = header.starts_with('>') && !line.is_empty() && !line.starts_with(' ');
+    match rest.first() {
+        Some(next) if plain && next.is_empty() && rest.iter().find(|l| !l.is_empty()).is_some_and(is_plain) => "",
+        Some(next) if plain && !next.is_empty() && is_plain(next) => " ",
+        _ => "\n",
     }
 }
 
