@@ -2,6 +2,7 @@
 
 use super::SourceError;
 use super::command_placing::CommandPlacing;
+use super::git::GitPlacing;
 use super::locate::{Locate, Located};
 use super::placing::Placing;
 use super::postgres::PostgresSource;
@@ -45,7 +46,8 @@ pub fn placing(
             let (name, spec) = (source.name.clone(), spec.clone());
             Ok(Box::new(PostgresSource::new(name, spec, source.timeout, locate(policy, cancel))))
         }
-        SourceSpec::Git(_) | SourceSpec::Compose(_) => Err(SourceError::problem(format!(
+        SourceSpec::Git(_) => Ok(Box::new(GitPlacing::new(&policy.app, source))),
+        SourceSpec::Compose(_) => Err(SourceError::problem(format!(
             "code is not put back by a restore: a source of kind {} is for rollback",
             source.spec.kind()
         ))),

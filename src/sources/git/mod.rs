@@ -8,10 +8,12 @@
 //! facts and are not content: what must come back of them belongs into a `files` source.
 
 mod bundle;
+mod placing;
 mod proof;
 mod tool;
 mod tree;
 
+pub use placing::GitPlacing;
 pub use proof::GitProof;
 
 use super::{Capture, Captured, Source, SourceError};
