@@ -3,6 +3,7 @@
 use super::SourceError;
 use super::command_placing::CommandPlacing;
 use super::compose::ComposePlacing;
+use super::git::GitPlacing;
 use super::locate::{Locate, Located};
 use super::placing::Placing;
 use super::postgres::PostgresSource;
@@ -47,10 +48,7 @@ pub fn placing(
             Ok(Box::new(PostgresSource::new(name, spec, source.timeout, locate(policy, cancel))))
         }
         SourceSpec::Compose(_) => Ok(Box::new(ComposePlacing::new(&policy.app, source, never, cancel))),
-        SourceSpec::Git(_) => Err(SourceError::problem(format!(
-            "code is not put back by a restore: a source of kind {} is for rollback",
-            source.spec.kind()
-        ))),
+        SourceSpec::Git(_) => Ok(Box::new(GitPlacing::new(&policy.app, source))),
     }
 }
 

@@ -9,11 +9,13 @@
 
 mod bundle;
 mod look;
+mod placing;
 mod proof;
 mod tool;
 mod tree;
 
 pub use look::{Commit, commit_named};
+pub use placing::GitPlacing;
 pub use proof::GitProof;
 
 use super::{Capture, Captured, Source, SourceError};
