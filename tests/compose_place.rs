@@ -746,11 +746,21 @@ fn a_switch_that_is_killed_is_finished_or_taken_back() {
         child.kill().unwrap();
         child.wait().unwrap();
     };
-    for (round, delay) in [2, 6, 10, 14, 18, 22, 26, 32, 40, 60].into_iter().enumerate() {
+    // From its begin until after its end, in twelve steps.
+    let intent = bench.plan(&taken).unwrap();
+    order(dir.path(), bench, &taken, Some(&intent));
+    bench.prepare(&taken, &intent).unwrap();
+    let begun = std::time::Instant::now();
+    said_by(child_of(dir.path(), "switch"));
+    let whole = begun.elapsed().as_millis() as u64;
+    bench.steps(&["back", "discard_new"], &intent);
+    let mut halves = 0;
+    for (round, delay) in (1..=12).map(|n| whole * n / 10).enumerate() {
         let intent = bench.plan(&taken).unwrap();
         order(dir.path(), bench, &taken, Some(&intent));
         bench.prepare(&taken, &intent).unwrap();
         kill("switch", delay);
+        halves += usize::from(stack.id_of(&stack.image).as_ref() == Some(&first));
         if round % 2 == 0 {
             bench.steps(&["switch"], &intent);
             let switched = (stack.id_of(&stack.image), stack.file("docker/compose.yaml"));
@@ -763,6 +773,10 @@ fn a_switch_that_is_killed_is_finished_or_taken_back() {
         bench.steps(&["discard_new"], &intent);
         assert_eq!((stack.kept().len(), fs::read_dir(stack.root()).unwrap().count()), (0, 1), "{delay} ms");
     }
+    assert!(
+        (1..12).contains(&halves),
+        "some were killed before the first name moved, some after: {halves} of {whole} ms"
+    );
 }
 
 #[test]
