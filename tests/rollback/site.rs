@@ -48,12 +48,13 @@ service = "cache"
 [[health]]
 container = "api"
 attempts = 20
-interval = "500ms"
+interval = "1s"
 "#;
 
 pub struct Site {
-    pub world: World,
+    /// Goes before the folder that it was made from.
     pub project: TestProject,
+    pub world: World,
     pub uid: u32,
     image: String,
     policy: String,
@@ -65,7 +66,8 @@ impl Drop for Site {
         let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
         let pins = format!("lifeboat/{}-", self.policy);
         // The project goes first; it is dropped after this, so its containers are removed here.
-        self.project.compose(&["down", "-v", "--timeout", "1", "--remove-orphans"]);
+        let down = ["compose", "-p", &self.project.name, "down", "-v", "--timeout", "1", "--remove-orphans"];
+        try_docker(down);
         for name in listed.lines().filter(|l| l.starts_with(&pins) || l.starts_with(&format!("{}:", self.image))) {
             try_docker(["rmi", "-f", name]);
         }
