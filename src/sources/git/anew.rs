@@ -31,12 +31,22 @@ pub fn make(root: &Path, stored: &Stored<'_>, cancel: &Cancel) -> Result<(), Sou
     let format = facts["object_format"].as_str().unwrap_or("sha1");
     let init = format!("--object-format={format}");
     // Without the option for what every git knows.
-    git.text(if format == "sha1" { &["init", "-q"][..] } else { &["init", "-q", &init] }).map_err(explain)?;
+    let mut arguments = vec!["init", "-q"];
+    if format != "sha1" {
+        arguments.push(&init);
+    }
+    git.text(&arguments).map_err(explain)?;
     let read = |source| SourceError::File { action: "read", path: bundle.into(), source };
     let mut stream = BufReader::new(stored.streams.open(bundle).map_err(read)?);
     let refs = head(&mut stream).map_err(read)?;
     git.feed(&["index-pack", "--stdin", "--fix-thin"], &mut stream)?;
-    let shallow: String = facts["shallow"].as_array().into_iter().flatten().filter_map(|c| c.as_str()).map(|c| format!("{c}\n")).collect();
+    let shallow: String = facts["shallow"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|c| c.as_str())
+        .map(|c| format!("{c}\n"))
+        .collect();
     if !shallow.is_empty() {
         let file = root.join(".git/shallow");
         std::fs::write(&file, shallow).map_err(|source| SourceError::File { action: "write", path: file, source })?;
