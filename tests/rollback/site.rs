@@ -15,6 +15,7 @@ services:
     image: HOST
     user: redis
     command: ["redis-server", "--dir", "/var/lib/redis", "--save", "", "--appendonly", "no"]
+    volumes: ["cache:/var/lib/redis"]
     healthcheck: {test: ["CMD", "redis-cli", "ping"], interval: 1s, retries: 60}
   api:
     image: APP
@@ -29,7 +30,7 @@ services:
       interval: 1s
       retries: 3
 EXTRA
-volumes: {data: {}}
+volumes: {data: {}, cache: {}}
 "#;
 
 const EXTRA: &str =
