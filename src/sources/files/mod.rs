@@ -11,7 +11,7 @@ mod keys;
 mod large;
 mod memo;
 mod nginx;
-mod nginx_conf;
+pub mod nginx_conf;
 mod notes;
 mod owners;
 mod paths;

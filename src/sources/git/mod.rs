@@ -11,8 +11,10 @@ mod bundle;
 mod proof;
 mod tool;
 mod tree;
+mod untracked;
 
 pub use proof::GitProof;
+pub use untracked::{By, Kept, kept};
 
 use super::{Capture, Captured, Source, SourceError};
 use crate::base::cancel::Cancel;

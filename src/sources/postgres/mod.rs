@@ -73,6 +73,14 @@ pub struct PostgresSource {
     limits: Limits,
 }
 
+/// The databases of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnServer {
+    /// The one that is the application's own, whether it is there or not.
+    pub own: String,
+    pub all: Vec<String>,
+}
+
 /// What is known of a server before anything is dumped.
 struct Preflight {
     /// The database that the server was asked through.
@@ -143,6 +151,22 @@ impl PostgresSource {
             }
         }
         Err(first.unwrap_or_else(|| SourceError::problem("no database to connect to")))
+    }
+
+    /// The databases of the server that may be connected to, without templates.
+    pub fn databases(&self, cancel: &Cancel) -> Result<OnServer, SourceError> {
+        let result = (|| {
+            let connection = self.connect("look", cancel)?;
+            let deadline = Deadline::after(self.timeout.min(Duration::from_secs(60)));
+            let (mut session, _) = self.enter(&connection, deadline, cancel)?;
+            let asked = |e: SessionError| e.into_source(&connection, "ask the server");
+            let listed = cluster::databases(&mut session).map_err(asked)?;
+            session.close().map_err(asked)?;
+            let real = listed.into_iter().filter(|d| !d.template && d.allows_connections).map(|d| d.name);
+            let all = real.filter(|name| !placing::is_of_a_restore(name)).collect();
+            Ok(OnServer { own: connection.own_database.clone(), all })
+        })();
+        result.map_err(|e| settle(e, cancel))
     }
 
     fn preflight(
