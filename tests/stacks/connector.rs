@@ -235,3 +235,23 @@ fn connector_breaks() {
     assert!(!ok && said.contains("port is already allocated"), "{said}");
     machine.is_unwell(&test.health());
 }
+
+#[test]
+fn connector_what_init_finds_is_proved_as_it_is() {
+    let connector = Connector::up();
+    for (one, other) in [(&connector.prod, "conf.d/connector-test"), (&connector.test, "conf.d/connector.example")] {
+        let root = &one.project.root;
+        let covered = [
+            ("redis", "service \"redis\""),
+            ("env", ".env"),
+            ("nginx", "conf.d/connector"),
+            ("certificates", "connector.example.org"),
+        ];
+        let said = ["live/connector.example.org"];
+        let (report, text) = crate::discovered::proved(&connector.machine, &one.policy, root, &covered, &said);
+        assert!(!text.contains(other), "the other instance's site: {text}");
+        assert!(report["shared"].as_array().unwrap().iter().all(|s| s["policy"] != one.policy), "{report:#}");
+        let health = format!("http = \"http://127.0.0.1:{}/health\"", one.port);
+        assert!(text.contains(&health) && text.contains("json = { status = \"ok\" }"), "{text}");
+    }
+}

@@ -173,3 +173,19 @@ fn course_supporter_snapshot_and_drill_as_an_ordinary_user() {
     machine.is_unwell(&courses.health());
     host("true", &[]);
 }
+
+#[test]
+fn course_supporter_what_init_finds_is_proved_as_it_is() {
+    let courses = Courses::up();
+    let root = &courses.project.root;
+    let covered = [
+        ("postgres", "database courses"),
+        ("env", ".env.prod"),
+        ("nginx", "conf.d/course-supporter.conf"),
+        ("certificates", "courses.example.org"),
+    ];
+    let (report, text) = crate::discovered::proved(&courses.machine, &courses.policy, root, &covered, &[]);
+    assert!(!text.contains("another.conf"), "a site of others: {text}");
+    assert_eq!(text.matches("via = \"docker\"").count(), 2, "{report:#}\n{text}");
+    assert!(text.contains(&format!("container = {:?}", courses.machine.unique("nginx"))), "{text}");
+}

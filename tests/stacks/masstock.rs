@@ -104,3 +104,26 @@ fn masstock_snapshot_and_drill() {
     masstock.project.compose(machine, &["stop", "redis"]);
     machine.is_unwell(&masstock.health());
 }
+
+#[test]
+fn masstock_what_init_finds_is_proved_as_it_is() {
+    let masstock = Masstock::up();
+    let root = &masstock.project.root;
+    let covered = [
+        ("redis", "service \"redis\""),
+        ("env", ".env, backend/.env.production"),
+        ("files", "frontend/dist"),
+        ("files", "outbox"),
+        ("nginx", "etc/nginx"),
+        ("certificates", "masstock.example.org"),
+    ];
+    let (_, text) = crate::discovered::proved(&masstock.machine, &masstock.policy, root, &covered, &[]);
+    for line in [
+        "password_from = \".env:REDIS_PASSWORD\"",
+        "same = [[\".env:REDIS_PASSWORD\", \"backend/.env.production:REDIS_PASSWORD\"]]",
+        "on_rollback = \"exact\"",
+        "compose_files = [\"docker-compose.production.yml\"]",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}

@@ -160,3 +160,13 @@ fn mindflow_breaks() {
     assert!(ok, "{said}");
     machine.is_unwell(&mindflow.health());
 }
+
+#[test]
+fn mindflow_what_init_finds_is_proved_as_it_is() {
+    let mindflow = Mindflow::up();
+    let root = &mindflow.project.root;
+    let covered = [("postgres", "database mindflow"), ("volume", "caddy_config, caddy_data"), ("env", ".env")];
+    let (_, text) = crate::discovered::proved(&mindflow.machine, &mindflow.policy, root, &covered, &[]);
+    assert!(!text.contains("postgres_data"), "the dump holds it: {text}");
+    assert!(text.contains("required = [\"DB_PASSWORD\", \"ENCRYPTION_KEY\", \"JWT_SECRET\"]"), "{text}");
+}

@@ -7,6 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A secret is longer; a shorter value may be equal by chance.
 const SECRET_LENGTH: usize = 8;
 
+/// How what is said of env files that anybody may read begins.
+pub const SECRETS_IN: &str = "the secrets in ";
+
 pub(super) fn find(scene: &Scene<'_>, found: &mut Discovery) {
     if scene.env_files.is_empty() {
         return;
@@ -16,7 +19,7 @@ pub(super) fn find(scene: &Scene<'_>, found: &mut Discovery) {
         if file.mode & 0o004 != 0 && file.entries.iter().any(|e| is_secret_name(&e.key)) {
             let name = scene.short(&file.path);
             found.uncovered.push(Uncovered::data(
-                format!("the secrets in {name}"),
+                format!("{SECRETS_IN}{name}"),
                 "every account of this host can read them, and a drill says so in red",
                 format!("chmod o-r {}", file.path.display()),
             ));

@@ -35,6 +35,8 @@ pub enum Where {
 pub enum Thing {
     Postgres {
         at: Where,
+        /// The one that a source without a list takes.
+        own: String,
         databases: Vec<String>,
     },
     Redis {

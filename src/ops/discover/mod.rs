@@ -17,7 +17,9 @@ mod web;
 mod wellness;
 mod yaml;
 
+pub use envs::SECRETS_IN;
 pub use find::{Discovery, External, Find, Thing, Uncovered, Weight, Well, Where};
+pub use mounts::OWN_FILES;
 
 use crate::ops::{OpsError, Run};
 use crate::policy::model::App;

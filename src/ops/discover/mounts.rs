@@ -39,6 +39,8 @@ const SYSTEM: &[&str] = &[
     "/etc/nginx",
     "/etc/letsencrypt",
 ];
+/// What is said of a folder that is neither a checkout nor a compose project.
+pub const OWN_FILES: &str = "the application's own files";
 /// Entries of a folder that are looked at to find out whether this account may read it.
 const LOOKS: usize = 5_000;
 
@@ -129,7 +131,9 @@ fn add_volumes(found: &mut Discovery, volumes: BTreeMap<String, String>) {
 }
 
 fn bind(scene: &Scene<'_>, found: &mut Discovery, source: &Path, writable: bool, service: &str) {
-    let system = SYSTEM.iter().any(|s| source.starts_with(s)) || source == Path::new("/");
+    // What lies in the application's own folder is never the system's.
+    let outside = !source.starts_with(&scene.root);
+    let system = outside && SYSTEM.iter().any(|s| source.starts_with(s)) || source == Path::new("/");
     let known_env = scene.env_files.iter().any(|f| f.path == source);
     let store = belongs_to_a_store(scene, |m| m.kind == "bind" && (source.starts_with(&m.source)));
     if system || known_env || store || scene.root.starts_with(source) {
@@ -295,7 +299,7 @@ fn without_git(scene: &Scene<'_>, found: &mut Discovery) {
     let root = scene.root.clone();
     if scene.project.is_none() && scene.compose.is_empty() {
         found.uncovered.push(Uncovered::data(
-            "the application's own files",
+            OWN_FILES,
             format!("{} is neither a git checkout nor a compose project", root.display()),
             "name what must come back in a source of kind \"files\"",
         ));

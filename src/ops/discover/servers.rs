@@ -283,7 +283,7 @@ fn add_postgres(
     };
     let what = format!("PostgreSQL in {}: {named}", at.describe());
     let wish = at.wish("postgres");
-    let thing = Thing::Postgres { at, databases: wanted };
+    let thing = Thing::Postgres { at, own: server.own.clone(), databases: wanted };
     found.add(&wish, Find { name: String::new(), thing, what, because, fields });
 }
 

@@ -313,7 +313,11 @@ mod tests {
             app: vec![("compose_files", texts(&["docker-compose.prod.yml"]))],
             git: true,
             finds: vec![
-                find("db", Thing::Postgres { at: at("db"), databases: vec![] }, vec![("databases", texts(&["a\"b"]))]),
+                find(
+                    "db",
+                    Thing::Postgres { at: at("db"), own: "shop".into(), databases: vec![] },
+                    vec![("databases", texts(&["a\"b"]))],
+                ),
                 find("cache", Thing::Redis { at: at("cache") }, vec![("password_from", text(".env:REDIS_PASSWORD"))]),
                 find("env", Thing::Env(vec![]), vec![("paths", texts(&[".env"])), ("required", texts(&["A"]))]),
                 find("volumes", Thing::Volumes(vec![]), vec![("volumes", texts(&["one", "two"]))]),

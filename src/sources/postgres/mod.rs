@@ -32,7 +32,7 @@ mod stage;
 mod url;
 
 pub use parts::PARTS_FROM_BYTES;
-pub use proof::{PostgresProof, sweep_local};
+pub use proof::{Form, PostgresProof, compare_foreign, sweep_local};
 
 use super::locate::{Locate, describe};
 use super::run::{Deadline, Linked, settle};
