@@ -37,10 +37,13 @@ pub fn scalars(text: &str) -> Vec<Scalar> {
         if rest.is_empty() || rest == "---" || rest.starts_with('%') {
             continue;
         }
+        // A block text is deeper than the key or the `-` that it belongs to.
+        let mut owner = indent;
         // `- - key: value` opens several levels in one line.
         while let Some(item) = rest.strip_prefix("- ").or((rest == "-").then_some("")) {
             levels.retain(|l| l.indent < indent || (l.indent == indent && l.key != "-"));
             push(&mut levels, indent, "-");
+            owner = indent;
             indent += rest.len() - item.trim_start().len();
             rest = item.trim_start();
         }
@@ -51,10 +54,11 @@ pub fn scalars(text: &str) -> Vec<Scalar> {
         if let Some(key) = key {
             levels.retain(|l| l.indent < indent);
             push(&mut levels, indent, &key);
+            owner = indent;
         }
         let mut value = value.trim().to_owned();
         if value.starts_with(['|', '>']) {
-            let deeper = |l: &str| l.trim().is_empty() || l.len() - l.trim_start_matches(' ').len() > indent;
+            let deeper = |l: &str| l.trim().is_empty() || l.len() - l.trim_start_matches(' ').len() > owner;
             while lines.next_if(|l| deeper(l)).is_some() {}
             continue;
         }

@@ -224,9 +224,16 @@ impl Filter<'_> {
 
     /// The end of a statement.
     fn end(&mut self) -> Result<State, Stopped> {
+        let text = self.statement.trim_ascii();
+        let text: Vec<u8> = text.strip_suffix(b";").unwrap_or(text).trim_ascii().to_vec();
+        if text.windows(STRINGS.len()).any(|w| w == STRINGS) {
+            if text != b"set standard_conforming_strings = on" {
+                return Err(Stopped::Refused("it changes how quotes are read".into()));
+            }
+            // It holds anyway.
+            self.passes = Some(false);
+        }
         self.decide();
-        let text: Vec<u8> =
-            self.statement.trim_ascii().strip_suffix(b";").unwrap_or(&self.statement).trim_ascii().to_vec();
         let passed = self.passes.take().unwrap_or(true);
         if passed {
             self.ready.append(&mut self.held);
@@ -253,7 +260,7 @@ impl Filter<'_> {
         self.passes = match (first, second) {
             (Some("drop"), _) => Some(false),
             (Some("create" | "alter"), Some("database" | "role" | "user" | "tablespace")) => Some(false),
-            (Some("create" | "alter"), None) if !ended => None,
+            (Some("create" | "alter"), None) | (Some("set"), _) if !ended => None,
             (Some(_), _) => Some(true),
             (None, _) => None,
         };
@@ -282,11 +289,10 @@ impl Filter<'_> {
         if self.met == STRINGS.len() {
             self.met = 0;
             let before = self.statement.trim_ascii();
-            // `SET standard_conforming_strings = on;` is what every dump says; it is what holds anyway.
+            // The statement that every dump begins with is looked at when it ends.
             if !before.starts_with(b"set standard_conforming_string") || !matches!(self.state, State::Plain) {
                 return Err(Stopped::Refused("it changes how quotes are read".into()));
             }
-            self.passes = Some(false);
         }
         Ok(())
     }
