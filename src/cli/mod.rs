@@ -72,6 +72,7 @@ fn tree_helper(arguments: &[OsString]) -> Option<u8> {
 fn settles(command: &Command) -> bool {
     match command {
         Command::Restore(args) => args.resume,
+        Command::Rollback(args) => args.resume,
         Command::Keys { .. } | Command::Completions { .. } | Command::Man { .. } => true,
         _ => false,
     }
@@ -140,6 +141,8 @@ fn name(command: &Command) -> &'static str {
         Command::Diff(_) => "diff",
         Command::Restore(args) if args.into.is_none() => "restore in place",
         Command::Restore(_) => "restore",
+        Command::Rollback(_) => "rollback",
+        Command::Guard(_) => "guard",
         Command::Drill(_) => "drill",
         Command::History(_) => "history",
         Command::Tag(_) => "tag",
@@ -171,6 +174,8 @@ fn dispatch(session: &Session, command: &Command) -> Result<Exit, Failure> {
         Command::Completions { shell } => commands::manual::completions(session, *shell),
         Command::Man { command } => commands::manual::man(session, command.as_deref()),
         Command::Restore(args) => commands::restore::run(session, args),
+        Command::Rollback(args) => commands::rollback::run(session, args),
+        Command::Guard(args) => commands::guard::run(session, args),
         Command::Drill(args) => commands::drill::run(session, args),
         Command::History(args) => commands::history::run(session, args),
         Command::Tag(args) => commands::tag::tag(session, args),

@@ -16,6 +16,7 @@
 //! - [`browse`]: list, show, ls, cat, find, diff
 //! - [`mark`]: tag, untag, hold, release
 //! - [`restore`]: a snapshot's streams into a folder
+//! - [`rollback`]: the whole application as it was
 //! - [`streams`]: a snapshot's streams as sources read them
 //! - [`history`]: what happened to an application's backups
 //! - [`drill`]: a snapshot restored into throw-away services, and held against its facts
@@ -37,6 +38,7 @@ pub mod probe;
 pub mod prune;
 pub mod repair;
 pub mod restore;
+pub mod rollback;
 pub mod setup;
 pub mod snapshot;
 pub mod storage;

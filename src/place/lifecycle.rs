@@ -1,4 +1,4 @@
-//! Stopping and starting containers that somebody else made. Nothing is created or removed here.
+//! Stopping and starting containers that somebody else made, and taking away what an undone run of Compose made.
 
 use super::PlaceError;
 use super::docker::{Docker, is_object_name, is_status};
@@ -32,5 +32,33 @@ impl Docker {
             Err(e) if !is_status(&e, 304) => Err(e),
             _ => Ok(()),
         }
+    }
+
+    /// Removes a container that has been stopped; one that is gone is no error. Its volumes stay.
+    pub fn remove_container(&self, name: &str) -> Result<(), PlaceError> {
+        if !is_object_name(name) {
+            return Err(PlaceError::NoContainer { name: name.to_owned() });
+        }
+        let options = query::RemoveContainerOptionsBuilder::new().force(true).build();
+        let remove = self.client().remove_container(name, Some(options));
+        gone_is_well(self.call(format!("remove container {name}"), remove))
+    }
+
+    /// Removes a volume that nothing uses; one that is gone is no error.
+    pub fn remove_volume(&self, name: &str) -> Result<(), PlaceError> {
+        let remove = self.client().remove_volume(name, None::<query::RemoveVolumeOptions>);
+        gone_is_well(self.call(format!("remove volume {name}"), remove))
+    }
+
+    /// Removes a network that nothing uses; one that is gone is no error.
+    pub fn remove_network(&self, name: &str) -> Result<(), PlaceError> {
+        gone_is_well(self.call(format!("remove network {name}"), self.client().remove_network(name)))
+    }
+}
+
+fn gone_is_well(done: Result<(), PlaceError>) -> Result<(), PlaceError> {
+    match done {
+        Err(e) if !is_status(&e, 404) => Err(e),
+        _ => Ok(()),
     }
 }

@@ -8,10 +8,14 @@
 //! facts and are not content: what must come back of them belongs into a `files` source.
 
 mod bundle;
+mod look;
+mod placing;
 mod proof;
 mod tool;
 mod tree;
 
+pub use look::{Commit, commit_named};
+pub use placing::GitPlacing;
 pub use proof::GitProof;
 
 use super::{Capture, Captured, Source, SourceError};

@@ -173,6 +173,11 @@ impl Connection {
         host.is_none_or(|(_, host)| host.expose().starts_with('/'))
     }
 
+    /// One of libpq's variables, as the connection sets it.
+    pub fn variable(&self, name: &str) -> Option<String> {
+        self.env.iter().find(|(n, _)| n == name).map(|(_, value)| value.expose().clone())
+    }
+
     /// The account that the tools run as.
     pub fn account(&self) -> Option<&str> {
         self.account.as_deref()
