@@ -42,6 +42,7 @@ struct Stack {
     bench: Bench,
     image: String,
     _images: Images,
+    network: Option<Network>,
     dir: tempfile::TempDir,
 }
 
@@ -173,7 +174,7 @@ impl Stack {
         );
         let bench = Bench::new(&text);
         let project = TestProject::up(&root.join("docker"), &name, arguments);
-        Self { project, bench, image, _images: images, dir }
+        Self { project, bench, image, _images: images, network: None, dir }
     }
 
     fn root(&self) -> PathBuf {
@@ -276,18 +277,19 @@ impl Drop for Network {
 
 const ARGUMENTS: [&str; 4] = ["--env-file", "../prod.env", "--profile", "ops"];
 
-fn whole(pin: &str) -> (Stack, Network) {
+fn whole(pin: &str) -> Stack {
     engine();
     let network = Network(unique("lifeboat-proxy"));
     docker(["network", "create", &network.0]);
-    let stack = Stack::up(WHOLE, pin, "", &ARGUMENTS, |root| {
+    let mut stack = Stack::up(WHOLE, pin, "", &ARGUMENTS, |root| {
         fs::write(root.join("prod.env"), format!("TOKEN=canary-one\nPROXY={}\n", network.0)).unwrap();
         fs::set_permissions(root.join("prod.env"), fs::Permissions::from_mode(0o600)).unwrap();
         fs::create_dir(root.join("docker/out")).unwrap();
         fs::set_permissions(root.join("docker/out"), fs::Permissions::from_mode(0o777)).unwrap();
     });
     stack.project.compose(&["up", "-d", "--no-deps", "--scale", "worker=2", "worker"]);
-    (stack, network)
+    stack.network = Some(network);
+    stack
 }
 
 /// Version 2 under the same name, with a further service, other files, and one worker.
@@ -302,7 +304,7 @@ fn deploy(stack: &Stack) {
 
 #[test]
 fn the_old_image_runs_again_and_the_new_one_comes_back() {
-    let (stack, _network) = whole("tag");
+    let stack = whole("tag");
     let bench = &stack.bench;
     let first = stack.id_of(&stack.image).unwrap();
     let taken = bench.capture();
@@ -371,7 +373,7 @@ fn the_old_image_runs_again_and_the_new_one_comes_back() {
     assert_eq!(stack.inside("web", &["sh", "-c", "echo $LEVEL $TOKEN"]), "two canary-two");
     bench.steps(&["discard_new", "discard_new"], &intent);
     assert_eq!(stack.kept(), Vec::<String>::new());
-    assert_eq!((bench.live(), fs::read_dir(&stack.root()).unwrap().count()), ((today, running), 2));
+    assert_eq!((bench.live(), fs::read_dir(stack.root()).unwrap().count()), ((today, running), 2));
 
     // And for good: today's image goes when it has been kept long enough.
     let intent = bench.plan(&taken).unwrap();
@@ -744,11 +746,21 @@ fn a_switch_that_is_killed_is_finished_or_taken_back() {
         child.kill().unwrap();
         child.wait().unwrap();
     };
-    for (round, delay) in [2, 6, 10, 14, 18, 22, 26, 32, 40, 60].into_iter().enumerate() {
+    // From its begin until after its end, in twelve steps.
+    let intent = bench.plan(&taken).unwrap();
+    order(dir.path(), bench, &taken, Some(&intent));
+    bench.prepare(&taken, &intent).unwrap();
+    let begun = std::time::Instant::now();
+    said_by(child_of(dir.path(), "switch"));
+    let whole = begun.elapsed().as_millis() as u64;
+    bench.steps(&["back", "discard_new"], &intent);
+    let mut halves = 0;
+    for (round, delay) in (1..=12).map(|n| whole * n / 10).enumerate() {
         let intent = bench.plan(&taken).unwrap();
         order(dir.path(), bench, &taken, Some(&intent));
         bench.prepare(&taken, &intent).unwrap();
         kill("switch", delay);
+        halves += usize::from(stack.id_of(&stack.image).as_ref() == Some(&first));
         if round % 2 == 0 {
             bench.steps(&["switch"], &intent);
             let switched = (stack.id_of(&stack.image), stack.file("docker/compose.yaml"));
@@ -761,6 +773,10 @@ fn a_switch_that_is_killed_is_finished_or_taken_back() {
         bench.steps(&["discard_new"], &intent);
         assert_eq!((stack.kept().len(), fs::read_dir(stack.root()).unwrap().count()), (0, 1), "{delay} ms");
     }
+    assert!(
+        (1..12).contains(&halves),
+        "some were killed before the first name moved, some after: {halves} of {whole} ms"
+    );
 }
 
 #[test]
@@ -889,7 +905,7 @@ fn version_1_removes_then_creates() {
     // What version 1 made and would not change stays as it is.
     let by_1 = adopt(name, "cache");
     build(&stack.root(), &stack.image, "two");
-    docker(["tag", &taken.facts["services"][0]["image_id"].as_str().unwrap(), &stack.image]);
+    docker(["tag", taken.facts["services"][0]["image_id"].as_str().unwrap(), &stack.image]);
     old.up(&project, &set).unwrap();
     let log = fs::read_to_string(dir.path().join("log")).unwrap();
     let up = log.lines().rev().find(|l| l.contains(" up -d ")).unwrap();

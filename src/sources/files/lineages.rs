@@ -127,7 +127,7 @@ fn paths(lineage: &Path, own: &[&CertificateFact], all: &Lineages<'_>, listed: &
         .collect();
     let beside = |path: &&PathBuf| {
         let twin = |part: &&PathBuf| part.parent() == path.parent() && part.file_stem() == path.file_stem();
-        parts.contains(*path) || (!others.contains(*path) && parts.iter().any(|p| twin(p)))
+        parts.contains(*path) || (!others.contains(*path) && parts.iter().any(twin))
     };
     listed.iter().filter(beside).cloned().collect()
 }

@@ -262,7 +262,9 @@ fn line(difference: &MigrationDifference) -> String {
 
 /// What differs of tables and columns, in words.
 fn forms(captured: &Database, live: &Live, named: &dyn Fn(&str, &str) -> String) -> Vec<String> {
-    let mut tables: BTreeMap<(&str, &str), (Option<Option<u64>>, Option<u64>)> = BTreeMap::new();
+    /// Columns then, where the table was there and they were counted, and now.
+    type Sides = (Option<Option<u64>>, Option<u64>);
+    let mut tables: BTreeMap<(&str, &str), Sides> = BTreeMap::new();
     for table in captured.tables.iter().filter(|t| t.extension.is_none() && !is_of_a_restore(&t.schema)) {
         tables.entry((&table.schema, &table.name)).or_default().0 = Some(table.columns);
     }

@@ -173,9 +173,10 @@ impl Connection {
         host.is_none_or(|(_, host)| host.expose().starts_with('/'))
     }
 
-    /// One of libpq's variables, as the connection sets it.
-    pub fn variable(&self, name: &str) -> Option<String> {
-        self.env.iter().find(|(n, _)| n == name).map(|(_, value)| value.expose().clone())
+    /// The host (or the folder of a socket) and the port, where they are set.
+    pub fn address(&self) -> (Option<String>, Option<String>) {
+        let find = |name| self.env.iter().find(|(n, _)| n == name).map(|(_, value)| value.expose().clone());
+        (find("PGHOST"), find("PGPORT"))
     }
 
     /// The account that the tools run as.

@@ -149,8 +149,9 @@ impl Reach {
         match container {
             Some(container) => Self::of_container(spec, container),
             None => {
-                let own_port = connection.variable("PGPORT").and_then(|p| p.parse().ok()).unwrap_or(5432);
-                let host = connection.variable("PGHOST").filter(|h| !h.starts_with('/'));
+                let (host, port) = connection.address();
+                let own_port = port.and_then(|p| p.parse().ok()).unwrap_or(5432);
+                let host = host.filter(|h| !h.starts_with('/'));
                 let names = host.iter().cloned().collect();
                 let host = host.unwrap_or_else(|| "localhost".into());
                 Self { names, ports: Some(vec![own_port]), own_port, address: Some((host, own_port)) }
@@ -240,7 +241,9 @@ fn attempt(
 mod tests {
     use super::*;
 
-    fn parts(value: &str) -> Option<(String, String, Option<String>, String, Option<u16>)> {
+    type Parts = (String, String, Option<String>, String, Option<u16>);
+
+    fn parts(value: &str) -> Option<Parts> {
         let c = of_url(Path::new("/f"), "K", value)?;
         Some((c.role, c.password.expose().clone(), c.database, c.host?, c.port))
     }
