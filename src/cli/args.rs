@@ -130,8 +130,9 @@ pub enum Command {
     /// Copy a repository to another place: the same snapshots, signatures and bytes.
     Copy(CopyArgs),
     /// Look for what would go wrong: keys, recipients, the repository and its server, free room, the age of the newest
-    /// snapshot, clocks, copies; of every installed policy, or one.
-    Doctor,
+    /// snapshot and drill, clocks, copies, sources, what no source captures, tools, other backups; of every installed
+    /// policy, or one.
+    Doctor(DoctorArgs),
     /// Make lost or damaged helper objects of a repository anew.
     Repair {
         #[command(subcommand)]
@@ -453,6 +454,14 @@ pub struct DrillArgs {
     pub dry_run: bool,
     #[command(flatten)]
     pub reading: Reading,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Instead: restore the newest pg_dump file of this folder into a throw-away server, and name what differs from the
+    /// live database.
+    #[arg(long, value_name = "DIR")]
+    pub compare: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -153,7 +153,7 @@ fn name(command: &Command) -> &'static str {
         Command::Verify(_) => "verify",
         Command::Copy(_) => "copy",
         Command::Prune(_) => "prune",
-        Command::Doctor => "doctor",
+        Command::Doctor(_) => "doctor",
         Command::Repair { command: RepairCommand::Index } => "repair index",
         Command::Completions { .. } => "completions",
         Command::Man { .. } => "man",
@@ -187,7 +187,7 @@ fn dispatch(session: &Session, command: &Command) -> Result<Exit, Failure> {
         Command::Verify(args) => commands::verify::run(session, args),
         Command::Copy(args) => commands::copy::run(session, args),
         Command::Prune(args) => commands::prune::run(session, args),
-        Command::Doctor => commands::doctor::run(session),
+        Command::Doctor(args) => commands::doctor::run(session, args),
         Command::Repair { command: RepairCommand::Index } => commands::repair::index(session),
     }
 }

@@ -79,7 +79,7 @@ pub fn live(
     Ok(LiveReport { repository, sources: probes, recipients })
 }
 
-fn probe(source: &dyn Source, policy: &Policy, cancel: &Cancel) -> Result<SourceProbe, OpsError> {
+pub(in crate::ops) fn probe(source: &dyn Source, policy: &Policy, cancel: &Cancel) -> Result<SourceProbe, OpsError> {
     cancel.check()?;
     let name = source.name();
     let result = match source.probe(cancel) {

@@ -29,6 +29,7 @@ pub mod browse;
 pub mod check;
 pub mod copy;
 mod crew;
+pub mod discover;
 pub mod doctor;
 pub mod drill;
 pub mod foresight;

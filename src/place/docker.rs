@@ -205,6 +205,12 @@ impl Docker {
         })
     }
 
+    /// Where the engine keeps images, containers and volumes on its host.
+    pub fn root_dir(&self) -> Result<Option<std::path::PathBuf>, PlaceError> {
+        let info = self.call("ask where it keeps its data", self.0.client.info())?;
+        Ok(info.docker_root_dir.filter(|dir| dir.starts_with('/')).map(Into::into))
+    }
+
     /// Containers, stopped ones too, that carry all of these labels (`name` or `name=value`), by name.
     pub fn containers(&self, labels: &[String]) -> Result<Vec<ContainerSummary>, PlaceError> {
         let mut options = query::ListContainersOptionsBuilder::new().all(true);

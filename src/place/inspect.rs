@@ -43,6 +43,10 @@ pub struct Container {
     pub hostname: String,
     pub command: Vec<String>,
     pub networks: Vec<String>,
+    /// Names by which containers of its networks reach it, beside its own.
+    pub aliases: Vec<String>,
+    /// The command of its health check, as the engine has it: `CMD`, `curl`, …
+    pub health_test: Vec<String>,
     pub network_mode: String,
     /// Container port (`5432/tcp`) and where the host publishes it (`127.0.0.1:5432`).
     pub ports: Vec<(String, String)>,
@@ -215,7 +219,11 @@ impl From<models::ContainerInspectResponse> for Container {
         let state = c.state.unwrap_or_default();
         let host = c.host_config.unwrap_or_default();
         let network = c.network_settings.unwrap_or_default();
-        let mut networks: Vec<String> = network.networks.unwrap_or_default().into_keys().collect();
+        let networks = network.networks.unwrap_or_default();
+        let mut aliases: Vec<String> = networks.values().flat_map(|n| n.aliases.clone().unwrap_or_default()).collect();
+        aliases.sort();
+        aliases.dedup();
+        let mut networks: Vec<String> = networks.into_keys().collect();
         networks.sort();
         let mut ports: Vec<(String, String)> = host
             .port_bindings
@@ -256,6 +264,8 @@ impl From<models::ContainerInspectResponse> for Container {
             hostname: config.hostname.unwrap_or_default(),
             command,
             networks,
+            aliases,
+            health_test: config.healthcheck.and_then(|h| h.test).unwrap_or_default(),
             network_mode: host.network_mode.unwrap_or_default(),
             ports,
             auto_remove: host.auto_remove.unwrap_or(false),

@@ -1,6 +1,6 @@
 //! `doctor`: a healthy host, and each thing that can be wrong with one.
 
-use crate::world::World;
+use crate::world::{CANARY, Ran, World};
 use chrono::{SubsecRound, TimeDelta, Utc};
 use lifeboat::base::cancel::Cancel;
 use lifeboat::base::events::Events;
@@ -12,6 +12,7 @@ use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -23,7 +24,7 @@ fn finding(json: &Value, check: &str) -> (String, String) {
     let found = findings.iter().find(|f| f["check"] == check).unwrap_or_else(|| panic!("no {check} in {json:#}"));
     let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
     if found["verdict"] != "ok" {
-        assert!(!text("hint").is_empty(), "no hint: {found}");
+        assert!(!text("hint").is_empty() && !text("why").is_empty(), "no hint, or not why: {found}");
     }
     (text("verdict"), text("detail"))
 }
@@ -44,11 +45,28 @@ fn of(examined: &Examined, check: &str) -> (Verdict, String) {
 #[test]
 fn a_healthy_host_is_told_so() {
     let world = World::with_snapshot();
+    world.run(&["drill"]).exits(0);
     let ran =
         world.run(&["doctor"]).exits(0).shows(&["shop", "host key", "identity", "recipients", "1 proved", "old)"]);
     assert!(!ran.out.contains("problem") && !ran.out.contains("warning") && !ran.out.contains("hint"), "{}", ran.out);
     let json = world.json(&["doctor"]);
-    for check in ["policy", "host key", "identity", "repository", "recipients", "room", "snapshots", "clock"] {
+    for check in [
+        "policy",
+        "host key",
+        "identity",
+        "repository",
+        "recipients",
+        "room",
+        "snapshots",
+        "drill",
+        "clock",
+        "transactions",
+        "source",
+        "coverage",
+        "versions",
+        "disk",
+        "cron",
+    ] {
         assert_eq!(finding(&json, check).0, "ok", "{json:#}");
     }
     assert_eq!(world.run(&["doctor", "-q"]).exits(0).out, "", "nothing to tell");
@@ -151,6 +169,7 @@ fn a_snapshot_that_is_missed_and_a_clock_that_is_wrong_are_problems() {
 #[test]
 fn all_policies_are_looked_at_also_behind_one_that_cannot_be_read() {
     let world = World::with_snapshot();
+    world.run(&["drill"]).exits(0);
     fs::write(world.path("config/policies/a.toml"), "[app]\nnane = \"a\"\n").unwrap();
     let json = world.json(&["doctor"]);
     assert_eq!(json["exit_code"], 1);
@@ -161,4 +180,50 @@ fn all_policies_are_looked_at_also_behind_one_that_cannot_be_read() {
     world.run(&["doctor", "-p", "shop"]).exits(0);
     world.run(&["doctor", "-p", "nope"]).exits(2).says(&["no policy is called"]);
     World::new().run(&["doctor"]).exits(2).one_error_with_a_hint();
+}
+
+#[test]
+fn a_proof_that_is_missing_or_too_old_is_said() {
+    let world = World::with_snapshot();
+    assert_eq!(of(&later(&world, TimeDelta::zero()), "drill").0, Verdict::Warning, "never proved");
+    world.run(&["drill"]).exits(0);
+    assert_eq!(of(&later(&world, TimeDelta::days(7)), "drill").0, Verdict::Ok);
+    let (verdict, text) = of(&later(&world, TimeDelta::days(9)), "drill");
+    assert!(verdict == Verdict::Problem && text.contains("is the limit"), "{text}");
+}
+
+#[test]
+fn secrets_that_anybody_may_read_and_folders_that_no_source_takes_are_said() {
+    let world = World::with_snapshot();
+    chmod(&world.app().join(".env"), 0o644);
+    let (verdict, text) = finding(&world.json(&["doctor"]), "permissions");
+    assert!(verdict == "problem" && text.contains("the secrets in .env"), "{text}");
+    chmod(&world.app().join(".env"), 0o600);
+    // An env file of another name is the application's as well.
+    fs::write(world.app().join(".env.worker"), "A=b\n").unwrap();
+    world.change_policy("paths = [\".env\"]", "paths = [\"uploads/nothing.env\", \".env\"]");
+    let (verdict, text) = finding(&world.json(&["doctor"]), "coverage");
+    assert!(verdict == "problem" && text.contains(".env.worker"), "{text}");
+}
+
+/// In a mount namespace of its own, so that no crontab of this machine changes for anybody else.
+#[test]
+fn another_backups_cron_lines_are_named_without_their_secrets() {
+    let world = World::with_snapshot();
+    let crontabs = world.path("cron.d");
+    fs::create_dir(&crontabs).unwrap();
+    let line = format!("0 2 * * * root PGPASSWORD={CANARY} pg_dump -U shop shop > /b/shop.sql");
+    fs::write(crontabs.join("shop"), format!("# nightly\n{line}\n* * * * * root lifeboat snapshot --tag backup\n"))
+        .unwrap();
+    let script = "mkdir -p /etc/cron.d && mount --bind \"$1\" /etc/cron.d && shift && exec \"$@\"";
+    let mut shell = Command::new("unshare");
+    shell.args(["--mount", "sh", "-ec", script, "sh"]).arg(&crontabs).arg(env!("CARGO_BIN_EXE_lifeboat"));
+    shell.arg("--config-dir").arg(world.path("config")).arg("--state-dir").arg(world.path("state"));
+    let json = Ran::from(shell.args(["doctor", "--json"]).output().unwrap()).json();
+    let (verdict, text) = finding(&json, "cron");
+    assert!(
+        verdict == "warning" && text.contains("/etc/cron.d/shop:2: ") && text.contains("PGPASSWORD=*** pg_dump"),
+        "{text}"
+    );
+    assert!(!json.to_string().contains(CANARY) && !json.to_string().contains("cron.d/shop:3"), "{json:#}");
 }

@@ -36,6 +36,9 @@ fn init_says_what_it_made_and_what_to_do_next() {
         "proved",
         "Keep the identity",
         "identity.txt away from this host",
+        "Covered",
+        "env files: .env",
+        "Not covered",
         "postgres (service db)",
         "Next: lifeboat",
     ]);

@@ -12,6 +12,7 @@ mod tree;
 #[allow(dead_code, reason = "another test binary uses the rest of it")]
 mod world;
 
+mod doctor;
 mod everything;
 mod traps;
 mod two;

@@ -202,7 +202,7 @@ fn connector_the_drill_catches_a_key_of_63_digits_and_secrets_that_differ() {
     let report = machine.run(&["drill", &short, "--json", "-p", &prod.policy]).exits(1).json();
     let failed = failed_checks(&report);
     assert!(failed.len() == 1 && failed[0].0 == "env", "{failed:#?}");
-    assert_eq!((&failed[0].1["name"], &failed[0].1["subject"]), (&json!("pattern"), &json!("ENCRYPTION_KEY")));
+    assert_eq!((&failed[0].1["name"], &failed[0].1["subject"]), (&json!("pattern"), &json!(".env:ENCRYPTION_KEY")));
     assert!(!failed[0].1.to_string().contains(&key[..16]), "no value is told: {failed:#?}");
 
     prod.project.edit(machine, ".env", &key[1..], &key);
@@ -225,13 +225,82 @@ fn connector_the_drill_catches_a_key_of_63_digits_and_secrets_that_differ() {
 }
 
 #[test]
-fn connector_breaks() {
+fn connector_a_rollback_of_test_leaves_prod_untouched_and_git_pull_works_afterwards() {
     let connector = Connector::up();
-    let (machine, test) = (&connector.machine, &connector.test);
-    // A plain checkout has the ports of the other instance.
+    let (machine, prod, test) = (&connector.machine, &connector.prod, &connector.test);
+    machine.snapshot(&prod.policy, "v0.2.1");
+    machine.snapshot(&test.policy, "v0.2.1");
+    let edited = test.project.read("docker-compose.yml");
+    test.redis("SET session:late user-late");
+    prod.redis("SET session:late user-late");
+    let untouched = prod.project.state();
+
+    // A plain checkout has the ports of the other instance, and the release finds its tokens no more.
     machine.release("connector", "v2", "v0.3.0");
     test.project.git(machine, &["checkout", "-q", "--", "docker-compose.yml"]);
     let (ok, said) = test.project.deploy(machine);
     assert!(!ok && said.contains("port is already allocated"), "{said}");
     machine.is_unwell(&test.health());
+
+    machine.rollback(&test.policy, "v0.2.1", &[]).exits(0);
+    assert_eq!(machine.is_well(&test.health())["version"], "0.2.1");
+    assert_eq!(test.project.read("docker-compose.yml"), edited, "the edits come back with the tree");
+    assert_eq!(test.project.git(machine, &["diff", "--name-only"]), "docker-compose.yml");
+    assert_eq!(test.redis("GET session:late"), "user-late", "Redis is kept");
+    assert!(untouched == prod.project.state(), "containers or files of the other instance have changed");
+    assert_eq!(prod.redis("GET session:late"), "user-late");
+    assert_eq!(machine.is_well(&prod.health())["main_app_reachable"], true);
+    docker(["network", "inspect", &machine.unique("main")]);
+
+    // The way forward: the branch is where it was, the edits stay edits, and the next release comes by pull.
+    test.project.git(machine, &["switch", "-q", "main"]);
+    test.project.git(machine, &["pull", "-q", "--ff-only"]);
+    assert_eq!(test.project.git(machine, &["describe", "--tags"]), "v0.3.0");
+    assert_eq!(test.project.git(machine, &["diff", "--name-only"]), "docker-compose.yml");
+}
+
+#[test]
+fn connector_two_rollbacks_at_once() {
+    let connector = Connector::up();
+    let (machine, prod, test) = (&connector.machine, &connector.prod, &connector.test);
+    machine.release("connector", "v2", "v0.3.0");
+    for (one, _) in connector.both() {
+        machine.snapshot(&one.policy, "v0.2.1");
+        let (ok, said) = one.project.deploy(machine);
+        assert!(ok, "{said}");
+        machine.is_unwell(&one.health());
+    }
+    let rollback = |policy| ["rollback", "--to", "v0.2.1", "--yes", "-p", policy];
+    for ran in machine.at_once([&rollback(&prod.policy), &rollback(&test.policy)]) {
+        ran.exits(0);
+    }
+    let answer = machine.is_well(&prod.health());
+    assert_eq!((&answer["version"], &answer["main_app_reachable"]), (&json!("0.2.1"), &json!(true)), "{answer:#}");
+    assert_eq!(machine.is_well(&test.health())["version"], "0.2.1");
+    for (mine, other) in connector.both() {
+        assert!(mine.project.read("docker-compose.yml").contains(&format!(":{}:", mine.port)));
+        assert!(!mine.project.read("docker-compose.yml").contains(&format!(":{}:", other.port)));
+        let refs = mine.project.git(machine, &["for-each-ref", "--format", "%(refname)", "refs/lifeboat"]);
+        assert!(refs.contains(&format!("refs/lifeboat/{}/", mine.policy)) && !refs.contains(&other.policy), "{refs}");
+    }
+}
+
+#[test]
+fn connector_what_init_finds_is_proved_as_it_is() {
+    let connector = Connector::up();
+    for (one, other) in [(&connector.prod, "conf.d/connector-test"), (&connector.test, "conf.d/connector.example")] {
+        let root = &one.project.root;
+        let covered = [
+            ("redis", "service \"redis\""),
+            ("env", ".env"),
+            ("nginx", "conf.d/connector"),
+            ("certificates", "connector.example.org"),
+        ];
+        let said = ["live/connector.example.org"];
+        let (report, text) = crate::discovered::proved(&connector.machine, &one.policy, root, &covered, &said);
+        assert!(!text.contains(other), "the other instance's site: {text}");
+        assert!(report["shared"].as_array().unwrap().iter().all(|s| s["policy"] != one.policy), "{report:#}");
+        let health = format!("http = \"http://127.0.0.1:{}/health\"", one.port);
+        assert!(text.contains(&health) && text.contains("json = { status = \"ok\" }"), "{text}");
+    }
 }

@@ -280,19 +280,26 @@ impl Machine {
         self.run(&["policy", "check", "-p", policy]).exits(0);
     }
 
-    pub fn change_policy(&self, policy: &str, from: &str, to: &str) {
-        let file = self.policy_file(policy);
-        let text = fs::read_to_string(&file).unwrap();
-        assert!(text.contains(from), "{from:?} is not in\n{text}");
-        fs::write(&file, text.replace(from, to)).unwrap();
-    }
-
     /// A complete snapshot of a policy, with a tag; its id.
     #[track_caller]
     pub fn snapshot(&self, policy: &str, tag: &str) -> String {
         let report = self.run(&["snapshot", "-p", policy, "--tag", tag, "--json"]).exits(0).json();
         assert_eq!(report["header"]["outcome"], "complete", "{report:#}");
         report["header"]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// `rollback --to` a tag with further arguments and no questions.
+    #[track_caller]
+    pub fn rollback(&self, policy: &str, to: &str, more: &[&str]) -> Ran {
+        self.run(&[&["rollback", "--to", to, "-p", policy, "--yes"], more].concat())
+    }
+
+    /// Tags of all snapshots of a policy.
+    pub fn tags(&self, policy: &str) -> Vec<String> {
+        let list = self.json(&["list", "-p", policy]);
+        let snapshots = list["snapshots"].as_array().unwrap().iter();
+        let tags = snapshots.flat_map(|s| s["tags"].as_array().unwrap().iter());
+        tags.map(|t| t.as_str().unwrap().to_owned()).collect()
     }
 
     /// Drills a snapshot: all that ran must have passed.

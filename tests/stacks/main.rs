@@ -5,6 +5,7 @@
 //!
 //! Needs a Docker engine and root, as `scripts/test.sh` provides them.
 
+mod discovered;
 #[path = "../support/docker.rs"]
 mod docker;
 mod machine;

@@ -2,11 +2,12 @@
 
 use crate::machine::{Machine, free_port, host, secret, source};
 use crate::project::Project;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::symlink;
 
 const TAG: &str = "v2.0.0";
+const DEFINITIONS: &str = include_str!("meta-chat/definitions.json");
 
 struct MetaChat {
     project: Project,
@@ -64,16 +65,9 @@ impl MetaChat {
         }
     }
 
-    /// A user, a host of its own, and a policy: what definitions hold.
+    /// A user, a host of its own, a queue and a policy: what definitions hold.
     fn broker(&self) {
-        for command in [
-            &["add_user", "chat", "not-a-secret"][..],
-            &["add_vhost", "chat"],
-            &["set_permissions", "-p", "chat", "chat", ".*", ".*", ".*"],
-            &["set_policy", "-p", "chat", "short", "^answers", r#"{"message-ttl":60000}"#],
-        ] {
-            self.rabbitmq(command);
-        }
+        self.project.exec("rabbitmq", &[], &["rabbitmqctl", "-q", "import_definitions"], DEFINITIONS);
     }
 
     fn rabbitmq(&self, command: &[&str]) -> String {
@@ -95,7 +89,7 @@ impl MetaChat {
 }
 
 #[test]
-fn meta_chat_snapshot_and_drill() {
+fn meta_chat_a_drill_proves_the_extension_s_data_and_what_is_captured_where_it_really_lies() {
     let chat = MetaChat::up();
     let (machine, project) = (&chat.machine, &chat.project);
     let id = machine.snapshot(&chat.policy, TAG);
@@ -109,16 +103,82 @@ fn meta_chat_snapshot_and_drill() {
     assert_eq!((&compose["project"], &compose["profiles"]), (&json!(project.name), &json!(["ops"])), "{compose:#}");
     assert_eq!(source(&shown, "cache")["facts"]["appendonly"], true);
     let uploads = machine.command(&["cat", &id, "uploads:storage/canary.txt", "-p", &chat.policy]).output().unwrap();
-    assert!(uploads.status.success() && uploads.stdout.starts_with(b"document 0\n"), "{uploads:?}");
+    assert!(uploads.stdout.starts_with(b"document 0\n"), "the volume's, not the folder's: {uploads:?}");
     let definitions = machine.run(&["cat", &id, "rabbitmq:definitions.json", "-p", &chat.policy]).exits(0);
-    let definitions: serde_json::Value = serde_json::from_str(&definitions.out).unwrap();
-    assert!(definitions["users"].to_string().contains("\"chat\""), "{definitions:#}");
-    machine.drill(&chat.policy, &id);
+    let definitions: Value = serde_json::from_str(&definitions.out).unwrap();
+    let names =
+        |what: &str| definitions[what].as_array().unwrap().iter().map(|one| one["name"].clone()).collect::<Vec<_>>();
+    assert!(names("users").contains(&json!("chat")) && names("queues") == [json!("answers")], "{definitions:#}");
 
+    let report = machine.drill(&chat.policy, &id);
+    let db = report["sources"].as_array().unwrap().iter().find(|s| s["name"] == "db").unwrap();
+    let passed = |words: &[&str]| {
+        let says = |check: &&Value| words.iter().all(|w| check.to_string().contains(w));
+        db["checks"].as_array().unwrap().iter().find(says).is_some_and(|check| check["verdict"] == "passed")
+    };
+    assert!(passed(&["extname = 'cube'"]) && passed(&["embedding is not null"]), "{db:#}");
+    assert!(passed(&["content"]), "vectors are compared by what they hold: {db:#}");
+}
+
+#[test]
+fn meta_chat_after_down_v_a_rollback_brings_all_back() {
+    let chat = MetaChat::up();
+    let (machine, project) = (&chat.machine, &chat.project);
+    machine.snapshot(&chat.policy, TAG);
+    machine.release("meta-chat", "v2", "v2.1.0");
+    let (ok, said) = project.deploy(machine);
+    assert!(ok, "{said}");
+    assert_eq!(machine.is_well(&chat.health())["version"], "2.1.0");
+    project.compose(machine, &["exec", "-T", "redis", "redis-cli", "set", "late", "1"]);
     project.compose(machine, &["down", "-v", "-t", "2"]);
     assert!(!project.has_volume("storage"));
     machine.is_unwell(&chat.health());
-    project.compose(machine, &["up", "-d", "--build"]);
+
+    machine.rollback(&chat.policy, TAG, &[]).exits(0);
+    assert_eq!(machine.is_well(&chat.health())["version"], "2.0.0");
+    let dashboard = machine.get(&format!("https://localhost:{}/dashboard/", chat.tls));
+    assert!(dashboard.body.contains("dashboard 2.0.0"), "{dashboard:?}");
+    assert_eq!(project.running(), ["api", "dashboard", "metrics", "postgres", "rabbitmq", "redis"]);
+    assert!(fs::read(project.volume("storage").join("zweites Dokument.txt")).unwrap().starts_with(b"document 1\n"));
+    assert_eq!(project.read("storage/canary.txt"), "a decoy\n", "the folder of the same name is nobody's business");
+    // The stores' own folders were not lost: Redis and the broker keep what is live.
+    assert_eq!(project.exec("redis", &[], &["redis-cli", "get", "late"], ""), "1");
+    assert!(chat.rabbitmq(&["list_users"]).contains("chat"));
+
+    // Cache and broker lose what they hold; they are restored when that is asked for.
+    project.exec("redis", &[], &["redis-cli", "flushall"], "");
+    for command in [&["delete_user", "chat"][..], &["delete_vhost", "chat"]] {
+        chat.rabbitmq(command);
+    }
     let answer = machine.is_unwell(&chat.health());
-    assert!(answer.body.contains("canary.txt"), "{answer:?}");
+    assert!(answer.body.contains("the cached value"), "{answer:?}");
+    let only = ["--only", "cache", "--only", "rabbitmq"];
+    machine.run(&[&["restore", TAG, "--in-place", "--yes", "-p", &chat.policy], &only[..]].concat()).exits(0);
+    machine.is_well(&chat.health());
+    project.compose(machine, &["restart", "-t", "5", "redis"]);
+    machine.is_well(&chat.health());
+    assert_eq!(chat.rabbitmq(&["list_queues", "-p", "chat", "name"]), "name\nanswers");
+    assert_eq!(project.exec("redis", &[], &["redis-cli", "dbsize"], ""), "41");
+}
+
+#[test]
+fn meta_chat_what_init_finds_is_proved_as_it_is() {
+    let chat = MetaChat::up();
+    let root = &chat.project.root;
+    let covered = [
+        ("postgres", "database metachat"),
+        ("redis", "service \"redis\""),
+        ("command", "definitions"),
+        ("volume", "volume storage"),
+        ("files", "docker/secrets/encryption_key"),
+        ("env", "docker/.env.production"),
+        ("nginx", "etc/nginx"),
+        ("certificates", "chat.example.org"),
+    ];
+    let said = ["messages that wait", "storage"];
+    let (_, text) = crate::discovered::proved(&chat.machine, &chat.policy, root, &covered, &said);
+    for data in ["postgres-data", "redis-data", "rabbitmq-data"] {
+        assert!(!text.contains(data), "the store gives it: {text}");
+    }
+    assert!(text.contains("env_files = [\"docker/.env.production\"]"), "{text}");
 }

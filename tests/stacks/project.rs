@@ -9,6 +9,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
+/// Containers by service: the id of each, and when it was started.
+pub type Containers = BTreeMap<String, (String, String)>;
+
+/// What a run must leave alone: the containers, and the files of the checkout.
+pub type State = (Containers, Vec<(PathBuf, Vec<u8>)>);
+
 pub struct Project {
     pub name: String,
     pub root: PathBuf,
@@ -76,10 +82,17 @@ impl Project {
         machine.own(&self.root.join(name));
     }
 
+    pub fn state(&self) -> State {
+        let mut files = crate::world::tree(&self.root);
+        // git's own notes, which `git status` refreshes.
+        files.retain(|(path, _)| !path.ends_with(".git/index") && !path.ends_with(".git/FETCH_HEAD"));
+        (self.containers(), files)
+    }
+
     // --- containers --------------------------------------------------------------------------------------------------
 
-    /// Each container of the project, stopped ones too: service, id and when it was started.
-    pub fn containers(&self) -> BTreeMap<String, (String, String)> {
+    /// Every container of the project, stopped ones too.
+    pub fn containers(&self) -> Containers {
         let label = format!("label=com.docker.compose.project={}", self.name);
         let ids = docker(["ps", "-aq", "--no-trunc", "--filter", &label]);
         let format = "{{index .Config.Labels \"com.docker.compose.service\"}} {{.Id}} {{.State.StartedAt}}";

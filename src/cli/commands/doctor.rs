@@ -1,5 +1,6 @@
 //! `doctor`.
 
+use crate::cli::args::DoctorArgs;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Align, Paint, Table, printable};
 use crate::cli::session::Session;
@@ -13,8 +14,11 @@ struct Document<'a> {
     policies: &'a [Examined],
 }
 
-pub fn run(session: &Session) -> Result<Exit, Failure> {
-    let done = examine_all(session);
+pub fn run(session: &Session, args: &DoctorArgs) -> Result<Exit, Failure> {
+    let done = match &args.compare {
+        Some(dir) => compare(session, dir).map(|one| vec![one]),
+        None => examine_all(session),
+    };
     session.progress.finish();
     let policies = done.map_err(|f| f.attempted("doctor"))?;
     let is_well = policies.iter().all(|p| p.worst() != Verdict::Problem);
@@ -26,6 +30,12 @@ pub fn run(session: &Session) -> Result<Exit, Failure> {
         if is_well { session.out.note(&text)? } else { session.out.text(&text)? }
     }
     Ok(exit)
+}
+
+/// Another backup's newest dump, tried.
+fn compare(session: &Session, dir: &Path) -> Result<Examined, Failure> {
+    let policy = policy::load(&session.policy_file()?)?;
+    Ok(doctor::compare(&policy, dir, &session.run)?)
 }
 
 /// The policy that is named, or all that are installed.
@@ -65,11 +75,9 @@ fn text(session: &Session, examined: &Examined) -> String {
             (word.into(), paint),
             (finding.detail.clone(), Paint::Plain),
         ]);
-        hints += &finding
-            .hint
-            .iter()
-            .map(|hint| format!("  hint: {}: {}\n", finding.check, printable(hint)))
-            .collect::<String>();
+        if let (Some(why), Some(hint)) = (finding.why, &finding.hint) {
+            hints += &format!("  {}: {why}\n  hint: {}: {}\n", finding.check, finding.check, printable(hint));
+        }
     }
     let name = session.out.paint(Paint::Bold, &printable(&examined.policy));
     format!("{name}\n{}{hints}", session.out.table(&table))

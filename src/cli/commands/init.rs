@@ -2,10 +2,11 @@
 
 use crate::cli::args::InitArgs;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::output::{Align, Paint, Table};
+use crate::cli::output::{Align, Paint, Table, printable};
 use crate::cli::session::{Session, argument};
 use crate::ops::OpsError;
 use crate::ops::access::parse_url;
+use crate::ops::discover::{Uncovered, Weight};
 use crate::ops::setup::{self, BucketOptions, InitOptions, InitReport, Proof};
 
 pub fn run(session: &Session, args: &InitArgs) -> Result<Exit, Failure> {
@@ -69,16 +70,47 @@ fn text(session: &Session, report: &InitReport) -> String {
             session.same_options(Some(report.policy.as_str())),
         );
     }
-    if !report.not_covered.is_empty() {
-        text += &format!(
-            "\n{} not covered until you enable it in the policy: {}.\n",
-            out.paint(Paint::Yellow, "Note:"),
-            report.not_covered.join(", ")
-        );
-    }
+    text += &coverage(session, report);
     let policy = (report.policies > 1).then(|| report.policy.as_str());
-    let next = format!("lifeboat{} snapshot", session.same_options(policy));
+    let next = format!("lifeboat{} snapshot --drill", session.same_options(policy));
     text += &format!("\nNext: {}\n", out.paint(Paint::Bold, &next));
+    text
+}
+
+/// What will be captured, and, louder, what will not.
+fn coverage(session: &Session, report: &InitReport) -> String {
+    let out = &session.out;
+    let mut text = String::new();
+    text += &format!("\n{}\n", out.paint(Paint::Bold, "Covered"));
+    let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
+    for covered in &report.covered {
+        table.plain([format!("  {}", covered.source), printable(&covered.what)]);
+    }
+    table.plain(["  git, compose", "of the folder, where there is any"]);
+    text += &out.table(&table);
+    let data = |u: &&Uncovered| u.weight == Weight::Data;
+    let (lost, rest): (Vec<_>, Vec<_>) = report.not_covered.iter().partition(data);
+    for (title, paint, list) in [("Not covered", Paint::Red, lost), ("Left out", Paint::Yellow, rest)] {
+        if !list.is_empty() {
+            text += &format!("\n{}\n", out.paint(paint, title));
+        }
+        for one in list {
+            text += &format!("  {}: {}\n", printable(&one.what), printable(&one.why));
+            text += &one.hint.iter().map(|hint| format!("    hint: {}\n", printable(hint))).collect::<String>();
+        }
+    }
+    if !report.external.is_empty() {
+        text += &format!("\n{}\n", out.paint(Paint::Yellow, "Elsewhere, and not ours to back up"));
+        for one in &report.external {
+            text += &format!("  {} (named in {})\n", printable(&one.name), printable(&one.seen_in));
+        }
+    }
+    if !report.shared.is_empty() {
+        text += &format!("\n{}\n", out.paint(Paint::Bold, "Shared with other policies"));
+        for one in &report.shared {
+            text += &format!("  {} (policy {})\n", printable(&one.what), printable(&one.policy));
+        }
+    }
     text
 }
 

@@ -67,6 +67,21 @@ impl Drop for Ground {
     }
 }
 
+/// The same for another proof: made after what killed ones left behind was swept.
+pub struct DrillGround(Ground);
+
+impl DrillGround {
+    pub fn make() -> Result<Self, OpsError> {
+        let base = base();
+        sweep(&base);
+        Ground::make(&base).map(Self)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+}
+
 /// Removes the folders of drills that live no more, and ends what still runs in them. Returns them.
 pub fn sweep(base: &Path) -> Vec<PathBuf> {
     let mut swept = Vec::new();

@@ -14,6 +14,7 @@ mod report;
 mod rollback;
 mod run;
 
+pub use leftovers::DrillGround;
 pub use page::page;
 pub use plan::{DrillPlan, DrillRequest, PlannedProof, plan};
 pub use record::{DrillLine, details, drills_of, newest_passed};
@@ -21,4 +22,4 @@ pub use report::{DrillReport, ProofReport};
 pub use run::run;
 
 pub use crate::repository::format::{CheckCounts, DrillOutcome};
-pub use crate::sources::proof::{Check, Difference, Verdict};
+pub use crate::sources::proof::{Check, Difference, Verdict, Verdict as CheckVerdict};

@@ -4,7 +4,7 @@
 //! changed, but what a `command` of the policy does itself.
 
 mod container;
-mod http;
+pub(in crate::ops) mod http;
 mod tls;
 
 use crate::base::cancel::Cancel;

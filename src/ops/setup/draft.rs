@@ -1,7 +1,7 @@
-//! The policy that `init` writes: small, with a comment on every choice, and examples of what it could not know.
+//! The policy that `init` writes: what was found, with a comment on every choice, and examples of what was not.
 
-use super::look::Seen;
 use crate::base::ids::PolicyName;
+use crate::ops::discover::{Discovery, Find, Thing, Where};
 use std::path::Path;
 
 /// What the draft is made of.
@@ -12,7 +12,7 @@ pub struct Draft<'a> {
     pub bucket: &'a BucketOptions,
     pub recipients: &'a [String],
     pub identity: &'a Path,
-    pub seen: &'a Seen,
+    pub found: &'a Discovery,
 }
 
 /// How an s3:// repository is reached; each is written into the policy as it was given.
@@ -27,13 +27,9 @@ fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-fn list(names: &[String]) -> String {
-    names.iter().map(|n| quoted(n)).collect::<Vec<_>>().join(", ")
-}
-
-/// A path in a comment, where a newline would end the comment.
-fn in_comment(path: &Path) -> String {
-    path.display().to_string().replace(char::is_control, "?")
+/// A text in a comment, where a newline would end the comment.
+fn in_comment(text: &str) -> String {
+    text.replace(char::is_control, "?")
 }
 
 struct Lines(String);
@@ -44,10 +40,31 @@ impl Lines {
         self.0.push('\n');
     }
 
+    /// A comment, broken at blanks.
+    fn say(&mut self, text: &str) {
+        const WIDTH: usize = 116;
+        let mut line = String::new();
+        for word in in_comment(text).split(' ') {
+            if !line.is_empty() && line.chars().count() + word.chars().count() > WIDTH {
+                self.line(format!("# {line}"));
+                line.clear();
+            }
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+        self.line(format!("# {line}"));
+    }
+
+    fn field(&mut self, name: &str, value: &toml::Value) {
+        self.line(format!("{name} = {value}"));
+    }
+
     /// A table of TOML that is not in effect until somebody takes the `# ` away.
-    fn example(&mut self, about: &str, fields: &[String]) {
+    fn example(&mut self, about: &str, fields: &[&str]) {
         self.line("");
-        self.line(format!("# {about}"));
+        self.say(about);
         self.line("# [[source]]");
         for field in fields {
             self.line(format!("# {field}"));
@@ -65,15 +82,16 @@ impl Draft<'_> {
             "# Check it after a change with `lifeboat policy check -p {name}`; `lifeboat policy show -p {name}`"
         ));
         out.line("# prints it with every default. It holds no secret: passwords are named by where they stand.");
-        out.line("#");
-        out.line(
-            "# Snapshots are taken when they are asked for: call `lifeboat snapshot` from cron or a systemd timer.",
-        );
         self.app(&mut out);
         self.repository(&mut out);
         self.implicit(&mut out);
-        self.stores(&mut out);
-        self.host_files(&mut out);
+        for find in &self.found.finds {
+            source(&mut out, find);
+        }
+        self.outside(&mut out);
+        self.health(&mut out);
+        self.uncovered(&mut out);
+        self.examples(&mut out);
         out.0
     }
 
@@ -83,12 +101,11 @@ impl Draft<'_> {
         out.line(format!("name = {}", quoted(self.name.as_str())));
         out.line("# The application's folder. Paths below are relative to it.");
         out.line(format!("root = {}", quoted(self.root)));
-        let files = &self.seen.compose_files;
-        if !files.is_empty() && !self.seen.compose_finds_its_file() {
-            out.line(
-                "# Compose does not find these by itself; without this line the running containers' labels decide.",
-            );
-            out.line(format!("# compose_files = [{}]", list(files)));
+        if !self.found.app.is_empty() {
+            out.line("# The compose project as it was started: Compose would not find these by itself.");
+        }
+        for (name, value) in &self.found.app {
+            out.field(name, value);
         }
     }
 
@@ -112,7 +129,8 @@ impl Draft<'_> {
             out.line(format!("    {},", quoted(recipient)));
         }
         out.line("]");
-        out.line(format!("# The identity that opens them is looked for in {},", in_comment(self.identity)));
+        let identity = in_comment(&self.identity.display().to_string());
+        out.line(format!("# The identity that opens them is looked for in {identity},"));
         out.line("# or where this says. Snapshots, `list` and `verify` do without it: when it is away, this host is sealed and");
         out.line("# cannot read its own backups.");
         out.line("# identity = \"/mnt/usb/identity.txt\"");
@@ -134,137 +152,196 @@ impl Draft<'_> {
     }
 
     fn implicit(&self, out: &mut Lines) {
-        let seen = self.seen;
         out.line("\n# Three sources always stand, without being named: `env` (.env files), `git` (commits, branches, edits) and");
         out.line(
             "# `compose` (compose files and image digests) of the root. Where there is nothing they capture nothing.",
         );
-        let or_none = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        out.line(format!(
-            "# Seen by init: env files: {}; compose files: {};",
-            or_none(&seen.env_files),
-            or_none(&seen.compose_files)
-        ));
-        out.line(format!("# git: {}. One is switched off like this:", if seen.git { "a checkout" } else { "none" }));
+        let git = if self.found.git { "a checkout" } else { "none" };
+        let project = match &self.found.project {
+            Some(name) => format!("project {name:?}"),
+            None => "nothing runs".to_owned(),
+        };
+        out.say(&format!("Seen by init: git: {git}; compose: {project}. One is switched off like this:"));
         for field in ["[[source]]", "kind = \"git\"", "enabled = false"] {
             out.line(format!("# {field}"));
         }
-        out.example(
-            "Name the env files to have their keys checked at every snapshot:",
-            &[
-                "kind = \"env\"".into(),
-                format!(
-                    "paths = [{}]",
-                    if seen.env_files.is_empty() { "\".env\"".into() } else { list(&seen.env_files) }
-                ),
-                "required = [\"DB_PASSWORD\"]".into(),
-            ],
-        );
     }
 
-    fn stores(&self, out: &mut Lines) {
-        out.line("\n# --- Not captured until you take the \"# \" away and `lifeboat policy check --live` agrees. ---");
-        for kind in ["postgres", "redis"] {
-            let seen: Vec<_> = self.seen.stores.iter().filter(|s| s.0 == kind).collect();
-            for (at, (_, service, image)) in seen.iter().enumerate() {
-                let mut fields = vec![format!("kind = {}", quoted(kind))];
-                if at > 0 {
-                    fields.push(format!("name = {}", quoted(&format!("{kind}-{service}"))));
-                }
-                fields.push(format!("service = {}", quoted(service)));
-                out.example(&format!("Seen in the compose files: service {service} of image {image}. Its account is read from the container."), &fields);
-            }
-            if seen.is_empty() {
-                let (about, url) = match kind {
-                    "postgres" => (
-                        "Postgres: a compose service (service = \"db\"), a container (container = \"…\"), or a URL without a password:",
-                        "postgres://shop@127.0.0.1:5432/shop",
-                    ),
-                    _ => ("Redis:", "redis://127.0.0.1:6379"),
-                };
-                let key = if kind == "postgres" { "DB_PASSWORD" } else { "REDIS_PASSWORD" };
-                out.example(
-                    about,
-                    &[
-                        format!("kind = {}", quoted(kind)),
-                        format!("url = {}", quoted(url)),
-                        format!("password_from = \".env:{key}\""),
-                    ],
-                );
+    fn outside(&self, out: &mut Lines) {
+        for external in &self.found.external {
+            out.line("");
+            out.say(&format!(
+                "Not ours to back up: {} names it. Plans, status and recovery kit say that it is not in here.",
+                external.seen_in
+            ));
+            out.line("[[external]]");
+            out.line(format!("name = {}", quoted(&external.name)));
+        }
+    }
+
+    fn health(&self, out: &mut Lines) {
+        for check in &self.found.health {
+            out.line("");
+            out.say(&check.because);
+            out.line("[[health]]");
+            for (name, value) in &check.fields {
+                out.field(name, value);
             }
         }
     }
 
-    fn host_files(&self, out: &mut Lines) {
-        let here = |there: bool| if there { " (there is one on this host)" } else { "" };
-        out.example(
-            &format!("nginx' configuration{}:", here(self.seen.nginx)),
-            &["kind = \"nginx\"".into(), "paths = [\"/etc/nginx\"]".into()],
-        );
-        out.example(
-            &format!("certbot's certificates, through the links of live/{}:", here(self.seen.certificates)),
-            &["kind = \"certificates\"".into(), "paths = [\"/etc/letsencrypt\"]".into()],
-        );
-        out.example(
-            "Folders that git does not keep, such as uploads; excluded is what gitignore would exclude:",
-            &[
-                "kind = \"files\"".into(),
-                "name = \"uploads\"".into(),
-                "paths = [\"uploads\"]".into(),
-                "exclude = [\"*.tmp\"]".into(),
-            ],
-        );
-        out.example(
-            "Named volumes of the compose project:",
-            &["kind = \"volume\"".into(), "volumes = [\"storage\"]".into()],
-        );
+    fn uncovered(&self, out: &mut Lines) {
+        if self.found.uncovered.is_empty() {
+            return;
+        }
+        out.line("\n# --- Not covered, as far as init could tell: ---");
+        for one in &self.found.uncovered {
+            let hint = one.hint.as_ref().map(|hint| format!(" {hint}.")).unwrap_or_default();
+            out.say(&format!("- {}: {}.{hint}", one.what, one.why));
+        }
+    }
+
+    fn examples(&self, out: &mut Lines) {
+        let has = |kind: &str| self.found.finds.iter().any(|f| f.thing.kind() == kind);
+        out.line("\n# --- Further sources, not in effect until you take the \"# \" away and `lifeboat policy check --live` agrees. ---");
+        let examples: [(&str, &str, &[&str]); 7] = [
+            (
+                "env",
+                "Name the env files to have their keys checked at every snapshot:",
+                &["kind = \"env\"", "paths = [\".env\"]", "required = [\"DB_PASSWORD\"]"],
+            ),
+            (
+                "postgres",
+                "Postgres: a compose service (service = \"db\"), a container (container = \"…\"), or a URL without a password:",
+                &[
+                    "kind = \"postgres\"",
+                    "url = \"postgres://shop@127.0.0.1:5432/shop\"",
+                    "password_from = \".env:DB_PASSWORD\"",
+                ],
+            ),
+            (
+                "redis",
+                "Redis:",
+                &["kind = \"redis\"", "url = \"redis://127.0.0.1:6379\"", "password_from = \".env:REDIS_PASSWORD\""],
+            ),
+            ("nginx", "nginx' configuration:", &["kind = \"nginx\"", "paths = [\"/etc/nginx\"]"]),
+            (
+                "certificates",
+                "certbot's certificates, through the links of live/:",
+                &["kind = \"certificates\"", "paths = [\"/etc/letsencrypt\"]"],
+            ),
+            (
+                "files",
+                "Folders that git does not keep, such as uploads; excluded is what gitignore would exclude:",
+                &["kind = \"files\"", "name = \"uploads\"", "paths = [\"uploads\"]", "exclude = [\"*.tmp\"]"],
+            ),
+            ("volume", "Named volumes of the compose project:", &["kind = \"volume\"", "volumes = [\"storage\"]"]),
+        ];
+        for (_, about, fields) in examples.iter().filter(|(kind, ..)| !has(kind)) {
+            out.example(about, fields);
+        }
+    }
+}
+
+/// A source that is in effect.
+fn source(out: &mut Lines, find: &Find) {
+    out.line("");
+    out.say(&format!("{}.", find.what));
+    for because in &find.because {
+        out.say(because);
+    }
+    out.line("[[source]]");
+    out.line(format!("kind = {}", quoted(find.thing.kind())));
+    if find.name != find.thing.kind() {
+        out.line(format!("name = {}", quoted(&find.name)));
+    }
+    let at = match &find.thing {
+        Thing::Postgres { at, .. } | Thing::Redis { at } | Thing::Command { at, .. } => Some(at),
+        _ => None,
+    };
+    match at {
+        Some(Where::Service { service, .. }) => out.line(format!("service = {}", quoted(service))),
+        Some(Where::Container(name)) => out.line(format!("container = {}", quoted(name))),
+        Some(Where::Url(url)) => out.line(format!("url = {}", quoted(url))),
+        Some(Where::Host) | None => {}
+    }
+    for (name, value) in &find.fields {
+        out.field(name, value);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::discover::{External, Uncovered, Well};
     use crate::policy;
+    use toml::Value;
 
-    fn draft(seen: &Seen, root: &str) -> String {
+    fn draft(found: &Discovery, root: &str) -> String {
         let name = "shop".parse().unwrap();
         let recipients = ["age1u4kztcqhr4gfml0q9kt5u4gmta79cyaujtwv7whpjv3zgvp0756s3m77fz".to_owned()];
-        let identity = Path::new("/etc/lifeboat/identity.txt");
         Draft {
             name: &name,
             root,
             repository: "/var/lib/lifeboat/repository",
             bucket: &BucketOptions::default(),
             recipients: &recipients,
-            identity,
-            seen,
+            identity: Path::new("/etc/lifeboat/identity.txt"),
+            found,
         }
         .text()
     }
 
-    fn seen() -> Seen {
-        let store = |kind, service: &str, image: &str| (kind, service.to_owned(), image.to_owned());
-        Seen {
+    fn text(text: &str) -> Value {
+        Value::String(text.to_owned())
+    }
+
+    fn texts(list: &[&str]) -> Value {
+        Value::Array(list.iter().map(|t| text(t)).collect())
+    }
+
+    fn find(name: &str, thing: Thing, fields: Vec<(&'static str, Value)>) -> Find {
+        Find { name: name.into(), thing, what: "odd \n name".into(), because: vec!["why\r\n".into()], fields }
+    }
+
+    fn found() -> Discovery {
+        let at = |service: &str| Where::Service { service: service.into(), container: "c".into() };
+        let mut json = toml::Table::new();
+        json.insert("status".into(), text("ok"));
+        Discovery {
+            project: Some("shop".into()),
+            app: vec![("compose_files", texts(&["docker-compose.prod.yml"]))],
             git: true,
-            env_files: vec![".env".into(), ".env.prod".into()],
-            compose_files: vec!["docker-compose.prod.yml".into()],
-            stores: vec![
-                store("postgres", "db", "postgres:15"),
-                store("postgres", "stats", "postgres:15"),
-                store("redis", "cache", "redis:7"),
+            finds: vec![
+                find(
+                    "db",
+                    Thing::Postgres { at: at("db"), own: "shop".into(), databases: vec![] },
+                    vec![("databases", texts(&["a\"b"]))],
+                ),
+                find("cache", Thing::Redis { at: at("cache") }, vec![("password_from", text(".env:REDIS_PASSWORD"))]),
+                find("env", Thing::Env(vec![]), vec![("paths", texts(&[".env"])), ("required", texts(&["A"]))]),
+                find("volumes", Thing::Volumes(vec![]), vec![("volumes", texts(&["one", "two"]))]),
+                find("dist", Thing::Path("/opt/shop/dist".into()), vec![("paths", texts(&["dist"]))]),
             ],
-            nginx: true,
-            certificates: false,
+            external: vec![External { name: "Supabase: x.supabase.co".into(), seen_in: ".env:URL".into() }],
+            health: vec![Well {
+                because: "It answers.".into(),
+                fields: vec![("http", text("http://127.0.0.1:8000/health")), ("json", Value::Table(json))],
+            }],
+            uncovered: vec![Uncovered::data("a\nb", "it is odd\n[app]", "look")],
+            ..Discovery::default()
         }
     }
 
     #[test]
     fn the_draft_is_a_policy_and_so_is_every_example() {
-        for (seen, root) in [(seen(), "/opt/shop"), (Seen::default(), "/opt/the \"shop\"\\x")] {
-            let text = draft(&seen, root);
+        for (found, root) in [(found(), "/opt/shop"), (Discovery::default(), "/opt/the \"shop\"\\x")] {
+            let text = draft(&found, root);
             let policy = policy::parse(Path::new("shop.toml"), &text).unwrap_or_else(|e| panic!("{e}\n{text}"));
             assert_eq!(policy.app.root, Path::new(root));
-            assert!(policy.sources.iter().all(|s| s.implicit), "nothing is captured that was not there");
+            let named: Vec<&str> = policy.sources.iter().filter(|s| !s.implicit).map(|s| s.name.as_str()).collect();
+            assert_eq!(named, found.finds.iter().map(|f| f.name.as_str()).collect::<Vec<_>>());
+            assert_eq!((policy.external.len(), policy.health.len()), (found.external.len(), found.health.len()));
             // Taking the "# " away from the examples leaves a policy that is valid too.
             let field = |l: &&str| {
                 l.starts_with("[[source]]")

@@ -2,11 +2,12 @@
 
 use super::draft::{BucketOptions, Draft};
 use super::keys::{Keys, KeysReport, root_id};
-use super::look::{Seen, look};
 use super::proof::{Proof, prove};
+use super::shared::{Shared, shared};
 use crate::base::atomic::{self, IfExists};
 use crate::base::ids::{HostName, PolicyName, RepositoryId};
 use crate::ops::access::{Installation, host_name};
+use crate::ops::discover::{self, Discovery, External, Uncovered};
 use crate::ops::storage::{StorageOptions, open_storage};
 use crate::ops::{OpsError, Run, probe};
 use crate::pipeline::crypt::Recipients;
@@ -51,10 +52,25 @@ pub struct InitReport {
     pub repository_id: RepositoryId,
     pub keys: KeysReport,
     pub recipients: Vec<Proof>,
-    /// Data stores that were seen and that nothing captures until the policy says so.
-    pub not_covered: Vec<String>,
+    /// What the policy captures beyond `git` and `compose`.
+    pub covered: Vec<Covered>,
+    /// What was seen and nothing captures.
+    pub not_covered: Vec<Uncovered>,
+    /// Data of the application that somebody else keeps.
+    pub external: Vec<External>,
+    /// What other installed policies capture too.
+    pub shared: Vec<Shared>,
     /// How many policies are installed now.
     pub policies: usize,
+}
+
+/// One source that was written.
+#[derive(Debug, Serialize)]
+pub struct Covered {
+    pub source: String,
+    pub kind: &'static str,
+    /// For people: `PostgreSQL in service "db": database shop`.
+    pub what: String,
 }
 
 /// Sets up the application of a folder.
@@ -74,8 +90,12 @@ pub fn init(installation: &Installation, options: &InitOptions, run: &Run) -> Re
     let url = options.repository.clone().map_or_else(default_url, Ok)?;
     Recipients::parse(&with_any(&options.recipients)).map_err(RepositoryError::from)?;
     // Whatever the draft would not allow is said before a key is made for it.
-    let seen = look(&root);
-    let scene = Scene { name: &name, root: &root, url: &url, bucket: &options.bucket, seen: &seen, file: &policy_file };
+    let scene =
+        |found| Scene { name: &name, root: &root, url: &url, bucket: &options.bucket, found, file: &policy_file };
+    let nothing = Discovery::default();
+    scene(&nothing).draft(&with_any(&options.recipients), &installation.identity())?;
+    let found = discover::discover(&discover::app_of(name.clone(), root.clone()), run)?;
+    let scene = scene(&found);
     scene.draft(&with_any(&options.recipients), &installation.identity())?;
 
     let keys = Keys::load_or_make(installation, options.identity.as_deref(), run)?;
@@ -94,7 +114,11 @@ pub fn init(installation: &Installation, options: &InitOptions, run: &Run) -> Re
 
     // The commit point: from here on the application is set up.
     write_policy(&policy_file, &text)?;
+    let covered =
+        found.finds.iter().map(|f| Covered { source: f.name.clone(), kind: f.thing.kind(), what: f.what.clone() });
+    let covered = covered.collect();
     Ok(InitReport {
+        shared: shared(installation, &policy),
         policy: name,
         name_from_folder,
         policy_file,
@@ -105,7 +129,9 @@ pub fn init(installation: &Installation, options: &InitOptions, run: &Run) -> Re
         repository_id: opened.repository.id().clone(),
         keys: keys.report(installation)?,
         recipients: proofs,
-        not_covered: seen.stores.iter().map(|(kind, service, _)| format!("{kind} (service {service})")).collect(),
+        covered,
+        not_covered: found.uncovered,
+        external: found.external,
         policies: policy::find::installed(&installation.config_dir).map_or(1, |names| names.len()),
         root,
     })
@@ -199,7 +225,7 @@ struct Scene<'a> {
     root: &'a Path,
     url: &'a RepositoryUrl,
     bucket: &'a BucketOptions,
-    seen: &'a Seen,
+    found: &'a Discovery,
     file: &'a Path,
 }
 
@@ -223,7 +249,7 @@ impl Scene<'_> {
             bucket: self.bucket,
             recipients,
             identity,
-            seen: self.seen,
+            found: self.found,
         };
         let text = draft.text();
         let policy = policy::parse(self.file, &text).map_err(|errors| {

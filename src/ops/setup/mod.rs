@@ -8,11 +8,12 @@ mod draft;
 mod enrol;
 mod init;
 mod keys;
-mod look;
 mod proof;
+mod shared;
 
 pub use draft::BucketOptions;
 pub use enrol::enrol;
-pub use init::{InitOptions, InitReport, init};
+pub use init::{Covered, InitOptions, InitReport, init};
 pub use keys::{KeysReport, new as keys_new, show as keys_show};
 pub use proof::{Proof, prove, unproved};
+pub use shared::{Shared, shared};

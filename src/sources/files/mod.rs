@@ -12,7 +12,7 @@ mod large;
 mod lineages;
 mod memo;
 mod nginx;
-mod nginx_conf;
+pub mod nginx_conf;
 mod notes;
 mod owners;
 mod paths;

@@ -14,11 +14,13 @@ mod placing;
 mod proof;
 mod tool;
 mod tree;
+mod untracked;
 
 pub use anew::{can_be_made, make as make_anew};
 pub use look::{Commit, commit_named};
 pub use placing::GitPlacing;
 pub use proof::GitProof;
+pub use untracked::{By, Kept, kept};
 
 use super::{Capture, Captured, Source, SourceError};
 use crate::base::cancel::Cancel;

@@ -37,7 +37,7 @@ mod url;
 pub use change::{Form, MigrationDifference, SchemaChange, schema_change, schema_differs};
 pub use login::{Login, check_logins};
 pub use parts::PARTS_FROM_BYTES;
-pub use proof::{PostgresProof, sweep_local};
+pub use proof::{Form as DumpForm, PostgresProof, compare_foreign, sweep_local};
 
 use super::locate::{Locate, describe};
 use super::run::{Deadline, Linked, settle};
@@ -76,6 +76,14 @@ pub struct PostgresSource {
     timeout: Duration,
     locate: Locate,
     limits: Limits,
+}
+
+/// The databases of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnServer {
+    /// The one that is the application's own, whether it is there or not.
+    pub own: String,
+    pub all: Vec<String>,
 }
 
 /// What is known of a server before anything is dumped.
@@ -148,6 +156,22 @@ impl PostgresSource {
             }
         }
         Err(first.unwrap_or_else(|| SourceError::problem("no database to connect to")))
+    }
+
+    /// The databases of the server that may be connected to, without templates.
+    pub fn databases(&self, cancel: &Cancel) -> Result<OnServer, SourceError> {
+        let result = (|| {
+            let connection = self.connect("look", cancel)?;
+            let deadline = Deadline::after(self.timeout.min(Duration::from_secs(60)));
+            let (mut session, _) = self.enter(&connection, deadline, cancel)?;
+            let asked = |e: SessionError| e.into_source(&connection, "ask the server");
+            let listed = cluster::databases(&mut session).map_err(asked)?;
+            session.close().map_err(asked)?;
+            let real = listed.into_iter().filter(|d| !d.template && d.allows_connections).map(|d| d.name);
+            let all = real.filter(|name| !placing::is_of_a_restore(name)).collect();
+            Ok(OnServer { own: connection.own_database.clone(), all })
+        })();
+        result.map_err(|e| settle(e, cancel))
     }
 
     fn preflight(

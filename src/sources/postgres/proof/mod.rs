@@ -12,14 +12,17 @@
 mod cluster;
 mod container;
 mod database;
+mod foreign;
 mod given;
 mod indexes;
 mod local;
+mod plain;
 mod rows;
 mod server;
 mod sql;
 mod things;
 
+pub use foreign::{Form, compare as compare_foreign};
 pub use local::sweep_local;
 
 use super::facts::{Database, Facts};

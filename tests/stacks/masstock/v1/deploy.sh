@@ -4,4 +4,4 @@ set -e
 cd "$(dirname "$0")"
 git pull -q --ff-only
 frontend/build.sh
-docker compose -f docker-compose.production.yml up -d --build
+docker compose -f docker-compose.production.yml up -d --build --wait

@@ -1,5 +1,6 @@
 """course-supporter: courses with embeddings in Postgres, their materials in a bucket that is somebody else's."""
 
+import hashlib
 import os
 
 from kit import Problem, equal, need, run, schema, serve, sql, unseal
@@ -19,8 +20,9 @@ def bucket():
     # The program's own options, on its standard input: no secret among its arguments.
     login = f'user = "{os.environ["S3_ACCESS_KEY"]}:{os.environ["S3_SECRET_KEY"]}"\n'
     url = f'{os.environ["S3_ENDPOINT"]}/course-materials?list-type=2'
+    nothing = f"x-amz-content-sha256: {hashlib.sha256().hexdigest()}"
     status = run(["curl", "-sS", "-m", "3", "-o", "/dev/null", "-w", "%{http_code}", "--aws-sigv4", "aws:amz:us-east-1:s3",
-                  "-K", "-", url], {}, login)
+                  "-H", nothing, "-K", "-", url], {}, login)
     if status != "200":
         raise Problem(f"the bucket answers {status}")
 

@@ -1,8 +1,20 @@
 //! `doctor`: what would go wrong the next time, and what has gone wrong unseen: keys, recipients, the repository and its
-//! server, free room, the age of the newest snapshot, clocks, copies.
+//! server, free room, the age of the newest snapshot and of the newest proof, clocks, copies; what of the application no
+//! source captures; sources, tools, pinned images, other backups that run beside.
+//!
+//! - [`coverage`]: what was found out about the application, held against the policy
+//! - [`host`], [`cron`]: what is around it
+//! - [`compare`]: what another backup has left, tried
 //!
 //! Changes nothing but the notes of what was found out (the server's, and the proved recipients). What cannot be looked
 //! at is a problem by itself; everything else is looked at all the same.
+
+mod compare;
+mod coverage;
+mod cron;
+mod host;
+
+pub use compare::compare;
 
 use crate::base::time::rfc3339;
 use crate::base::units::{human_duration, human_size};
@@ -13,9 +25,12 @@ use crate::ops::{OpsError, Outcome, Run, check, probe, setup};
 use crate::policy::model::{Credentials, RepositoryUrl};
 use crate::policy::{self, FindError, Policy, schedule};
 use crate::repository::chain::{Snapshot, full_text};
+use crate::repository::drills::StoredDrill;
+use crate::repository::format::DrillOutcome;
 use crate::repository::keys::{HostKey, IdentityFile};
 use crate::repository::trust::Pin;
 use crate::repository::{Repository, RepositoryError};
+use crate::sources::project::Places;
 use crate::storage::s3::credentials;
 use crate::storage::s3::settings::{Conditions, Digests};
 use chrono::{DateTime, Local, TimeDelta, Utc};
@@ -48,7 +63,43 @@ pub struct Finding {
     pub check: &'static str,
     pub verdict: Verdict,
     pub detail: String,
+    /// Why it matters; absent where all is well.
+    pub why: Option<&'static str>,
     pub hint: Option<String>,
+}
+
+impl Finding {
+    fn new(check: &'static str, verdict: Verdict, detail: String, hint: Option<String>) -> Self {
+        let why = (verdict != Verdict::Ok).then(|| why(check));
+        Self { check, verdict, detail, why, hint }
+    }
+}
+
+/// Why a finding of a check matters.
+fn why(check: &str) -> &'static str {
+    match check {
+        "policy" => "whoever may write the policy decides what is captured, and for whom it is sealed",
+        "host key" => "without it this host signs no snapshot, so it takes none",
+        "identity" => "it opens every snapshot: unreadable it restores nothing, and in other hands it reads everything",
+        "credentials" | "server" | "repository" => {
+            "snapshots are neither written nor found again without the repository"
+        }
+        "recipients" => "a key that nobody has tried may open nothing on the day that it is needed",
+        "room" | "disk" => "a full disk ends snapshots, and the application with them",
+        "snapshots" => "what was written since the newest snapshot is lost with this host",
+        "drill" => "a backup that was never restored is a hope",
+        "clock" => "requests are refused, and ages are counted wrongly, when clocks disagree",
+        "copy" => "a repository in one place is lost with that place",
+        "coverage" => "it is not in the backup: after a loss it does not come back",
+        "permissions" => "others on this host can read or change what only the application should",
+        "source" => "the next snapshot is incomplete",
+        "versions" => "a snapshot, a drill or a restore calls it",
+        "transactions" => "until it is settled nothing else is done to the application",
+        "pins" => "a rollback cannot start the very image that ran then",
+        "compare" => "what that backup lacks is found out on the day that it is needed",
+        "cron" => "two backups cost time twice, and nobody looks whether the other one still works",
+        _ => "the next snapshot or restore may fail",
+    }
 }
 
 /// What was found about one policy.
@@ -62,7 +113,7 @@ pub struct Examined {
 impl Examined {
     /// A policy that cannot be read: nothing else can be looked at.
     pub fn unreadable(name: String, problem: String, hint: Option<String>) -> Self {
-        let finding = Finding { check: "policy", verdict: Verdict::Problem, detail: problem, hint };
+        let finding = Finding::new("policy", Verdict::Problem, problem, hint);
         Self { policy: name, findings: vec![finding] }
     }
 
@@ -81,11 +132,24 @@ pub fn examine(installation: &Installation, policy: &Policy, run: &Run) -> Resul
     let access = doctor.repository()?;
     doctor.recipients(access.as_ref())?;
     doctor.room();
+    let places = Places::new(&policy.app, &run.cancel);
     if let Some(access) = &access {
         doctor.newest(access)?;
+        doctor.drill(access)?;
         doctor.clock(access);
         doctor.copies(access)?;
+        if let Some(newest) = newest_complete(access)? {
+            doctor.pins(newest, &places);
+        }
     }
+    doctor.transactions();
+    doctor.state_folder();
+    run.cancel.check()?;
+    doctor.sources()?;
+    let found = doctor.coverage()?;
+    doctor.versions(&found, &places);
+    doctor.disks(&places);
+    doctor.other_backups();
     Ok(Examined { policy: policy.app.name.to_string(), findings: doctor.findings })
 }
 
@@ -99,7 +163,7 @@ struct Doctor<'a> {
 
 impl Doctor<'_> {
     fn add(&mut self, check: &'static str, verdict: Verdict, detail: impl Into<String>, hint: Option<String>) {
-        self.findings.push(Finding { check, verdict, detail: detail.into(), hint });
+        self.findings.push(Finding::new(check, verdict, detail.into(), hint));
     }
 
     fn ok(&mut self, check: &'static str, detail: impl Into<String>) {
@@ -251,10 +315,8 @@ impl Doctor<'_> {
 
     /// The newest complete snapshot of this host against the schedule.
     fn newest(&mut self, access: &Access) -> Result<(), OpsError> {
-        let (host, policy) = (host_name()?, &self.policy.app.name);
-        let counts = |s: &&&Snapshot| s.header.host == host && s.header.outcome == Outcome::Complete && !s.forked;
-        let snapshots = access.snapshots();
-        let Some(newest) = snapshots.iter().rev().find(counts) else {
+        let policy = &self.policy.app.name;
+        let Some(newest) = newest_complete(access)? else {
             let hint = Some(format!("lifeboat snapshot -p {policy}"));
             self.add("snapshots", Verdict::Problem, "there is no complete snapshot of this host", hint);
             return Ok(());
@@ -271,6 +333,42 @@ impl Doctor<'_> {
             None => {
                 let text = format!("the newest complete one is {id} ({age}); nothing is scheduled");
                 self.add("snapshots", Verdict::Warning, text, Some("set `snapshot` in [schedule]".to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest drill, and the newest that passed, against the policy's limit.
+    fn drill(&mut self, access: &Access) -> Result<(), OpsError> {
+        let (host, policy) = (host_name()?, &self.policy.app.name);
+        let drills = match access.repository.drills() {
+            Ok(drills) => drills,
+            Err(e) => {
+                self.failed("drill", &e.into());
+                return Ok(());
+            }
+        };
+        let mine = |d: &&StoredDrill| d.drill.host == host && d.drill.policy == *policy;
+        let newest = drills.all.iter().rev().find(mine);
+        let passed = drills.all.iter().rev().filter(mine).find(|d| d.drill.outcome == DrillOutcome::Passed);
+        let hint = Some(format!("prove one with `lifeboat drill -p {policy}`"));
+        let age = |d: &StoredDrill| (self.run.now - d.drill.time).to_std().unwrap_or_default();
+        let limit = self.policy.drill.max_age;
+        match (newest, passed) {
+            (Some(newest), _) if newest.drill.outcome != DrillOutcome::Passed => {
+                let text = format!("the newest drill failed, of snapshot {}", newest.drill.snapshot);
+                let hint = Some(format!("`lifeboat drill -p {policy}` says why"));
+                self.add("drill", Verdict::Problem, text, hint);
+            }
+            (_, None) => self.add("drill", Verdict::Warning, "no snapshot was ever restored to prove it", hint),
+            (_, Some(passed)) if age(passed) > limit => {
+                let limit = human_duration(limit);
+                let text = format!("the newest that passed is {}, and {limit} is the limit", human_age(age(passed)));
+                self.add("drill", Verdict::Problem, text, hint);
+            }
+            (_, Some(passed)) => {
+                let text = format!("snapshot {} passed ({})", passed.drill.snapshot, human_age(age(passed)));
+                self.ok("drill", text);
             }
         }
         Ok(())
@@ -324,6 +422,13 @@ impl Doctor<'_> {
         }
         Ok(())
     }
+}
+
+/// The newest complete snapshot of this host.
+fn newest_complete(access: &Access) -> Result<Option<&Snapshot>, OpsError> {
+    let host = host_name()?;
+    let counts = |s: &&Snapshot| s.header.host == host && s.header.outcome == Outcome::Complete && !s.forked;
+    Ok(access.snapshots().into_iter().rev().find(counts))
 }
 
 /// When the snapshot behind one of this time was due; none when the schedule is off.

@@ -1,0 +1,441 @@
+//! What discovery looks at: the containers of the project and around it, its compose and env files, and what git keeps.
+//!
+//! Everything is only read. Values of variables are compared in memory and go nowhere.
+
+use super::find::Uncovered;
+use super::stores::{self, Store, Traits};
+use super::urls::{self, Url};
+use super::yaml::{Scalar, scalars};
+use crate::base::secret::Secret;
+use crate::ops::{OpsError, Run};
+use crate::place::inspect::Container;
+use crate::place::{Docker, PlaceError};
+use crate::policy::dotenv::{self, Entry};
+use crate::policy::model::{App, SecretRef};
+use crate::repository::chain::full_text;
+use crate::sources::git::{self, By, Kept};
+use crate::sources::locate::{Locate, Located};
+use crate::sources::project::{Places, Project, compose_settings, default_compose_files};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Compose, env and configuration files are read up to this length.
+pub const FILE_BYTES: u64 = 1 << 20;
+/// The names by which Compose finds its file without being told.
+const COMPOSE_FINDS: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
+
+/// An env file that somebody reads.
+pub struct EnvFile {
+    pub path: PathBuf,
+    pub entries: Vec<Entry>,
+    pub mode: u32,
+}
+
+/// A service of the project.
+pub struct Service {
+    pub name: String,
+    pub image: String,
+    pub command: Vec<String>,
+    pub store: Option<Store>,
+    /// Absent when there is none.
+    pub container: Option<Container>,
+}
+
+impl Service {
+    pub fn is_running(&self) -> bool {
+        self.container.as_ref().is_some_and(Container::is_running)
+    }
+}
+
+pub struct Scene<'a> {
+    pub root: PathBuf,
+    pub app: &'a App,
+    pub places: Arc<Places>,
+    /// Absent when no engine answers.
+    pub docker: Option<Docker>,
+    pub project: Option<Project>,
+    pub compose_files: Vec<PathBuf>,
+    /// The folder that paths of the compose files begin at.
+    pub project_dir: PathBuf,
+    pub compose: Vec<Scalar>,
+    pub services: Vec<Service>,
+    /// Running containers that are not of the project.
+    pub around: Vec<Container>,
+    pub env_files: Vec<EnvFile>,
+    pub kept: Option<Kept>,
+    /// What could not be looked at.
+    pub problems: Vec<Uncovered>,
+    pub run: &'a Run,
+}
+
+impl<'a> Scene<'a> {
+    pub fn look(app: &'a App, run: &'a Run) -> Result<Self, OpsError> {
+        let places = Arc::new(Places::new(app, &run.cancel));
+        let mut scene = Scene {
+            root: app.root.clone(),
+            app,
+            places,
+            docker: None,
+            project: None,
+            compose_files: Vec::new(),
+            project_dir: app.root.clone(),
+            compose: Vec::new(),
+            services: Vec::new(),
+            around: Vec::new(),
+            env_files: Vec::new(),
+            kept: None,
+            problems: Vec::new(),
+            run,
+        };
+        run.events.step("looking at containers");
+        scene.engine()?;
+        scene.compose_files();
+        scene.containers()?;
+        run.cancel.check()?;
+        scene.env_files();
+        match git::kept(&scene.root, &run.cancel) {
+            Ok(kept) => scene.kept = kept,
+            Err(e) => {
+                run.cancel.check()?;
+                let hint = "is git installed, and the checkout whole?";
+                scene.problems.push(Uncovered::data("what git does not keep", full_text(&e), hint));
+            }
+        }
+        Ok(scene)
+    }
+
+    fn engine(&mut self) -> Result<(), OpsError> {
+        match self.places.docker() {
+            Ok(docker) => self.docker = Some(docker),
+            Err(e) => {
+                self.run.cancel.check()?;
+                if has_compose_file(&self.root) {
+                    let hint = "run as root or as a user in group docker, with Docker running";
+                    self.problems.push(Uncovered::data("containers and volumes", full_text(&e), hint));
+                }
+                return Ok(());
+            }
+        }
+        match self.places.project() {
+            Ok(project) => self.project = project,
+            Err(e @ PlaceError::ManyProjects { .. }) => {
+                let hint = "name each project's own folder: one policy is for one project";
+                self.problems.push(Uncovered::data("containers and volumes", full_text(&e), hint));
+            }
+            Err(e) => {
+                self.run.cancel.check()?;
+                let hint = "run as root or as a user in group docker, with Docker running";
+                self.problems.push(Uncovered::data("containers and volumes", full_text(&e), hint));
+            }
+        }
+        Ok(())
+    }
+
+    /// As the running containers' labels say, else as the policy or Compose would.
+    fn compose_files(&mut self) {
+        let app = self.app;
+        let dir = app.project_dir.clone().or_else(|| self.project.as_ref()?.working_dir.clone());
+        self.project_dir = dir.unwrap_or_else(|| self.root.clone());
+        let labels = self.project.as_ref().map(|p| p.config_files.clone()).unwrap_or_default();
+        self.compose_files = if !app.compose_files.is_empty() {
+            app.compose_files.clone()
+        } else if !labels.is_empty() {
+            labels
+        } else {
+            let settings = compose_settings(&self.project_dir, &app.env_files);
+            let found =
+                if settings.files.is_empty() { default_compose_files(&self.project_dir) } else { settings.files };
+            if found.is_empty() { other_compose_files(&self.root) } else { found }
+        };
+        self.compose = self.compose_files.iter().flat_map(|f| scalars(&read_text(f).unwrap_or_default())).collect();
+    }
+
+    fn containers(&mut self) -> Result<(), OpsError> {
+        let mut names: BTreeSet<String> = BTreeSet::new();
+        if let Some(docker) = self.docker.clone() {
+            let own: Vec<String> =
+                self.project.iter().flat_map(|p| p.containers.iter().map(|c| c.id.clone())).collect();
+            let all = match docker.containers(&[]) {
+                Ok(all) => all,
+                Err(e) => {
+                    self.run.cancel.check()?;
+                    let hint = "is Docker well?";
+                    self.problems.push(Uncovered::data("containers and volumes", full_text(&e), hint));
+                    return Ok(());
+                }
+            };
+            for summary in all {
+                let mine = own.contains(&summary.id);
+                if !mine && (summary.state != "running" || summary.labels.contains_key("lifeboat.role")) {
+                    continue;
+                }
+                // One that goes away meanwhile is not there.
+                let Ok(container) = docker.inspect(&summary.id) else { continue };
+                if !mine {
+                    self.around.push(container);
+                    continue;
+                }
+                let Some(labels) = container.compose() else { continue };
+                // The first of several, and the one that runs before one that does not.
+                if let Some(known) = self.services.iter_mut().find(|s| s.name == labels.service) {
+                    if !known.is_running() && container.is_running() {
+                        *known = service(labels.service, container);
+                    }
+                    continue;
+                }
+                names.insert(labels.service.clone());
+                self.services.push(service(labels.service, container));
+            }
+        }
+        for defined in self.defined_services() {
+            if !names.contains(&defined.name) {
+                self.services.push(defined);
+            }
+        }
+        self.services.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(())
+    }
+
+    /// Services as the compose files have them.
+    fn defined_services(&self) -> Vec<Service> {
+        let mut found: Vec<Service> = Vec::new();
+        for scalar in &self.compose {
+            let [services, name, field, ..] = scalar.path.as_slice() else { continue };
+            if services != "services" {
+                continue;
+            }
+            if !found.iter().any(|s| s.name == *name) {
+                let image = String::new();
+                found.push(Service { name: name.clone(), image, command: Vec::new(), store: None, container: None });
+            }
+            let Some(service) = found.iter_mut().find(|s| s.name == *name) else { continue };
+            match field.as_str() {
+                "image" if scalar.path.len() == 3 => service.image = scalar.value.clone(),
+                "command" => service.command.push(scalar.value.clone()),
+                _ => {}
+            }
+        }
+        for service in &mut found {
+            let traits = Traits { image: &service.image, command: &service.command, ..Traits::default() };
+            service.store = stores::store(&traits);
+        }
+        found
+    }
+
+    /// The root's own, those that Compose was given, and those that services are given.
+    fn env_files(&mut self) {
+        let mut paths: Vec<PathBuf> = Vec::new();
+        let mut add = |path: PathBuf| {
+            if !paths.contains(&path) && path.is_file() {
+                paths.push(path);
+            }
+        };
+        let mut dirs = vec![self.root.clone()];
+        if self.project_dir != self.root {
+            dirs.push(self.project_dir.clone());
+        }
+        for dir in &dirs {
+            let names = fs::read_dir(dir).into_iter().flatten().flatten();
+            let mut own: Vec<PathBuf> = names.map(|e| e.path()).filter(|p| is_env_file(p)).collect();
+            own.sort();
+            own.into_iter().for_each(&mut add);
+        }
+        let labels = self.project.as_ref().map(|p| p.environment_files.as_slice()).unwrap_or_default();
+        self.app.env_files.iter().chain(labels).for_each(|file| add(self.project_dir.join(file)));
+        for scalar in &self.compose {
+            let file = scalar
+                .at(&["services", "*", "env_file"])
+                .or_else(|| scalar.at(&["services", "*", "env_file", "-"]))
+                .or_else(|| scalar.at(&["services", "*", "env_file", "-", "path"]));
+            if let Some(file) = file.filter(|f| !f.contains('$')) {
+                add(clean(&self.project_dir.join(file)));
+            }
+        }
+        let read = |path: PathBuf| {
+            use std::os::unix::fs::MetadataExt;
+            let bytes = read_bytes(&path)?;
+            let entries = dotenv::parse_bytes(&bytes, &dotenv::no_environment).unwrap_or_default();
+            let mode = fs::metadata(&path).map_or(0, |m| m.mode());
+            Some(EnvFile { path, entries, mode })
+        };
+        for path in paths {
+            match read(path.clone()) {
+                Some(file) => self.env_files.push(file),
+                None => {
+                    let hint = "run as the application's owner, or as root";
+                    self.problems.push(Uncovered::data(path.display().to_string(), "it cannot be read", hint));
+                }
+            }
+        }
+    }
+
+    /// How sources find their servers.
+    pub fn locate(&self) -> Locate {
+        let places = self.places.clone();
+        Arc::new(move |target| {
+            let found = places.find(target)?;
+            let env = found.container.map(|c| c.env.into_iter().collect()).unwrap_or_default();
+            Ok(Located { place: found.place, env })
+        })
+    }
+
+    /// Where a value stands as the value of a key: a reference to it, for a policy.
+    pub fn reference(&self, value: &Secret<String>) -> Option<SecretRef> {
+        let holds = |e: &&Entry| e.value.expose() == value.expose();
+        let in_file = |f: &EnvFile| {
+            let all: Vec<&Entry> = f.entries.iter().filter(holds).collect();
+            let best = all.iter().find(|e| is_secret_name(&e.key)).or(all.first())?;
+            Some(SecretRef::EnvFile { file: f.path.clone(), key: best.key.clone() })
+        };
+        self.env_files.iter().find_map(in_file)
+    }
+
+    /// Servers that the application is told of, with where: `.env:DATABASE_URL`.
+    pub fn urls(&self) -> Vec<(Url, String)> {
+        let mut found: Vec<(Url, String)> = Vec::new();
+        let mut add = |value: &str, seen: String| {
+            if let Some(url) = urls::parse(value)
+                && !found.iter().any(|(u, _)| {
+                    (&u.scheme, &u.host, u.port, &u.database) == (&url.scheme, &url.host, url.port, &url.database)
+                })
+            {
+                found.push((url, seen));
+            }
+        };
+        for file in &self.env_files {
+            file.entries.iter().for_each(|e| add(e.value.expose(), format!("{}:{}", self.short(&file.path), e.key)));
+        }
+        for service in &self.services {
+            let env = service.container.iter().flat_map(|c| &c.env);
+            env.for_each(|(key, value)| add(value.expose(), format!("{key} of service {}", service.name)));
+        }
+        found
+    }
+
+    /// A path as a policy would write it: relative to the root where it lies below.
+    pub fn short(&self, path: &Path) -> String {
+        match path.strip_prefix(&self.root) {
+            Ok(below) if below.as_os_str().is_empty() => ".".to_owned(),
+            Ok(below) => below.display().to_string(),
+            Err(_) => path.display().to_string(),
+        }
+    }
+
+    /// Who keeps a path.
+    pub fn kept_by(&self, path: &Path) -> By {
+        self.kept.as_ref().map_or(By::Nobody, |kept| kept.by(path))
+    }
+
+    /// Networks of the project that lead to other containers.
+    pub fn shares_network(&self, container: &Container) -> bool {
+        let usual = |n: &&String| !matches!(n.as_str(), "bridge" | "host" | "none");
+        let mine = self.services.iter().filter_map(|s| s.container.as_ref());
+        let mine: BTreeSet<&String> = mine.flat_map(|c| c.networks.iter().filter(usual)).collect();
+        container.networks.iter().any(|n| mine.contains(n))
+    }
+
+    /// The container that publishes a port on this host.
+    pub fn publisher(&self, port: u16) -> Option<&Container> {
+        let publishes = |c: &&Container| c.is_running() && host_ports(c).any(|(_, p)| p == port);
+        self.services
+            .iter()
+            .filter_map(|s| s.container.as_ref())
+            .find(publishes)
+            .or_else(|| self.around.iter().find(publishes))
+    }
+}
+
+/// Ports that a container publishes: port in the container, and on the host.
+pub fn host_ports(container: &Container) -> impl Iterator<Item = (u16, u16)> {
+    container.ports.iter().filter_map(|(inside, outside)| {
+        let inside = inside.strip_suffix("/tcp")?.parse().ok()?;
+        Some((inside, outside.rsplit(':').next()?.parse().ok()?))
+    })
+}
+
+fn service(name: String, container: Container) -> Service {
+    let store = store_of(&container);
+    Service {
+        name,
+        image: container.image.clone(),
+        command: container.command.clone(),
+        store,
+        container: Some(container),
+    }
+}
+
+/// The store that a container is.
+pub fn store_of(container: &Container) -> Option<Store> {
+    let mounts = container.mounts.iter().filter(|m| m.writable).map(|m| m.destination.as_path()).collect();
+    stores::store(&Traits {
+        image: &container.image,
+        command: &container.command,
+        pgdata: container.env("PGDATA").map(|v| v.expose().as_str()),
+        mounts,
+    })
+}
+
+/// Whether a name is a secret's, as people call them.
+pub fn is_secret_name(key: &str) -> bool {
+    let key = key.to_ascii_uppercase();
+    ["PASS", "SECRET", "TOKEN", "KEY", "PWD"].iter().any(|part| key.contains(part))
+}
+
+/// `.env`, `.env.production`, `shop.env`; examples belong to git.
+fn is_env_file(path: &Path) -> bool {
+    let Some(name) = path.file_name().and_then(|n| n.to_str()) else { return false };
+    let example = ["example", "sample", "template", "dist"].iter().any(|end| name.ends_with(end));
+    (name == ".env" || name.starts_with(".env.")) && !example
+}
+
+fn other_compose_files(dir: &Path) -> Vec<PathBuf> {
+    let names = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
+    let is_compose = |path: &PathBuf| {
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let yaml = name.ends_with(".yml") || name.ends_with(".yaml");
+        yaml && (name.starts_with("docker-compose") || name.starts_with("compose")) && path.is_file()
+    };
+    let mut found: Vec<PathBuf> = names.filter(is_compose).collect();
+    found.sort();
+    found
+}
+
+fn has_compose_file(dir: &Path) -> bool {
+    COMPOSE_FINDS.iter().any(|name| dir.join(name).is_file()) || !other_compose_files(dir).is_empty()
+}
+
+/// Whether Compose finds this file by itself.
+pub fn is_usual_compose_file(path: &Path) -> bool {
+    path.file_name().and_then(|n| n.to_str()).is_some_and(|n| COMPOSE_FINDS.contains(&n))
+}
+
+pub fn read_bytes(path: &Path) -> Option<Vec<u8>> {
+    use std::os::unix::fs::OpenOptionsExt;
+    // A FIFO would hold the look up for ever.
+    let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = fs::OpenOptions::new().read(true).custom_flags(nonblock).open(path).ok()?;
+    let mut bytes = Vec::new();
+    file.metadata().ok().filter(fs::Metadata::is_file)?;
+    file.take(FILE_BYTES).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+fn read_text(path: &Path) -> Option<String> {
+    read_bytes(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A path without `.` and `..`, by its text alone.
+pub fn clean(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for component in path.components() {
+        match component {
+            std::path::Component::ParentDir => drop(out.pop()),
+            std::path::Component::CurDir => {}
+            other => out.push(other),
+        }
+    }
+    out
+}

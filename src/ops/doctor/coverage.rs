@@ -1,0 +1,170 @@
+//! What the application is made of, held against the policy: what nothing captures would be gone.
+
+use super::{Doctor, Verdict};
+use crate::ops::OpsError;
+use crate::ops::discover::{self, Discovery, Find, OWN_FILES, SECRETS_IN, Thing, Weight, Where};
+use crate::policy::Policy;
+use crate::policy::model::{Databases, SourceSpec, Target};
+use std::path::Path;
+
+impl Doctor<'_> {
+    /// Databases, volumes, paths, sites and certificates that no source captures; env files that anybody may read.
+    pub(super) fn coverage(&mut self) -> Result<Discovery, OpsError> {
+        let found = discover::discover(&self.policy.app, self.run)?;
+        let before = self.findings.len();
+        for find in &found.finds {
+            for (what, hint) in missing(self.policy, find) {
+                self.add("coverage", Verdict::Problem, what, Some(hint));
+            }
+        }
+        for external in &found.external {
+            let name = external.name.split(':').next().unwrap_or_default().to_lowercase();
+            if !self.policy.external.iter().any(|e| e.to_lowercase().contains(&name)) {
+                let text = format!(
+                    "{} ({}) is not ours to back up, and the policy does not say so",
+                    external.name, external.seen_in
+                );
+                let hint =
+                    format!("[[external]] with name = {:?}, so that plans and the recovery kit say it", external.name);
+                self.add("coverage", Verdict::Warning, text, Some(hint));
+            }
+        }
+        for one in found.uncovered.iter().filter(|u| u.weight == Weight::Data) {
+            if one.what.starts_with(SECRETS_IN) {
+                self.add("permissions", Verdict::Problem, format!("{}: {}", one.what, one.why), one.hint.clone());
+            } else if !(one.what == OWN_FILES && has_files(self.policy)) {
+                self.add("coverage", Verdict::Warning, format!("{}: {}", one.what, one.why), one.hint.clone());
+            }
+        }
+        if self.findings.len() == before {
+            self.ok("coverage", format!("{} things found, each captured by a source", found.finds.len()));
+        }
+        Ok(found)
+    }
+}
+
+/// A source of kind `files` that takes something of the application's folder.
+fn has_files(policy: &Policy) -> bool {
+    let within = |paths: &[String]| paths.iter().any(|p| Path::new(p).starts_with(&policy.app.root));
+    policy.sources.iter().any(|s| matches!(&s.spec, SourceSpec::Files(spec) if within(&spec.paths)))
+}
+
+/// What of a find no source captures, and what would capture it.
+fn missing(policy: &Policy, find: &Find) -> Vec<(String, String)> {
+    let none = |what: &str, fields: &str| {
+        vec![(
+            format!("no source captures {what}"),
+            format!("add a [[source]] with kind = \"{}\"{fields}", find.thing.kind()),
+        )]
+    };
+    match &find.thing {
+        Thing::Postgres { at, own, databases } => {
+            let sources = policy.sources.iter().filter_map(|s| match &s.spec {
+                SourceSpec::Postgres(spec) if is_at(&spec.target, at) => Some(&spec.databases),
+                _ => None,
+            });
+            let taken: Vec<&Databases> = sources.collect();
+            if taken.is_empty() {
+                return none(&find.what, &place(at));
+            }
+            let takes = |database: &String| {
+                taken.iter().any(|t| match t {
+                    Databases::All => true,
+                    Databases::Own => database == own,
+                    Databases::Named(names) => names.contains(database),
+                })
+            };
+            let left: Vec<&str> = databases.iter().filter(|d| !takes(d)).map(String::as_str).collect();
+            match left.as_slice() {
+                [] => Vec::new(),
+                some => vec![(
+                    format!("no source captures database {} in {}", some.join(", "), describe(at)),
+                    "name it in the source's databases = […], or take all with [\"*\"]".to_owned(),
+                )],
+            }
+        }
+        Thing::Redis { at } => {
+            let is = |s: &SourceSpec| matches!(s, SourceSpec::Redis(spec) if is_at(&spec.target, at));
+            if policy.sources.iter().any(|s| is(&s.spec)) { Vec::new() } else { none(&find.what, &place(at)) }
+        }
+        Thing::Command { at, engine } => {
+            let is = |s: &SourceSpec| matches!(s, SourceSpec::Command(spec) if is_at(&spec.target, at));
+            match policy.sources.iter().any(|s| is(&s.spec)) {
+                true => Vec::new(),
+                false => none(&find.what, &format!("{} and the export of {engine}", place(at))),
+            }
+        }
+        Thing::Volumes(volumes) => {
+            let takes = |name: &String| {
+                policy
+                    .sources
+                    .iter()
+                    .any(|s| matches!(&s.spec, SourceSpec::Volume(spec) if spec.volumes.contains(name)))
+            };
+            let left = volumes.iter().filter(|(short, engine)| !takes(short) && !takes(engine));
+            left.flat_map(|(short, _)| none(&format!("volume {short}"), &format!(", volumes = [{short:?}]"))).collect()
+        }
+        Thing::Path(path) => match takes_path(policy, path) {
+            true => Vec::new(),
+            false => none(&path.display().to_string(), &format!(", paths = [{:?}]", path.display().to_string())),
+        },
+        Thing::Env(paths) | Thing::Nginx { paths, .. } | Thing::Certificates(paths) => {
+            let left: Vec<String> =
+                paths.iter().filter(|p| !takes_path(policy, p)).map(|p| p.display().to_string()).collect();
+            match left.is_empty() {
+                true => Vec::new(),
+                false => none(&left.join(", "), &format!(", paths = {left:?}")),
+            }
+        }
+    }
+}
+
+fn place(at: &Where) -> String {
+    match at {
+        Where::Service { service, .. } => format!(", service = {service:?}"),
+        Where::Container(name) => format!(", container = {name:?}"),
+        Where::Url(url) => format!(", url = {url:?}"),
+        Where::Host => String::new(),
+    }
+}
+
+fn describe(at: &Where) -> String {
+    match at {
+        Where::Service { service, .. } => format!("service {service:?}"),
+        Where::Container(name) => format!("container {name:?}"),
+        Where::Url(url) => url.clone(),
+        Where::Host => "this host".to_owned(),
+    }
+}
+
+/// Whether a source's target is this server. A URL may lead into a container, so it is given the benefit of the doubt.
+fn is_at(target: &Target, at: &Where) -> bool {
+    match (target, at) {
+        (Target::Service(name), Where::Service { service, .. }) => name == service,
+        (Target::Container(name), Where::Service { container, .. }) => name == container,
+        (Target::Container(name), Where::Container(container)) => name == container,
+        (Target::Url(_), _) | (Target::Host, Where::Url(_) | Where::Host) => true,
+        _ => false,
+    }
+}
+
+/// Whether a source reads a path: it names it, a folder above, something below, or a pattern that it matches.
+fn takes_path(policy: &Policy, path: &Path) -> bool {
+    let real = path.canonicalize();
+    let one = |given: &String| {
+        let named = Path::new(given);
+        let by_pattern = globset::GlobBuilder::new(given).literal_separator(true).build();
+        let by_pattern = by_pattern.is_ok_and(|g| g.compile_matcher().is_match(path));
+        let by_name = |path: &Path| path.starts_with(named) || named.starts_with(path);
+        // A site is named where it lies or where it is linked to.
+        let by_link = real.as_ref().is_ok_and(|real| by_name(real));
+        by_pattern || by_name(path) || by_link
+    };
+    policy.sources.iter().any(|source| match &source.spec {
+        SourceSpec::Files(spec) => spec.paths.iter().any(one),
+        SourceSpec::Env(spec) => spec.paths.iter().any(one),
+        SourceSpec::Nginx(spec) => spec.paths.iter().any(one),
+        SourceSpec::Certificates(spec) => spec.paths.iter().any(one),
+        _ => false,
+    })
+}
