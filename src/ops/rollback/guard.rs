@@ -8,6 +8,7 @@ use super::plan::{EnvSide, RollbackRequest, plan};
 use super::schema;
 use crate::base::cancel::Cancel;
 use crate::base::ids::{SnapshotId, SourceName, Tag};
+use crate::base::umask;
 use crate::ops::access::{Access, AccessRequest, Installation};
 use crate::ops::browse::part::open_snapshot;
 use crate::ops::health::{self, Health, Patience};
@@ -149,8 +150,8 @@ fn command(argv: &[OsString], run: &Run) -> Result<Option<i32>, OpsError> {
     let failed = |e: std::io::Error| {
         OpsError::failed(format!("command {shown:?} cannot be run: {e}"), "nothing was changed by it")
     };
-    // A mask of this process is not the command's.
-    let mut child = Command::new(program).args(arguments).spawn().map_err(failed)?;
+    // What it installs is read by others too.
+    let mut child = umask::lent(|| Command::new(program).args(arguments).spawn()).map_err(failed)?;
     let mut told = false;
     loop {
         if let Some(status) = child.try_wait().map_err(failed)? {
