@@ -109,6 +109,8 @@ pub enum Command {
     Rollback(RollbackArgs),
     /// Wrap an upgrade: a snapshot, the command, health checks, a second snapshot; and back where it fails.
     Guard(GuardArgs),
+    /// The server is gone: bring one application back onto a machine that has only this program.
+    Recover(RecoverArgs),
     /// Prove a snapshot: restore it into throw-away services, and compare them with what the live ones were.
     Drill(DrillArgs),
     /// Show what happened: snapshots and drills, newest first.
@@ -411,6 +413,23 @@ pub struct GuardArgs {
     /// The command, and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub struct RecoverArgs {
+    /// The snapshot [default: the newest complete one].
+    pub id: Option<String>,
+    /// Go on although something is lacking that the old machine had.
+    #[arg(long)]
+    pub despite: bool,
+    /// Do it without asking.
+    #[arg(long)]
+    pub yes: bool,
+    /// Print what would be done, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub reading: Reading,
 }
 
 #[derive(Debug, Args)]

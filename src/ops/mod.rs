@@ -17,6 +17,7 @@
 //! - [`mark`]: tag, untag, hold, release
 //! - [`restore`]: a snapshot's streams into a folder
 //! - [`rollback`]: the whole application as it was
+//! - [`recover`]: the same onto a bare machine
 //! - [`streams`]: a snapshot's streams as sources read them
 //! - [`history`]: what happened to an application's backups
 //! - [`drill`]: a snapshot restored into throw-away services, and held against its facts
@@ -36,6 +37,7 @@ pub mod history;
 pub mod mark;
 pub mod probe;
 pub mod prune;
+pub mod recover;
 pub mod repair;
 pub mod restore;
 pub mod rollback;

@@ -2,6 +2,8 @@
 
 use super::PlaceError;
 use super::docker::{Docker, is_object_name, is_status};
+use super::inspect::{Network, Volume};
+use bollard::models;
 use bollard::query_parameters as query;
 
 impl Docker {
@@ -48,6 +50,38 @@ impl Docker {
     pub fn remove_volume(&self, name: &str) -> Result<(), PlaceError> {
         let remove = self.client().remove_volume(name, None::<query::RemoveVolumeOptions>);
         gone_is_well(self.call(format!("remove volume {name}"), remove))
+    }
+
+    /// Makes a network that a project expects to be there.
+    pub fn make_network(&self, wanted: &Network) -> Result<(), PlaceError> {
+        let configs: Vec<models::IpamConfig> = wanted
+            .subnets
+            .iter()
+            .map(|subnet| models::IpamConfig { subnet: Some(subnet.clone()), ..Default::default() })
+            .collect();
+        let ipam = (!configs.is_empty()).then(|| models::Ipam { config: Some(configs), ..Default::default() });
+        let request = models::NetworkCreateRequest {
+            name: wanted.name.clone(),
+            driver: Some(wanted.driver.clone()).filter(|d| !d.is_empty()),
+            internal: Some(wanted.internal),
+            ipam,
+            options: Some(wanted.options.clone().into_iter().collect()),
+            labels: Some(wanted.labels.clone().into_iter().collect()),
+            ..Default::default()
+        };
+        self.call(format!("make network {}", wanted.name), self.client().create_network(request)).map(drop)
+    }
+
+    /// Makes a volume that a project expects to be there.
+    pub fn make_volume(&self, wanted: &Volume) -> Result<(), PlaceError> {
+        let request = models::VolumeCreateRequest {
+            name: Some(wanted.name.clone()),
+            driver: Some(wanted.driver.clone()).filter(|d| !d.is_empty()),
+            driver_opts: Some(wanted.options.clone().into_iter().collect()),
+            labels: Some(wanted.labels.clone().into_iter().collect()),
+            ..Default::default()
+        };
+        self.call(format!("make volume {}", wanted.name), self.client().create_volume(request)).map(drop)
     }
 
     /// Removes a network that nothing uses; one that is gone is no error.

@@ -11,5 +11,6 @@ mod world;
 
 mod crash;
 mod guard;
+mod recover;
 mod site;
 mod whole;

@@ -15,6 +15,7 @@ services:
     image: HOST
     user: redis
     command: ["redis-server", "--dir", "/var/lib/redis", "--save", "", "--appendonly", "no"]
+    volumes: ["cache:/var/lib/redis"]
     healthcheck: {test: ["CMD", "redis-cli", "ping"], interval: 1s, retries: 60}
   api:
     image: APP
@@ -29,7 +30,7 @@ services:
       interval: 1s
       retries: 3
 EXTRA
-volumes: {data: {}}
+volumes: {data: {}, cache: {}}
 "#;
 
 const EXTRA: &str =
@@ -48,12 +49,13 @@ service = "cache"
 [[health]]
 container = "api"
 attempts = 20
-interval = "500ms"
+interval = "1s"
 "#;
 
 pub struct Site {
-    pub world: World,
+    /// Goes before the folder that it was made from.
     pub project: TestProject,
+    pub world: World,
     pub uid: u32,
     image: String,
     policy: String,
@@ -65,7 +67,8 @@ impl Drop for Site {
         let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
         let pins = format!("lifeboat/{}-", self.policy);
         // The project goes first; it is dropped after this, so its containers are removed here.
-        self.project.compose(&["down", "-v", "--timeout", "1", "--remove-orphans"]);
+        let down = ["compose", "-p", &self.project.name, "down", "-v", "--timeout", "1", "--remove-orphans"];
+        try_docker(down);
         for name in listed.lines().filter(|l| l.starts_with(&pins) || l.starts_with(&format!("{}:", self.image))) {
             try_docker(["rmi", "-f", name]);
         }

@@ -10,7 +10,7 @@ fn there_and_back(uid: u32) {
     let plan = site.run(&["rollback", "--to", "v1", "--dry-run"]).exits(0);
     let first = plan.out.lines().next().unwrap_or_default().to_owned();
     assert!(first.starts_with("Data written after ") && first.contains("will leave the live application"), "{first}");
-    plan.says(&["snapshot tagged v1", "extra"]);
+    plan.shows(&["snapshot tagged v1", "extra"]);
     site.is(2);
     let report = site.run(&["rollback", "--to", "v1", "--yes", "--json"]).exits(0).json();
     assert_eq!(report["outcome"], "done", "{report:#}");
@@ -56,7 +56,7 @@ fn a_target_with_which_the_application_is_not_well_is_taken_back() {
 fn a_project_that_is_gone_comes_back_with_its_volumes() {
     let site = Site::new(0);
     site.project.compose(&["down", "-v", "--timeout", "1"]);
-    site.run(&["rollback", "--to", "v1", "--dry-run"]).exits(0).says(&["comes back when its store is up"]);
+    site.run(&["rollback", "--to", "v1", "--dry-run"]).exits(0).shows(&["comes back when its store is up"]);
     site.run(&["rollback", "--to", "v1", "--yes"]).exits(0);
     site.is(1);
     site.project.compose(&["down", "-v", "--timeout", "1"]);
@@ -94,13 +94,13 @@ fn names_lead_to_snapshots_and_a_bare_rollback_lists_them() {
         assert_eq!(plan["plan"]["aim"]["commit"], commit.as_str(), "{to}: {plan:#}");
     }
     site.git(&["tag", "v1", "HEAD"]);
-    site.run(&["rollback", "--to", "v1", "--dry-run"]).exits(0).says(&["git tag v1 is at"]);
+    site.run(&["rollback", "--to", "v1", "--dry-run"]).exits(0).shows(&["git tag v1 is at"]);
     site.git(&["tag", "-f", "never", "HEAD"]);
     site.git(&["-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "-q", "--allow-empty", "-m", "three"]);
     site.git(&["tag", "unsaved"]);
     site.run(&["rollback", "--to", "unsaved", "--yes"]).exits(2).says(&["no snapshot was taken at unsaved", "v2"]);
     site.run(&["rollback", "--to", "v3", "--yes"]).exits(2).says(&["v3"]).one_error_with_a_hint();
     let listed = site.run(&["rollback"]).exits(0);
-    listed.says(&["v1", "v2", "WHAT WOULD LEAVE"]);
+    listed.shows(&["v1", "v2", "WHAT WOULD LEAVE"]);
     site.is(2);
 }

@@ -23,6 +23,7 @@ fn with_policy(session: &Session, args: &GuardArgs, policy: &Policy) -> Result<E
         command: args.command.clone(),
         no_rollback: args.no_rollback,
         identity: args.identity.clone(),
+        to_stderr: session.out.json,
     };
     let first = before(&session.installation, policy, &request, &session.run)?;
     session.progress.finish();

@@ -17,6 +17,7 @@ pub mod ls;
 pub mod manual;
 pub mod policy;
 pub mod prune;
+pub mod recover;
 pub mod repair;
 pub mod restore;
 pub mod restore_in_place;

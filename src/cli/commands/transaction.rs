@@ -6,6 +6,7 @@ use crate::cli::output::{Align, Paint, Table, local, printable};
 use crate::cli::session::Session;
 use crate::ops::ErrorKind;
 use crate::ops::access::AccessRequest;
+use crate::ops::transaction::up::Up;
 use crate::ops::transaction::{self, Kept, Outcome, TransactionPlan, TransactionReport, What};
 use crate::policy::Policy;
 use std::path::PathBuf;
@@ -150,7 +151,9 @@ pub fn plan_text(session: &Session, plan: &TransactionPlan) -> String {
             format!("stopped meanwhile: {}; about {seconds}\n", names.join(", "))
         }
     };
-    if let Some(up) = &plan.up {
+    // A compose source says it itself.
+    let told = |up: &Up| up.command.is_none() && plan.intents.iter().any(|i| i.kind == "compose");
+    if let Some(up) = plan.up.as_ref().filter(|up| !told(up)) {
         text += &format!("{}\n", printable(&up.line()));
     }
     if let Some(downgrade) = &plan.downgrade {

@@ -21,6 +21,7 @@ use crate::repository::chain::full_text;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,8 @@ pub struct GuardRequest {
     /// Where it fails, say so and change nothing.
     pub no_rollback: bool,
     pub identity: Option<std::path::PathBuf>,
+    /// Standard output is a document: what the command prints goes to standard error.
+    pub to_stderr: bool,
 }
 
 /// How it came out.
@@ -109,7 +112,7 @@ pub fn guarded(
     let stage = Stage::new(installation, policy, "guard", run);
     let known = health::failing(&health::check(policy, &stage.places, Patience::Once, run));
     let begun = Instant::now();
-    let status = command(&request.command, run)?;
+    let status = command(request, run)?;
     let mut report = GuardReport {
         before: before.clone(),
         status,
@@ -142,16 +145,23 @@ pub fn guarded(
 }
 
 /// With this process's own input and output. Its exit status; none where a signal ended it.
-fn command(argv: &[OsString], run: &Run) -> Result<Option<i32>, OpsError> {
-    let (program, arguments) = argv
+fn command(request: &GuardRequest, run: &Run) -> Result<Option<i32>, OpsError> {
+    let (program, arguments) = request
+        .command
         .split_first()
         .ok_or_else(|| OpsError::usage("no command is named", "write it behind --: lifeboat guard -- ./deploy.sh"))?;
     let shown = program.to_string_lossy();
     let failed = |e: std::io::Error| {
         OpsError::failed(format!("command {shown:?} cannot be run: {e}"), "nothing was changed by it")
     };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    if request.to_stderr {
+        let stderr = std::io::stderr().as_fd().try_clone_to_owned().map_err(failed)?;
+        command.stdout(stderr);
+    }
     // What it installs is read by others too.
-    let mut child = umask::lent(|| Command::new(program).args(arguments).spawn()).map_err(failed)?;
+    let mut child = umask::lent(|| command.spawn()).map_err(failed)?;
     let mut told = false;
     loop {
         if let Some(status) = child.try_wait().map_err(failed)? {

@@ -155,7 +155,9 @@ impl Planner<'_> {
             match (self.fate(source, of_policy)?, of_policy) {
                 (Fate::Stays(why), _) => passed_over.push(pass(why)),
                 (Fate::Returns(_), None) => {}
-                (Fate::Returns(part), Some(of_policy)) => {
+                (Fate::Returns(mut part), Some(of_policy)) => {
+                    // A data folder is never started by an older server, so the plan must not lead there.
+                    part.same_major = source.kind == "postgres" && !self.request.everything;
                     match absent(of_policy, self.project.as_ref(), project_name, &self.stage.places)? {
                         Some(why) => {
                             let (source, kind) = (source.name.clone(), source.kind.clone());

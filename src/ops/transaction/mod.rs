@@ -35,6 +35,6 @@ pub use journal::{Pending, pending, refuse_pending};
 pub use overlay::ChosenKey;
 pub use plan::{Aim, InPlaceRequest, Late, TransactionPlan, What, plan};
 pub use report::{Outcome, SourceResult, StepTime, TransactionReport};
-pub use run::run;
+pub use run::{run, run_unsaved};
 pub use settle::{Kept, discard_expired, kept, resume, undo};
 pub use stage::Stage;

@@ -37,6 +37,28 @@ pub fn run(
     plan: &TransactionPlan,
     run: &Run,
 ) -> Result<TransactionReport, OpsError> {
+    change(installation, policy, access, Some(home), plan, run)
+}
+
+/// The same on a machine where there is nothing to save.
+pub fn run_unsaved(
+    installation: &Installation,
+    policy: &Policy,
+    access: &Access,
+    plan: &TransactionPlan,
+    run: &Run,
+) -> Result<TransactionReport, OpsError> {
+    change(installation, policy, access, None, plan, run)
+}
+
+fn change(
+    installation: &Installation,
+    policy: &Policy,
+    access: &Access,
+    home: Option<&AccessRequest>,
+    plan: &TransactionPlan,
+    run: &Run,
+) -> Result<TransactionReport, OpsError> {
     let state = Arc::new(State::open(&installation.state_dir)?);
     let lock = state.lock_policy(&plan.policy)?.ok_or_else(|| OpsError::Busy { policy: plan.policy.to_string() })?;
     refuse_pending(&installation.state_dir, &plan.policy)?;
@@ -55,7 +77,10 @@ pub fn run(
     run.events.step("health checks before anything is changed");
     let known = health::failing(&health::check(policy, &stage.places, Patience::Once, run));
     let tag = format!("pre-{}-{}", plan.what.word(), plan.id);
-    let safety = save(installation, policy, home, plan, &tag, (&state, &lock), run)?;
+    let safety = match home {
+        Some(home) => save(installation, policy, home, plan, &tag, (&state, &lock), run)?,
+        None => None,
+    };
     run.cancel.check()?;
     let clock = Clock { now: run.now, begun: Instant::now() };
     let first = Line::Begin { plan: Box::new(plan.clone()), safety: safety.clone(), known: known.clone() };
