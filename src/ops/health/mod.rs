@@ -44,20 +44,27 @@ pub struct Health {
 
 /// How long to wait for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
+pub enum Patience<'k> {
     Once,
     /// As the policy says.
     Full,
+    /// The same, and once for these, which failed before: they are not expected to pass.
+    Known(&'k [String]),
 }
 
 /// Tries every check of the policy.
-pub fn check(policy: &Policy, places: &Arc<Places>, patience: Patience, run: &Run) -> Vec<Health> {
+pub fn check(policy: &Policy, places: &Arc<Places>, patience: Patience<'_>, run: &Run) -> Vec<Health> {
     let one = |check: &HealthCheck| {
         let name = name(&check.kind);
-        if patience == Patience::Full {
+        if patience != Patience::Once {
             run.events.step(format!("health: {name}"));
         }
-        let attempts = if patience == Patience::Once { 1 } else { check.attempts.max(1) };
+        let once = match patience {
+            Patience::Once => true,
+            Patience::Full => false,
+            Patience::Known(names) => names.contains(&name),
+        };
+        let attempts = if once { 1 } else { check.attempts.max(1) };
         let attempt = || attempt(policy, places, check, run);
         tried(name, attempts, check.interval, &run.cancel, attempt)
     };

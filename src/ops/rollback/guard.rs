@@ -8,6 +8,7 @@ use super::plan::{EnvSide, RollbackRequest, plan};
 use super::schema;
 use crate::base::cancel::Cancel;
 use crate::base::ids::{SnapshotId, SourceName, Tag};
+use crate::base::umask;
 use crate::ops::access::{Access, AccessRequest, Installation};
 use crate::ops::browse::part::open_snapshot;
 use crate::ops::health::{self, Health, Patience};
@@ -159,7 +160,8 @@ fn command(request: &GuardRequest, run: &Run) -> Result<Option<i32>, OpsError> {
         let stderr = std::io::stderr().as_fd().try_clone_to_owned().map_err(failed)?;
         command.stdout(stderr);
     }
-    let mut child = command.spawn().map_err(failed)?;
+    // What it installs is read by others too.
+    let mut child = umask::lent(|| command.spawn()).map_err(failed)?;
     let mut told = false;
     loop {
         if let Some(status) = child.try_wait().map_err(failed)? {

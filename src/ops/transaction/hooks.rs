@@ -1,5 +1,6 @@
 //! The policy's hooks: `sh -c`, with a limit of time, their output in the log.
 
+use crate::base::umask;
 use crate::ops::{OpsError, Run};
 use crate::place::{Command, HostPlace, Place};
 use crate::policy::Policy;
@@ -39,7 +40,7 @@ pub fn command(policy: &Policy, text: &str, field: &str, run: &Run) -> Result<()
 }
 
 fn shell(policy: &Policy, text: &str, run: &Run) -> Command {
-    Command::new(["sh", "-c", text]).dir(&policy.app.root).cancel(&run.cancel)
+    Command::new(umask::given(["sh", "-c", text].map(str::to_owned))).dir(&policy.app.root).cancel(&run.cancel)
 }
 
 fn finish(hook: &str, what: &str, field: &str, command: Command) -> Result<(), OpsError> {

@@ -444,7 +444,9 @@ impl<'a> Machine<'a> {
             let docker = self.stage.places.docker().map_err(from_place)?;
             all.extend(health::settled(&docker, &watched, &self.stage.run.cancel));
         }
-        all.extend(health::check(self.stage.policy, &self.stage.places, Patience::Full, &self.stage.run));
+        // What failed in the old state is not waited for when that comes back.
+        let patience = if forward { Patience::Full } else { Patience::Known(&self.known) };
+        all.extend(health::check(self.stage.policy, &self.stage.places, patience, &self.stage.run));
         health::mark_known(&mut all, &self.known);
         self.report.health = all;
         if let Some(stopped) = self.stopped {

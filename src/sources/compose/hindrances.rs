@@ -59,7 +59,7 @@ impl Hindrances {
         }
         let (problems, mut hints): (Vec<String>, Vec<String>) = self.0.into_iter().unzip();
         hints.dedup();
-        Err(SourceError::hint(problems.join("; "), hints.join("; ")))
+        Err(SourceError::Refused { problem: problems.join("; "), hint: hints.join("; ") })
     }
 }
 
@@ -162,7 +162,8 @@ fn ports(docker: &Docker, facts: &Facts, today: &Today, all: &mut Hindrances) ->
         today.containers.iter().filter(|(_, c)| c.is_running()).flat_map(|(_, c)| &c.ports).collect();
     for service in facts.services.iter().filter(|s| s.scale > 0) {
         let then: BTreeSet<&(String, String)> = service.ports.iter().collect();
-        let mut containers = today.of(&service.service).peekable();
+        // What was made and does not run, as after an `up` whose ports were taken, publishes nothing.
+        let mut containers = today.of(&service.service).filter(|c| c.is_running()).peekable();
         if containers.peek().is_some() {
             let live: Vec<(String, String)> = containers.flat_map(|c| c.ports.clone()).collect();
             let now: BTreeSet<&(String, String)> = live.iter().collect();

@@ -234,7 +234,8 @@ impl Placing for ComposePlacing {
         }
     }
 
-    /// Each service of the set runs, and runs the recorded image.
+    /// Each service of the set runs, and runs the recorded image. Where the policy's own command brought them up, it may
+    /// have built them again.
     fn confirm(&self, scene: &Scene<'_>, intent: &Intent) -> Result<(), SourceError> {
         let state = state_of(intent)?;
         let Some(project) = &state.project else { return Ok(()) };
@@ -254,12 +255,12 @@ impl Placing for ComposePlacing {
             }
             let Some(image) = state.images.iter().find(|w| w.services.contains(service)) else { continue };
             if let Some(other) = running.iter().find(|c| image.from != From::Built && c.image_id != image.id) {
-                return Err(SourceError::problem(format!(
-                    "container {} runs image {}, not {}",
-                    other.name,
-                    images::short(&other.image_id),
-                    images::short(&image.id)
-                )));
+                let (name, runs, id) = (&other.name, images::short(&other.image_id), images::short(&image.id));
+                let problem = format!("container {name} runs image {runs}, not {id}");
+                if scene.policy.rollback.up.is_none() {
+                    return Err(SourceError::problem(problem));
+                }
+                scene.events.warn(scene.name, format!("{problem}: [rollback] up has built it again"));
             }
         }
         Ok(())

@@ -1,2 +1,0 @@
-create role metachat login
-alter database metachat owner to metachat
