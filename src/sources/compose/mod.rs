@@ -13,7 +13,7 @@ mod pin;
 mod proof;
 mod running;
 
-pub use pin::{pin_repository, pin_tag, unpin};
+pub use pin::{pin_repository, pin_tag, unpin, unpin_all};
 pub use proof::ComposeProof;
 
 use super::project::{Places, Project, compose_settings};

@@ -1,7 +1,8 @@
 //! Source `git`: which commit a tree is at, what was edited, and (by default) the commits themselves.
 //!
 //! Git runs as the owner of the repository, never as root in somebody's tree, with hooks and file monitors off and
-//! nothing fetched; nothing in the tree or its repository is written. A submodule is captured as a repository of its own.
+//! nothing fetched; a capture writes nothing in the tree or its repository. When its snapshot stands, the commit gets a name
+//! of ours in the repository ([`refs`]), so that it stays there. A submodule is captured as a repository of its own.
 //!
 //! Streams: `edits.patch` (tracked edits, staged or not, against the commit), `repository.bundle` (every ref and what it
 //! reaches), and for the nth submodule `submodule-<n>.patch` and `submodule-<n>.bundle`. Untracked files are named in the
@@ -10,15 +11,17 @@
 mod bundle;
 mod placing;
 mod proof;
+mod refs;
 mod tool;
 mod tree;
 
 pub use placing::GitPlacing;
 pub use proof::GitProof;
+pub use refs::{release, tag, tag_stands};
 
 use super::{Capture, Captured, Source, SourceError};
 use crate::base::cancel::Cancel;
-use crate::base::ids::SourceName;
+use crate::base::ids::{PolicyName, SnapshotId, SourceName};
 use crate::place::PlaceError;
 use crate::policy::model::{App, GitSpec, SourcePolicy};
 use serde_json::{Value, json};
@@ -32,6 +35,7 @@ const MAX_DEPTH: usize = 8;
 pub struct GitSource {
     name: SourceName,
     root: PathBuf,
+    policy: PolicyName,
     bundle: bool,
     implicit: bool,
     timeout: Duration,
@@ -42,6 +46,7 @@ impl GitSource {
         Self {
             name: policy.name.clone(),
             root: app.root.clone(),
+            policy: app.name.clone(),
             bundle: spec.bundle,
             implicit: policy.implicit,
             timeout: policy.timeout,
@@ -94,6 +99,10 @@ impl Source for GitSource {
             map.insert("ran_as".into(), git.account().into());
         }
         Ok(Captured { facts, warnings: run.warnings })
+    }
+
+    fn keep(&self, snapshot: &SnapshotId, facts: &Value, cancel: &Cancel) -> Result<(), SourceError> {
+        refs::keep(&self.root, &self.policy, snapshot, facts, cancel)
     }
 }
 
