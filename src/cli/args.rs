@@ -208,6 +208,9 @@ pub struct SnapshotArgs {
     /// Give the snapshot a tag; may be repeated.
     #[arg(long = "tag", value_name = "TAG")]
     pub tags: Vec<String>,
+    /// Give the commit that is checked out the same tags in git; none is ever moved.
+    #[arg(long, requires = "tags")]
+    pub git_tag: bool,
     /// Capture only this source; may be repeated.
     #[arg(long, value_name = "SOURCE")]
     pub only: Vec<String>,

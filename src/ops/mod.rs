@@ -10,6 +10,7 @@
 //! - [`doctor`]: what would go wrong the next time, and what has gone wrong unseen
 //! - [`snapshot`]: capture every source of a policy
 //! - [`verify`]: is everything that is stored still what it was
+//! - [`code`]: names on the application's code, given and let go
 //! - [`copy`]: the same repository once more, elsewhere
 //! - [`prune`]: retention, and deleting what nothing references
 //! - [`repair`]: an index made anew
@@ -27,6 +28,7 @@
 pub mod access;
 pub mod browse;
 pub mod check;
+pub mod code;
 pub mod copy;
 mod crew;
 pub mod discover;

@@ -211,7 +211,8 @@ fn under_lock(
     if let Some(head) = &lookout.head {
         state.set_head(access.repository.id(), head)?;
     }
-    let (committed, reports, alarm, memo) = match take(&access, policy, plan, &wanted, &host_key, state, run) {
+    let (committed, mut reports, alarm, memo, keep) = match take(&access, policy, plan, &wanted, &host_key, state, run)
+    {
         // Something pruned what this run counted on; what is known now is read anew, once.
         Err(OpsError::Repository(RepositoryError::ReferencedGone { id })) => {
             run.events.step(format!("object {id} vanished meanwhile: taking the snapshot again"));
@@ -224,6 +225,16 @@ fn under_lock(
     let (kept, proved) = parallel::both(|| memo.commit(), || prove(&access, &committed));
     proved?;
     kept.ok_or(RepositoryError::Worker)??;
+    for (name, facts) in &keep {
+        let source = wanted.iter().find(|s| s.name() == name);
+        if let Some(Err(e)) = source.map(|s| s.keep(&committed.header.id, facts, &run.cancel))
+            && let Some(report) = reports.iter_mut().find(|r| r.name == *name)
+        {
+            report
+                .warnings
+                .push(format!("what was captured is not kept from the source's own cleaning: {}", full_text(&e)));
+        }
+    }
     let notices = new_lineage(&access, &committed.header).into_iter().chain(std::mem::take(&mut lookout.notices));
     let optional = |r: &SourceReport| plan.sources.iter().any(|p| p.name == r.name && p.optional);
     let report = SnapshotReport {
@@ -282,7 +293,8 @@ fn prove(access: &Access, committed: &Committed) -> Result<(), OpsError> {
     Ok(manifest?)
 }
 
-type Taken = (Committed, Vec<SourceReport>, Option<String>, state::Memo);
+/// With the facts of sources that keep what was captured where it lives.
+type Taken = (Committed, Vec<SourceReport>, Option<String>, state::Memo, Vec<(SourceName, serde_json::Value)>);
 
 fn take(
     access: &Access,
@@ -335,6 +347,8 @@ fn take(
         .iter()
         .find(|e| e.kind == "git")
         .and_then(|e| e.facts.pointer("/head/commit")?.as_str().map(str::to_owned));
+    let of_git = entries.iter().filter(|e| e.kind == "git" && e.outcome != SourceOutcome::Failed);
+    let keep = of_git.map(|e| (e.name.clone(), e.facts.clone())).collect();
     let draft = SnapshotDraft {
         id: id.clone(),
         time: run.now,
@@ -346,7 +360,7 @@ fn take(
         stream_notes: notes,
     };
     let committed = writer.commit(draft, host_key)?;
-    Ok((committed, reports, alarm, memo))
+    Ok((committed, reports, alarm, memo, keep))
 }
 
 /// Not one source gave anything: that is a failed run, not a snapshot.

@@ -289,6 +289,12 @@ impl Docker {
         Ok(images.into_iter().min_by_key(|i| (i.repo_tags.is_empty(), i.size)).map(|i| i.id))
     }
 
+    /// The names of all images, `repository:tag`.
+    pub fn image_names(&self) -> Result<Vec<String>, PlaceError> {
+        let images = self.call("list images", self.0.client.list_images(None::<query::ListImagesOptions>))?;
+        Ok(images.into_iter().flat_map(|i| i.repo_tags).collect())
+    }
+
     /// Gives an image a further name, `repository:tag`.
     pub fn tag_image(&self, image: &str, repository: &str, tag: &str) -> Result<(), PlaceError> {
         let options = query::TagImageOptionsBuilder::new().repo(repository).tag(tag).build();

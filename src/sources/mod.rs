@@ -179,4 +179,9 @@ pub trait Source: Send + Sync {
     fn prepare(&self, _cancel: &Cancel) {}
     /// Captures it. On an error nothing of the source enters the snapshot.
     fn capture(&self, cx: &Capture<'_>) -> Result<Captured, SourceError>;
+    /// The snapshot stands: what was captured with these facts is kept where it lives, as long as the snapshot is there.
+    /// What fails here harms no snapshot.
+    fn keep(&self, _snapshot: &SnapshotId, _facts: &serde_json::Value, _cancel: &Cancel) -> Result<(), SourceError> {
+        Ok(())
+    }
 }

@@ -9,11 +9,15 @@ use std::process::Command;
 
 mod bench;
 mod kill;
+mod names;
 
 #[path = "../support/sink.rs"]
 mod sink;
 #[path = "../support/taken.rs"]
 mod taken;
+#[path = "../cli/world.rs"]
+#[allow(dead_code, reason = "another binary uses the rest")]
+mod world;
 
 const ID: &str = "20261120T030000Z-00000001";
 
@@ -24,7 +28,11 @@ struct Lab {
 impl Lab {
     /// Two commits and a tag.
     fn new() -> Self {
-        let lab = Self { dir: tempfile::tempdir().unwrap() };
+        Self::in_folder(&std::env::temp_dir())
+    }
+
+    fn in_folder(folder: &Path) -> Self {
+        let lab = Self { dir: tempfile::tempdir_in(folder).unwrap() };
         let app = lab.app();
         std::fs::create_dir(&app).unwrap();
         git(&app, &["init", "-q"]);

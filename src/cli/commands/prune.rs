@@ -6,6 +6,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Align, Paint, Table, printable};
 use crate::cli::session::{Session, argument};
 use crate::ops::access::{Access, AccessRequest, host_name};
+use crate::ops::code;
 use crate::ops::prune::{self, Amount, Fate, PruneOptions, PrunePlan, PruneReport};
 use crate::policy::Policy;
 use crate::policy::model::MinFree;
@@ -56,6 +57,11 @@ fn prune(session: &Session, args: &PruneArgs) -> Result<Exit, Failure> {
         session.confirm(&question, args.yes)?;
     }
     let mut report = prune::run(installation, &access, &request, &plan, &options, &session.run)?;
+    if plan.host == host_name()? {
+        for note in code::release(&policy, &plan.removes(), &session.run) {
+            session.out.alarm(&note);
+        }
+    }
     if let Some(repack) = &plan.repack {
         let access = Access::open(installation, &request)?;
         let done = prune::run_repack(installation, &access, &request, &policy, &options, repack, &session.run)?;

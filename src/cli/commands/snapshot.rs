@@ -8,11 +8,11 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Align, Paint, Table, printable};
 use crate::cli::session::{Session, argument};
 use crate::ops::access::{Access, AccessRequest};
-use crate::ops::check;
 use crate::ops::drill::{self as drilling, DrillReport, DrillRequest};
 use crate::ops::setup;
 use crate::ops::snapshot::{self, SnapshotOptions, SnapshotPlan, SnapshotReport};
 use crate::ops::{Outcome, SourceOutcome, Trigger};
+use crate::ops::{check, code};
 use crate::policy::Policy;
 use serde::Serialize;
 use std::time::Duration;
@@ -34,8 +34,15 @@ fn with_policy(session: &Session, args: &SnapshotArgs, policy: &Policy) -> Resul
     let sources = check::sources(&session.installation, policy, &session.run.cancel);
     let plan = snapshot::plan(policy, &sources, &options)?;
     not_done(session, policy)?;
+    if args.git_tag {
+        code::check_tags(policy, &plan.tags, &session.run)?;
+    }
     if args.dry_run {
         return show_plan(session, &plan);
+    }
+    if args.git_tag {
+        // Before the capture, so that it sees them.
+        code::tag(policy, &plan.tags, &session.run)?;
     }
     let report = snapshot::run(&session.installation, policy, &plan, &sources, &session.run)?;
     session.progress.finish();

@@ -121,6 +121,13 @@ pub struct PrunePlan {
     pub(super) steps: Steps,
 }
 
+impl PrunePlan {
+    /// The snapshots that it removes.
+    pub fn removes(&self) -> Vec<SnapshotId> {
+        self.steps.remove.iter().map(|s| s.header.id.clone()).collect()
+    }
+}
+
 /// What is carried out.
 #[derive(Debug, Default)]
 pub(super) struct Steps {

@@ -22,7 +22,7 @@ mod running;
 mod stack;
 mod written;
 
-pub use pin::{pin_repository, pin_tag, unpin};
+pub use pin::{pin_repository, pin_tag, unpin, unpin_all};
 pub use placing::{ComposePlacing, planned};
 pub use proof::ComposeProof;
 pub use stack::{live, recorded};

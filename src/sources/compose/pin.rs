@@ -44,6 +44,19 @@ pub fn unpin(docker: &Docker, policy: &PolicyName, service: &str, snapshot: &Sna
     }
 }
 
+/// Removes every pin of these snapshots, whatever services they had.
+pub fn unpin_all(docker: &Docker, policy: &PolicyName, snapshots: &[SnapshotId]) -> Result<(), PlaceError> {
+    let own = format!("lifeboat/{}-", policy.as_str().trim_matches('-'));
+    let tags: Vec<String> = snapshots.iter().map(pin_tag).collect();
+    for name in docker.image_names()? {
+        let pinned = name.strip_prefix(&own).and_then(|rest| rest.rsplit_once(':'));
+        if pinned.is_some_and(|(_, tag)| tags.iter().any(|t| t == tag)) {
+            docker.untag_image(&name)?;
+        }
+    }
+    Ok(())
+}
+
 /// Pins the image of every service as the policy says, and writes into each service what was done.
 pub(super) fn pin(
     cx: &Capture<'_>,

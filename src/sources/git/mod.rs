@@ -1,7 +1,8 @@
 //! Source `git`: which commit a tree is at, what was edited, and (by default) the commits themselves.
 //!
 //! Git runs as the owner of the repository, never as root in somebody's tree, with hooks and file monitors off and
-//! nothing fetched; nothing in the tree or its repository is written. A submodule is captured as a repository of its own.
+//! nothing fetched; a capture writes nothing in the tree or its repository. When its snapshot stands, the commit gets a name
+//! of ours in the repository ([`refs`]), so that it stays there. A submodule is captured as a repository of its own.
 //!
 //! Streams: `edits.patch` (tracked edits, staged or not, against the commit), `repository.bundle` (every ref and what it
 //! reaches), and for the nth submodule `submodule-<n>.patch` and `submodule-<n>.bundle`. Untracked files are named in the
@@ -12,6 +13,7 @@ mod bundle;
 mod look;
 mod placing;
 mod proof;
+mod refs;
 mod tool;
 mod tree;
 mod untracked;
@@ -20,11 +22,12 @@ pub use anew::{can_be_made, make as make_anew};
 pub use look::{Commit, commit_named};
 pub use placing::GitPlacing;
 pub use proof::GitProof;
+pub use refs::{release, tag, tag_stands};
 pub use untracked::{By, Kept, kept};
 
 use super::{Capture, Captured, Source, SourceError};
 use crate::base::cancel::Cancel;
-use crate::base::ids::SourceName;
+use crate::base::ids::{PolicyName, SnapshotId, SourceName};
 use crate::place::PlaceError;
 use crate::policy::model::{App, GitSpec, SourcePolicy};
 use serde_json::{Value, json};
@@ -38,6 +41,7 @@ const MAX_DEPTH: usize = 8;
 pub struct GitSource {
     name: SourceName,
     root: PathBuf,
+    policy: PolicyName,
     bundle: bool,
     implicit: bool,
     timeout: Duration,
@@ -48,6 +52,7 @@ impl GitSource {
         Self {
             name: policy.name.clone(),
             root: app.root.clone(),
+            policy: app.name.clone(),
             bundle: spec.bundle,
             implicit: policy.implicit,
             timeout: policy.timeout,
@@ -100,6 +105,10 @@ impl Source for GitSource {
             map.insert("ran_as".into(), git.account().into());
         }
         Ok(Captured { facts, warnings: run.warnings })
+    }
+
+    fn keep(&self, snapshot: &SnapshotId, facts: &Value, cancel: &Cancel) -> Result<(), SourceError> {
+        refs::keep(&self.root, &self.policy, snapshot, facts, cancel)
     }
 }
 

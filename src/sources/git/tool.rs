@@ -46,6 +46,13 @@ pub(super) const SETTINGS: &[&str] = &[
     "status.showStash=false",
 ];
 
+/// The mask that keeps new files as open as a repository is.
+pub(super) fn mask_of(git_dir: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    let there = git_dir.ancestors().find_map(|p| p.metadata().ok());
+    !there.map_or(0o755, |m| m.permissions().mode()) & 0o077
+}
+
 /// Why a folder counts as no repository.
 #[derive(Debug)]
 pub(super) struct NotARepository(pub String);

@@ -2,7 +2,8 @@
 //!
 //! Order of the switch (must): files that are in the way get another name → mark `checkout` → files → head → index →
 //! synced to disk → mark `switched`. Until the first mark nothing of git has changed; behind it every step may be done
-//! again from its beginning, whatever came of it before. The index takes its place as git's own does, by
+//! again from its beginning, whatever came of it before. On the way back the marks go before what was in the way gets its
+//! name again: done once more, the checkout would take that for a file of its own. The index takes its place as git's own does, by
 //! `index.lock`, which is a further name of a file in our folder: a lock that is left is seen to be ours by that.
 
 use super::super::explain;
@@ -205,6 +206,9 @@ impl Exchange<'_> {
             } else {
                 ground.git.run(&["rm", "-f", "--", &ground.real_index().to_string_lossy()])?;
             }
+            ground.sync()?;
+            // From here on no file is written over: what was in the way may have its name again.
+            [Mark::Switched, Mark::Returning, Mark::Checkout].iter().try_for_each(|mark| self.notes.clear(*mark))?;
         }
         if repository.dir.is_dir() {
             let tree = Inside::open(&repository.dir)?;
@@ -225,8 +229,7 @@ impl Exchange<'_> {
                 self.take_link_away()?;
             }
         }
-        ground.sync()?;
-        [Mark::Switched, Mark::Returning, Mark::Checkout].iter().try_for_each(|mark| self.notes.clear(*mark))
+        ground.sync()
     }
 
     fn files_back(&self, today: &Today) -> Result<(), SourceError> {

@@ -5,14 +5,14 @@
 //! repository is written.
 
 use super::super::explain;
-use super::super::tool::Git;
+use super::super::tool::{Git, mask_of};
 use super::intent::{Head, Repository};
 use crate::base::cancel::Cancel;
 use crate::place::account::Account;
 use crate::sources::SourceError;
 use crate::sources::streams::Streams;
 use std::io::{self, BufRead, BufReader, Cursor};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -126,13 +126,14 @@ impl Ground {
         self.git_dir.join("index")
     }
 
-    /// One of our indexes anew, as a copy; without `from` there is none then. A lock on it can only be of a git of
+    /// One of our indexes anew, as a copy with its time, by which git tells entries whose files may have changed in the
+    /// same second without another size; without `from` there is none then. A lock on it can only be of a git of
     /// ours that is no more.
     pub(super) fn copy(&self, from: Option<&Path>, to: &str) -> Result<(), SourceError> {
         let to = self.index(to).to_string_lossy().into_owned();
         self.git.run(&["rm", "-f", "--", &to, &format!("{to}.lock")])?;
         match from {
-            Some(from) => self.git.run(&["cp", "--", &from.to_string_lossy(), &to]),
+            Some(from) => self.git.run(&["cp", "-p", "--", &from.to_string_lossy(), &to]),
             None => Ok(()),
         }
     }
@@ -240,9 +241,13 @@ impl Ground {
 
     /// The newest state on disk of all below the tree, made durable: git itself leaves that to the kernel.
     pub(super) fn sync(&self) -> Result<(), SourceError> {
+        let mut done = None;
         for path in [&self.dir, &self.git_dir] {
             if let Ok(file) = std::fs::File::open(path) {
-                rustix::fs::syncfs(&file).map_err(|e| failed("make durable", path)(e.into()))?;
+                let device = file.metadata().map_err(failed("look at", path))?.dev();
+                if done.replace(device) != Some(device) {
+                    rustix::fs::syncfs(&file).map_err(|e| failed("make durable", path)(e.into()))?;
+                }
             }
         }
         Ok(())
@@ -274,10 +279,8 @@ pub(super) fn listed<'p>(paths: impl IntoIterator<Item = &'p [u8]>) -> Cursor<Ve
 /// Git as the tree's owner, whose new files are as open as the repository itself.
 fn open(dir: &Path, git_dir: &Path, id: &str, cancel: &Cancel, deadline: Instant) -> Result<Git, SourceError> {
     let git = Git::known(dir, git_dir, cancel, deadline)?;
-    let there = git_dir.ancestors().find_map(|p| p.metadata().ok());
-    let mode = there.map_or(0o755, |m| m.permissions().mode());
     Ok(git
-        .masked(!mode & 0o077)
+        .masked(mask_of(git_dir))
         .with(MARK, id)
         .with("GIT_AUTHOR_NAME", "lifeboat")
         .with("GIT_AUTHOR_EMAIL", "lifeboat@localhost")

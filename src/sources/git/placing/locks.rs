@@ -1,6 +1,7 @@
 //! What a killed run of ours may have left: a git that is still at work, and locks of one that is no more.
 
-use super::ground::{Ground, MARK, same_file};
+use super::super::explain;
+use super::ground::{Ground, MARK, absolute, same_file};
 use super::intent::Repository;
 use crate::sources::SourceError;
 use rustix::process::{Pid, Signal};
@@ -67,21 +68,24 @@ pub(super) fn refuse(git_dir: &Path) -> Result<(), SourceError> {
 /// of ours; the others are held for moments only, and this one stays.
 pub(super) fn clear(ground: &Ground, repository: &Repository, id: &str) -> Result<(), SourceError> {
     outlive(id)?;
-    let [index, head, packed] = locks(&repository.git_dir);
+    let [index, head, _] = locks(&repository.git_dir);
     if index.symlink_metadata().is_ok() {
         let ours = std::fs::read_dir(&ground.own).into_iter().flatten().flatten();
         if ours.map(|e| e.path()).any(|path| same_file(&path, &index)) {
             remove(ground, &index)?;
         }
     }
-    for lock in [head, packed] {
+    // A linked work tree has a head of its own, and the names of the repository that it is of.
+    let common = ground.git.text(&["rev-parse", "--git-common-dir"]).map_err(explain)?;
+    let common = absolute(&ground.git, &common);
+    for lock in [head, common.join("packed-refs.lock")] {
         if stays(&lock) {
             remove(ground, &lock)?;
         }
     }
-    for name in ["new", "old", "dirty"] {
-        let common = ground.git.text(&["rev-parse", "--git-common-dir"]).map_err(super::super::explain)?;
-        let lock = super::ground::absolute(&ground.git, &common).join(format!("refs/lifeboat/{name}/{id}.lock"));
+    let own = ["new", "old", "dirty"].map(|name| format!("refs/lifeboat/{name}/{id}"));
+    for name in own.iter().chain([&repository.keep]) {
+        let lock = common.join(format!("{name}.lock"));
         if lock.symlink_metadata().is_ok() {
             remove(ground, &lock)?;
         }

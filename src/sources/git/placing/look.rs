@@ -136,9 +136,7 @@ pub(super) fn in_the_way(
         match tree.look(path)? {
             None => {}
             Some(a) if kind(a.mode) == FileType::Directory => {
-                if folder_gives_way(ground, name, &tracked, path)? {
-                    ways.insert(path.to_vec());
-                }
+                ways.extend(folder_gives_way(ground, name, &tracked, path)?.then(|| path.to_vec()));
             }
             Some(a) if matches!(kind(a.mode), FileType::RegularFile | FileType::Symlink) => files.push(path.to_vec()),
             Some(_) => {

@@ -25,8 +25,6 @@ pub(super) struct Findings {
     pub warnings: Vec<String>,
     pub room: Vec<Room>,
     pub forward: Option<String>,
-    /// Nothing has to be done.
-    pub same: bool,
 }
 
 impl Findings {
@@ -56,7 +54,6 @@ impl Surveyor<'_> {
     pub(super) fn outermost(&mut self, git: &Git) -> Result<(), SourceError> {
         let git_dir = git.text(&["rev-parse", "--absolute-git-dir"]).map_err(explain)?.into();
         let place = Place { path: String::new(), dir: git.toplevel().into(), git_dir, absent: false, url: None };
-        self.findings.same = true;
         self.repository(self.stored.facts, place, 0)
     }
 
@@ -196,7 +193,6 @@ impl Surveyor<'_> {
             self.findings.lines.push(prefixed(repository, line));
             return Ok(());
         }
-        self.findings.same = false;
         let mut lines = vec![way(ground, &today.head, repository, &tags(facts))?];
         if repository.absent {
             lines[0] = format!("is checked out again at {}", named(&repository.commit, &tags(facts)));
@@ -235,7 +231,7 @@ impl Surveyor<'_> {
             );
             self.findings.warnings.push(prefixed(repository, text));
         }
-        if !facts["unmerged"]["count"].as_u64().is_none_or(|n| n == 0) {
+        if facts["unmerged"]["count"].as_u64().is_some_and(|n| n > 0) {
             let text = "it had unresolved conflicts when it was captured: their files come back as plain edits";
             self.findings.warnings.push(prefixed(repository, text.to_owned()));
         }
