@@ -89,9 +89,7 @@ fn beside(
 ) -> Result<(), OpsError> {
     for (url, from) in urls {
         scene.run.cancel.check()?;
-        let by_name = |c: &&Container| {
-            scene.shares_network(c) && (c.name == url.host || c.aliases.iter().any(|a| *a == url.host))
-        };
+        let by_name = |c: &&Container| scene.shares_network(c) && (c.name == url.host || c.aliases.contains(&url.host));
         let own = |host: &str| {
             let is = |c: &Container| c.name == host || c.aliases.iter().any(|a| a == host);
             scene.services.iter().any(|s| s.name == host || s.container.as_ref().is_some_and(is))
