@@ -86,6 +86,11 @@ fn the_documented_examples_are_what_is_printed() {
     check(&world.json(&["restore", "latest", "-p", "shop", "--in-place", "--dry-run"]));
     check(&world.json(&["restore", "latest", "-p", "shop", "--in-place", "--yes"]));
     check(&world.json(&["restore", "-p", "shop", "--undo", "--yes"]));
+    check(&world.json(&["rollback", "-p", "shop", "--to", "first", "--dry-run"]));
+    check(&world.run(&["guard", "-p", "shop", "--json", "--", "true"]).exits(0).json());
+    let (repository, identity) = (world.repository(), world.identity());
+    let there = ["--repository", repository.to_str().unwrap(), "--identity", identity.to_str().unwrap()];
+    check(&world.json(&[&["recover"], &there[..], &["--dry-run"]].concat()));
     check(&world.json(&["ls", "latest", "-p", "shop"]));
     check(&world.json(&["drill", "-p", "shop", "--dry-run"]));
     let proved = world.json(&["snapshot", "-p", "shop", "--drill"]);
