@@ -14,6 +14,6 @@ mod values;
 
 pub use error::{LoadError, PolicyError, PolicyErrors, Position};
 pub use find::{FindError, find};
-pub use load::{load, parse};
+pub use load::{S3_FIELDS, load, parse};
 pub use model::Policy;
 pub use show::show;

@@ -197,3 +197,25 @@ fn meta_chat_no_snapshot_outlives_what_may_be_kept() {
     let limit = Utc::now() - TimeDelta::days(30);
     assert!(kept.len() > 3 && kept.iter().all(|time| *time > limit), "{kept:?}");
 }
+
+#[test]
+fn meta_chat_what_init_finds_is_proved_as_it_is() {
+    let chat = MetaChat::up();
+    let root = &chat.project.root;
+    let covered = [
+        ("postgres", "database metachat"),
+        ("redis", "service \"redis\""),
+        ("command", "definitions"),
+        ("volume", "volume storage"),
+        ("files", "docker/secrets/encryption_key"),
+        ("env", "docker/.env.production"),
+        ("nginx", "etc/nginx"),
+        ("certificates", "chat.example.org"),
+    ];
+    let said = ["messages that wait", "storage"];
+    let (_, text) = crate::discovered::proved(&chat.machine, &chat.policy, root, &covered, &said);
+    for data in ["postgres-data", "redis-data", "rabbitmq-data"] {
+        assert!(!text.contains(data), "the store gives it: {text}");
+    }
+    assert!(text.contains("env_files = [\"docker/.env.production\"]"), "{text}");
+}

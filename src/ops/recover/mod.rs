@@ -215,9 +215,16 @@ fn moved(text: &str, file: &Path, url: &RepositoryUrl) -> Result<String, OpsErro
         if plain.starts_with('[') {
             section = plain.trim_matches(|c| "[] ".contains(c)).to_owned();
         }
-        let is_url =
-            section == "repository" && plain.strip_prefix("url").is_some_and(|rest| rest.trim_start().starts_with('='));
-        if is_url {
+        let sets = |field: &str| {
+            let rest = plain.strip_prefix(field).map(str::trim_start);
+            section == "repository" && rest.is_some_and(|rest| rest.starts_with('='))
+        };
+        // A folder has no region: what was the bucket's stays as a comment.
+        if matches!(url, RepositoryUrl::Local(_)) && policy::S3_FIELDS.iter().any(|field| sets(field)) {
+            out.push_str(&format!("# {line}"));
+            continue;
+        }
+        if sets("url") {
             // A basic string of TOML is one of JSON for what a location can hold.
             let quoted = serde_json::to_string(&url.to_string()).unwrap_or_default();
             out.push_str(&format!("url = {quoted}\n"));

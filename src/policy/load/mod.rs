@@ -7,6 +7,8 @@ mod checks;
 mod repository;
 mod sources;
 
+pub use repository::S3_FIELDS;
+
 use crate::base::ids::PolicyName;
 use crate::base::units::parse_duration;
 use crate::policy::document::{Bad, Report, Table, Text, quote, unknown};

@@ -7,7 +7,8 @@ use crate::policy::values;
 use std::path::Path;
 
 /// Fields that mean something to an object store only.
-const S3_FIELDS: [&str; 5] = ["endpoint", "region", "credentials", "path_style", "object_lock"];
+/// Fields that a repository in a folder does not have.
+pub const S3_FIELDS: [&str; 5] = ["endpoint", "region", "credentials", "path_style", "object_lock"];
 
 pub(super) fn repository(document: &Table<'_>, root: &Path) -> Option<Repository> {
     let table = needed_section(document, "repository")?;
