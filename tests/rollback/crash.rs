@@ -8,7 +8,7 @@ use std::process::Command;
 
 /// How many parts the sweep is cut into; the whole of it is `scripts/sweep.sh`.
 fn thinned() -> usize {
-    std::env::var("LIFEBOAT_SWEEP").map_or(8, |_| 1)
+    std::env::var("LIFEBOAT_SWEEP").map_or(14, |_| 1)
 }
 
 /// The rollback, killed at its nth fsync of the journal; whether it was.
