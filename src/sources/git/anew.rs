@@ -8,7 +8,6 @@ use super::tool::Git;
 use crate::base::cancel::Cancel;
 use crate::sources::SourceError;
 use crate::sources::placing::Stored;
-use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -101,9 +100,4 @@ fn head(stream: &mut impl BufRead) -> std::io::Result<Vec<(String, String)>> {
             refs.push((id.to_owned(), name.to_owned()));
         }
     }
-}
-
-/// Whether a snapshot's facts have what [`make`] needs.
-pub fn can_be_made(facts: &Value) -> bool {
-    facts["bundle"]["stream"].is_string()
 }

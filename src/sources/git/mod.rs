@@ -18,7 +18,7 @@ mod tool;
 mod tree;
 mod untracked;
 
-pub use anew::{can_be_made, make as make_anew};
+pub use anew::make as make_anew;
 pub use look::{Commit, commit_named};
 pub use placing::GitPlacing;
 pub use proof::GitProof;
