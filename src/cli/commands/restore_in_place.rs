@@ -138,6 +138,7 @@ enum Asked {
 
 fn tell(session: &Session, mut report: TransactionReport, asked: Asked) -> Result<Exit, Failure> {
     session.progress.finish();
+    session.note(|noted| noted.snapshot = Some(report.snapshot.to_string()));
     let failure = report.failure.take();
     let exit = match (report.outcome, &failure) {
         _ if !report.is_healthy() => Exit::Unhealthy,
