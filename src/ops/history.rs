@@ -84,8 +84,12 @@ pub struct HistoryReport {
     pub problems: Vec<String>,
 }
 
-/// The newest `last` events. `runs` are this host's.
-pub fn history(access: &Access, runs: Vec<RunRecord>, last: Option<usize>) -> Result<HistoryReport, OpsError> {
+/// The newest `last` events. `runs` are this host's, and so many are older than these.
+pub fn history(
+    access: &Access,
+    (runs, older): (Vec<RunRecord>, usize),
+    last: Option<usize>,
+) -> Result<HistoryReport, OpsError> {
     let drills = access.repository.drills()?;
     let snapshots = access.snapshots().into_iter().map(|s| Happened::Snapshot {
         time: s.header.time,
@@ -117,7 +121,7 @@ pub fn history(access: &Access, runs: Vec<RunRecord>, last: Option<usize>) -> Re
     Ok(HistoryReport {
         repository: access.repository.storage().describe(),
         events,
-        left_out,
+        left_out: left_out + older,
         problems: drills.problems.iter().map(|e| full_text(e)).collect(),
     })
 }

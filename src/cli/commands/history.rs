@@ -31,13 +31,17 @@ pub fn run(session: &Session, args: &HistoryArgs) -> Result<Exit, Failure> {
 }
 
 /// The runs of the policy on this host. A stranger's repository has none, and neither has another host.
-fn runs(session: &Session, args: &HistoryArgs, policy: Option<&PolicyName>) -> Result<Vec<RunRecord>, Failure> {
+fn runs(
+    session: &Session,
+    args: &HistoryArgs,
+    policy: Option<&PolicyName>,
+) -> Result<(Vec<RunRecord>, usize), Failure> {
     let Some(policy) = policy.filter(|_| args.reading.repository.is_none() && args.reading.host.is_none()) else {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), 0));
     };
-    let Some(book) = Book::look(&session.installation.state_dir)? else { return Ok(Vec::new()) };
+    let Some(book) = Book::look(&session.installation.state_dir)? else { return Ok((Vec::new(), 0)) };
     book.mark_interrupted()?;
-    Ok(book.runs(Some(policy), None, None)?)
+    Ok(book.newest_runs(policy, args.last)?)
 }
 
 /// An error in a table's last column.

@@ -246,6 +246,27 @@ impl Book {
         look().map_err(self.failed("look for runs in"))
     }
 
+    /// A policy's newest runs, the older ones that left a snapshot as well, and how many others are older: enough to tell
+    /// what happened last, however long the book is.
+    pub fn newest_runs(&self, policy: &PolicyName, most: Option<usize>) -> Result<(Vec<RunRecord>, usize), OpsError> {
+        let mut runs = self.runs(Some(policy), None, most)?;
+        let Some(oldest) = runs.last().filter(|_| most.is_some()).map(|run| (run.begun.timestamp(), run.id)) else {
+            let none_asked = most == Some(0);
+            return Ok((runs, if none_asked { self.count(Some(policy))? } else { 0 }));
+        };
+        let older = "policy = ?1 and (begun, id) < (?2, ?3)";
+        let look = || -> rusqlite::Result<(Vec<RunRecord>, usize)> {
+            let key = params![policy.as_str(), oldest.0, oldest.1];
+            let sql = format!("select {COLUMNS} from runs where {older} and snapshot is not null order by begun desc");
+            let left: rusqlite::Result<Vec<RunRecord>> = self.db.prepare(&sql)?.query_map(key, record)?.collect();
+            let sql = format!("select count(*) from runs where {older} and snapshot is null");
+            Ok((left?, self.db.query_row(&sql, key, |row| row.get(0))?))
+        };
+        let (left, others) = look().map_err(self.failed("look for runs in"))?;
+        runs.extend(left);
+        Ok((runs, others))
+    }
+
     /// How many runs the book holds, of one policy or all.
     pub fn count(&self, policy: Option<&PolicyName>) -> Result<usize, OpsError> {
         let sql = "select count(*) from runs where ?1 is null or policy = ?1";
