@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# host-image.sh IMAGE: a small Docker image made of this machine's own Postgres, Redis, nginx, git and shell, so that
-# the tests' containers need no registry. Root; the programs must be installed.
+# host-image.sh IMAGE: a small Docker image made of this machine's own Postgres, Redis, nginx, git, Python and shell, so
+# that the tests' containers need no registry. Root; the programs must be installed.
 set -euo pipefail
 
 image=${1:?usage: host-image.sh IMAGE}
@@ -11,7 +11,11 @@ trap 'rm -rf "$root"' EXIT
 programs=(bash sh cat ls cp mv rm mkdir rmdir chown chmod sleep date id env head tail tee true false touch ln stat du
     df sync kill ps sed grep tar gzip zstd find sort wc cut tr test timeout sha256sum su setpriv getent locale mktemp
     readlink basename dirname printf seq dd od cmp diff hostname uname xargs awk)
-servers=(/usr/bin/redis-{server,cli,check-rdb,check-aof} /usr/sbin/nginx /usr/bin/{git,curl,openssl})
+servers=(/usr/bin/redis-{server,cli,check-rdb,check-aof} /usr/sbin/nginx /usr/bin/{git,curl,openssl,python3.11})
+python=/usr/lib/python3.11
+# What a small web application never loads, by the first letters of its path below $python.
+useless='config-3|test|unittest|lib2to3|ensurepip|idlelib|distutils|pydoc|turtle|xml|wsgiref|venv|curses|sqlite3|asyncio'
+useless+='|multiprocessing|lib-dynload/(_sqlite|_curses|_dbm|nis|_test|_codecs|readline)'
 
 # The folders that Debian merged into /usr, and those that the servers expect.
 mkdir -p "$root"/usr/{bin,sbin,lib,lib64} "$root"/{tmp,run/postgresql,proc,sys,dev,root,etc,var/www,var/log/nginx} \
@@ -29,10 +33,11 @@ chmod 1777 "$root/tmp"
     find /etc/nginx /usr/lib/locale/C.utf8 /usr/share/git-core /usr/share/zoneinfo/UTC \
         /etc/ssl/certs/ca-certificates.crt /etc/ssl/openssl.cnf /etc/nsswitch.conf \
         \( -type f -o -type l \) ! -path '*/modules-enabled/*' 2>/dev/null
+    find "$python" \( -type f -o -type l \) | grep -vE "^$python/((__pycache__/)?($useless)|.*/_pydecimal)"
 } | sort -u >"$root/files" || true
 
 # Every library that one of them loads.
-grep -E "^(/usr/bin|/bin|/usr/sbin|$postgres)/" "$root/files" | xargs ldd 2>/dev/null |
+grep -E "^(/usr/bin|/bin|/usr/sbin|$postgres|$python/lib-dynload)/" "$root/files" | xargs ldd 2>/dev/null |
     grep -oE '/[^ ]+\.so[^ ]*' | grep -E '^/(usr/)?lib' | sort -u >"$root/libraries" || true
 
 # Links are followed: a name and its target become two files, and nothing points outside.
@@ -40,6 +45,7 @@ sort -u "$root/files" "$root/libraries" | sed 's,^/,,' >"$root/list"
 tar -C / -ch --no-recursion --ignore-failed-read -T "$root/list" 2>/dev/null |
     tar -C "$root" -x --keep-directory-symlink
 rm -f "$root"/{files,libraries,list}
+ln -s python3.11 "$root/usr/bin/python3"
 
 # The uids of the official alpine images, so that restored ownership means the same.
 cat >"$root/etc/passwd" <<'PASSWD'

@@ -10,7 +10,7 @@ LIFEBOAT_CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/lifeboat
 # One target folder for every clone: a fresh clone builds in seconds.
 : "${CARGO_TARGET_DIR:=$LIFEBOAT_CACHE/target}"
 export CARGO_TARGET_DIR LIFEBOAT_SRC LIFEBOAT_CACHE
-export LIFEBOAT_TEST_IMAGE=lifeboat-test/host:1
+export LIFEBOAT_TEST_IMAGE=lifeboat-test/host:2
 mkdir -p "$LIFEBOAT_CACHE"
 
 RUST_MINIMUM=1.95
@@ -22,7 +22,7 @@ TOOLS_BUILD=(cc=gcc /usr/include/stdlib.h=libc6-dev /etc/ssl/certs/ca-certificat
 TOOLS_BREAK_GLASS=(age=age zstd=zstd tar=tar jq=jq ssh-keygen=openssh-client)
 TOOLS_DEMO=(/usr/lib/postgresql/15/bin/postgres=postgresql-15 redis-server=redis-server redis-cli=redis-tools
     nginx=nginx-light openssl=openssl git=git "${TOOLS_BREAK_GLASS[@]}")
-TOOLS_TEST=("${TOOLS_DEMO[@]}" curl=curl setfacl=acl setfattr=attr strace=strace ps=procps systemd-analyze=systemd)
+TOOLS_TEST=("${TOOLS_DEMO[@]}" curl=curl /usr/bin/python3.11=python3 setfacl=acl setfattr=attr strace=strace ps=procps systemd-analyze=systemd)
 TOOLS_ENGINE=(dockerd=docker.io docker=docker.io iptables=iptables)
 
 if [ -t 1 ] && [ -z "${NO_COLOR-}" ]; then
@@ -341,6 +341,37 @@ build_redis_8() {
     fi
     rm -rf "$dir"
     [ "$status" = 0 ] || die "could not make the image $LIFEBOAT_REDIS_8_IMAGE; see above"
+}
+
+# need_rabbitmq: an image with Debian's RabbitMQ, unpacked without its packages' scripts; this system stays as it is.
+LIFEBOAT_RABBITMQ_IMAGE=lifeboat-test/rabbitmq:1
+need_rabbitmq() {
+    docker image inspect "$LIFEBOAT_RABBITMQ_IMAGE" >/dev/null 2>&1 || locked rabbitmq build_rabbitmq
+}
+
+build_rabbitmq() {
+    docker image inspect "$LIFEBOAT_RABBITMQ_IMAGE" >/dev/null 2>&1 && return 0
+    printf '%s\n' "${DIM}making an image with RabbitMQ of Debian 12${PLAIN}"
+    local dir status=0
+    dir=$(mktemp -d)
+    debian_packages bookworm "$dir" install rabbitmq-server dash bash coreutils util-linux base-files sed grep gawk \
+        hostname procps || status=$?
+    if [ "$status" = 0 ]; then
+        rm -rf "$dir"/x/usr/share/{doc,man,locale,info,perl,perl5,lintian} "$dir"/x/usr/lib/{python3*,valgrind} \
+            "$dir"/x/usr/lib/x86_64-linux-gnu/perl*
+        # The packages' scripts, which would add these, do not run.
+        printf '%s\n' 'root:x:0:0:root:/root:/bin/sh' 'rabbitmq:x:72:72::/var/lib/rabbitmq:/bin/sh' \
+            'nobody:x:65534:65534::/:/bin/false' >"$dir/x/etc/passwd"
+        printf '%s\n' 'root:x:0:' 'rabbitmq:x:72:' 'nogroup:x:65534:' >"$dir/x/etc/group"
+        mkdir -p "$dir"/x/var/{lib,log}/rabbitmq
+        chown -R 72:72 "$dir"/x/var/{lib,log}/rabbitmq
+        # Not Debian's wrappers of the same names, which change the user once more.
+        tar -C "$dir/x" -c . | docker import -c 'ENV LANG=C.UTF-8' -c 'ENV HOME=/var/lib/rabbitmq' -c 'USER rabbitmq' \
+            -c 'ENV PATH=/usr/lib/rabbitmq/bin:/usr/sbin:/usr/bin:/sbin:/bin' \
+            - "$LIFEBOAT_RABBITMQ_IMAGE" >/dev/null || status=$?
+    fi
+    rm -rf "$dir"
+    [ "$status" = 0 ] || die "could not make the image $LIFEBOAT_RABBITMQ_IMAGE; see above"
 }
 
 # need_image: LIFEBOAT_TEST_IMAGE, made of this machine's own programs.

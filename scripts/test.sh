@@ -43,6 +43,7 @@ machine() {
     need_docker
     need_compose
     need_image
+    need_rabbitmq
     need_s3_servers
     need_redis_versions
     printf '   %s, Docker %s, Postgres %s, Redis %s\n' "$(cargo --version | cut -d' ' -f1,2)" \

@@ -581,6 +581,75 @@ fn valkey_8_in_a_container() {
     in_container("valkey-8", true, Aof::Stale);
 }
 
+/// A store that becomes empty: twice there, and the data of today is back with the way back.
+fn emptied(live: &dyn Live) {
+    fill(live);
+    let bench = Bench::new(&live.target());
+    let mut taken = Taken::of(&bench.source);
+    // A snapshot that holds nothing of it is no hindrance.
+    taken.streams.clear();
+    change(live);
+    let (today, before) = (live.digest(), listing(&live.dir()));
+    let part = Part { flush: true, ..Part::default() };
+    let intent = bench.run(|s, scene| bench.stored(&taken, |stored| s.plan(scene, stored, &part))).unwrap();
+    assert!(intent.lines[0].ends_with(": 506 keys now, none afterwards"), "{:?}", intent.lines);
+    let losses: Vec<_> = intent.losses.iter().map(|l| (l.what.as_str(), l.more, l.exact)).collect();
+    assert_eq!(losses, [("keys of database 0", 505, true), ("keys of database 3", 1, true)]);
+    bench.prepare(&taken, &intent).unwrap();
+    bench.prepare(&taken, &intent).unwrap();
+    assert_eq!(live.digest(), today, "preparing changes nothing");
+    for _ in 0..2 {
+        bench.switch(&intent).unwrap_or_else(|e| panic!("{e} {:?}", e.way_out()));
+        bench.switch(&intent).unwrap();
+        bench.confirm(&intent).unwrap();
+        assert_eq!(live.cli(&["DBSIZE"]), "0");
+        live.restart();
+        assert_eq!((live.cli(&["DBSIZE"]), live.cli(&["-n", "3", "DBSIZE"])), ("0".into(), "0".into()));
+        bench.back(&intent).unwrap();
+        bench.back(&intent).unwrap();
+        assert_eq!(live.digest(), today);
+    }
+    live.restart();
+    assert_eq!(live.digest(), today);
+    bench.discard_new(&intent).unwrap();
+    assert_eq!(listing(&live.dir()), before);
+    // Once more, to stay: what is written since is kept.
+    bench.prepare(&taken, &intent).unwrap();
+    bench.switch(&intent).unwrap();
+    live.cli(&["SET", "written", "since"]);
+    bench.confirm(&intent).unwrap();
+    bench.discard_old(&intent).unwrap();
+    assert_eq!((live.cli(&["DBSIZE"]), live.cli(&["GET", "written"])), ("1".into(), "since".into()));
+}
+
+#[test]
+fn a_store_becomes_empty_on_the_host() {
+    for (version, appendonly) in [("redis-7.0", true), ("redis-7.0", false), ("redis-6.2", true), ("valkey-8", true)] {
+        eprintln!("{version}, appendonly {appendonly}");
+        emptied(&OnHost::start(version, appendonly));
+    }
+}
+
+#[test]
+fn a_store_becomes_empty_in_a_container() {
+    emptied(&Contained::start(IMAGE, "redis-7.0", true));
+    emptied(&Contained::start(IMAGE, "redis-7.0", false));
+}
+
+#[test]
+fn keys_that_leave_and_keys_that_come_back() {
+    let live = OnHost::start("redis-7.0", false);
+    fill(&live);
+    let bench = Bench::new(&live.target());
+    let taken = Taken::of(&bench.source);
+    assert_eq!(bench.plan(&taken).unwrap().losses, []);
+    live.cli(&["MSET", "a", "1", "b", "2", "c", "3"]);
+    live.cli(&["-n", "3", "FLUSHDB"]);
+    let losses = bench.plan(&taken).unwrap().losses;
+    let losses: Vec<_> = losses.iter().map(|l| (l.what.as_str(), l.more, l.exact)).collect();
+    assert_eq!(losses, [("keys of database 0", 3, true), ("keys of database 3", -1, true)]);
+}
+
 /// What a child of this test is told: a folder with everything in it.
 const CHILD: &str = "LIFEBOAT_TEST_CHILD";
 

@@ -9,3 +9,4 @@ pub mod stream;
 pub mod time;
 pub mod units;
 pub mod uptime;
+pub mod yaml;

@@ -115,6 +115,12 @@ pub enum Command {
     Diff(DiffArgs),
     /// Restore a snapshot, or a part of it, into a folder or over the live application.
     Restore(RestoreArgs),
+    /// Return the live application, code, configuration, schema and data, to a tag, commit, snapshot or time.
+    Rollback(RollbackArgs),
+    /// Wrap an upgrade: a snapshot, the command, health checks, a second snapshot; and back where it fails.
+    Guard(GuardArgs),
+    /// The server is gone: bring one application back onto a machine that has only this program.
+    Recover(RecoverArgs),
     /// Prove a snapshot: restore it into throw-away services, and compare them with what the live ones were.
     Drill(DrillArgs),
     /// Run the policies by their schedules, until it is stopped: the service.
@@ -367,6 +373,82 @@ pub struct RestoreArgs {
     pub reading: Reading,
 }
 
+/// Which of two values of a rotated secret stands afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EnvChoice {
+    Live,
+    Snapshot,
+}
+
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// A tag, a commit, a snapshot or a time; without it the newest snapshots are listed, with what each would cost.
+    #[arg(long, value_name = "TAG|COMMIT|ID")]
+    pub to: Option<String>,
+    /// Return only this: code, env, data, or a source; may be repeated.
+    #[arg(long, value_name = "PART")]
+    pub only: Vec<String>,
+    /// Return code, images and env, and leave the data as it is.
+    #[arg(long)]
+    pub keep_data: bool,
+    /// With --keep-data: go on although the schema of today is not the one that the code knew.
+    #[arg(long)]
+    pub accept_schema: bool,
+    /// Which value of a secret that was changed since stands afterwards.
+    #[arg(long, value_name = "live|snapshot")]
+    pub env: Option<EnvChoice>,
+    /// Go on although today's state of this source cannot be saved first; may be repeated.
+    #[arg(long, value_name = "SOURCE")]
+    pub accept_unsaved: Vec<String>,
+    /// Do it without asking.
+    #[arg(long)]
+    pub yes: bool,
+    /// Finish a rollback that was cut short, or take it back.
+    #[arg(long, conflicts_with_all = ["to", "only", "keep_data", "env", "undo"])]
+    pub resume: bool,
+    /// Bring back what a rollback replaced, as long as it is kept [default: the newest].
+    #[arg(long, value_name = "ID", num_args = 0..=1, conflicts_with_all = ["to", "only", "keep_data", "env"])]
+    pub undo: Option<Option<String>>,
+    /// Print the plan, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub reading: Reading,
+}
+
+#[derive(Debug, Args)]
+pub struct GuardArgs {
+    /// Tag the snapshot after the command with this, and the one before it with before-TAG.
+    #[arg(long, value_name = "TAG")]
+    pub tag: Option<String>,
+    /// Where the command or the health checks fail: say so, and roll nothing back.
+    #[arg(long)]
+    pub no_rollback: bool,
+    /// The identity file, instead of the policy's or <config-dir>/identity.txt.
+    #[arg(long, value_name = "FILE", env = "LIFEBOAT_IDENTITY", hide_env_values = true)]
+    pub identity: Option<PathBuf>,
+    /// The command, and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub struct RecoverArgs {
+    /// The snapshot [default: the newest complete one].
+    pub id: Option<String>,
+    /// Go on although something is lacking that the old machine had.
+    #[arg(long)]
+    pub despite: bool,
+    /// Do it without asking.
+    #[arg(long)]
+    pub yes: bool,
+    /// Print what would be done, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub reading: Reading,
+}
+
 #[derive(Debug, Args)]
 pub struct DrillArgs {
     /// The snapshot, as for `show` [default: the newest complete one].
@@ -377,6 +459,9 @@ pub struct DrillArgs {
     /// Keep the files that were restored, for a look at them; servers are ended all the same.
     #[arg(long)]
     pub keep: bool,
+    /// Plan a rollback of the live application as well, and change nothing: to the drilled snapshot, or to TAG.
+    #[arg(long, value_name = "TAG", num_args = 0..=1)]
+    pub rollback: Option<Option<String>>,
     /// Where the report page goes [default: <state-dir>/drills/].
     #[arg(long, value_name = "FILE")]
     pub page: Option<PathBuf>,

@@ -24,6 +24,7 @@ const DELIVER_LIMIT: Duration = Duration::from_secs(15);
 pub struct Books {
     book: Book,
     id: i64,
+    what: What,
     policy: Policy,
     host: HostName,
     ping: Option<JoinHandle<()>>,
@@ -38,6 +39,9 @@ fn what(command: &Command) -> Option<What> {
         Command::Verify(args) if own(&args.reading) => Some(What::Verify),
         Command::Prune(args) if !args.dry_run => Some(What::Prune),
         Command::Copy(args) if !args.dry_run && own(&args.reading) => Some(What::Copy),
+        // Bare, it may only list: what did nothing is forgotten again.
+        Command::Rollback(args) if !args.dry_run => Some(What::Rollback),
+        Command::Guard(_) => Some(What::Guard),
         Command::Restore(args) if args.into.is_none() && !args.dry_run => Some(What::Restore),
         _ => None,
     }
@@ -76,7 +80,7 @@ impl Books {
             now: Utc::now(),
         })?;
         let ping = if what == What::Snapshot { begin_ping(&policy) } else { None };
-        Ok(Self { book, id, policy, host, ping })
+        Ok(Self { book, id, what, policy, host, ping })
     }
 
     /// Enters how it ended, and tells whoever wants to hear.
@@ -88,6 +92,9 @@ impl Books {
 
     fn close(&mut self, session: &Session, exit: Exit, failure: Option<&Failure>) -> Result<(), OpsError> {
         let noted = session.noted();
+        if self.what == What::Rollback && noted.snapshot.is_none() && matches!(exit, Exit::Done | Exit::Usage) {
+            return self.book.forget(self.id);
+        }
         let error = failure.map(Failure::message).or_else(|| {
             let alarmed = session.out.alarmed();
             (exit != Exit::Done && !alarmed.is_empty()).then(|| alarmed.join("; "))

@@ -9,6 +9,7 @@
 //! | 4 | integrity: something stored is damaged or forged |
 //! | 5 | busy: another run holds this policy |
 //! | 6 | health checks failed |
+//! | 7 | rolled back: the guarded command failed, and the application is back where it was |
 //! | 130 | ended by SIGINT (Ctrl-C) |
 //! | 143 | ended by SIGTERM |
 
@@ -33,6 +34,7 @@ pub enum Exit {
     Integrity,
     Busy,
     Unhealthy,
+    RolledBack,
     /// Ended by this signal.
     Signal(i32),
 }
@@ -48,6 +50,7 @@ impl Exit {
             Exit::Integrity => 4,
             Exit::Busy => 5,
             Exit::Unhealthy => 6,
+            Exit::RolledBack => 7,
             Exit::Signal(signal) => 128u8.saturating_add(u8::try_from(signal).unwrap_or(0)),
         }
     }
@@ -62,6 +65,7 @@ impl Exit {
             Exit::Integrity => "integrity",
             Exit::Busy => "busy",
             Exit::Unhealthy => "unhealthy",
+            Exit::RolledBack => "rolled-back",
             Exit::Signal(_) => "cancelled",
         }
     }

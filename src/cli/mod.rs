@@ -87,6 +87,7 @@ fn tree_helper(arguments: &[OsString]) -> Option<u8> {
 fn settles(command: &Command) -> bool {
     match command {
         Command::Restore(args) => args.resume,
+        Command::Rollback(args) => args.resume,
         Command::Keys { .. } | Command::Completions { .. } | Command::Man { .. } | Command::Notify { .. } => true,
         _ => false,
     }
@@ -155,6 +156,9 @@ fn name(command: &Command) -> &'static str {
         Command::Diff(_) => "diff",
         Command::Restore(args) if args.into.is_none() => "restore in place",
         Command::Restore(_) => "restore",
+        Command::Rollback(_) => "rollback",
+        Command::Guard(_) => "guard",
+        Command::Recover(_) => "recover",
         Command::Drill(_) => "drill",
         Command::Serve(_) => "serve",
         Command::Notify { command: NotifyCommand::Test } => "notify test",
@@ -189,6 +193,9 @@ fn dispatch(session: &Session, command: &Command) -> Result<Exit, Failure> {
         Command::Completions { shell } => commands::manual::completions(session, *shell),
         Command::Man { command } => commands::manual::man(session, command.as_deref()),
         Command::Restore(args) => commands::restore::run(session, args),
+        Command::Rollback(args) => commands::rollback::run(session, args),
+        Command::Guard(args) => commands::guard::run(session, args),
+        Command::Recover(args) => commands::recover::run(session, args),
         Command::Drill(args) => commands::drill::run(session, args),
         Command::Serve(args) => commands::serve::run(session, args),
         Command::Notify { command: NotifyCommand::Test } => commands::notify::test(session),

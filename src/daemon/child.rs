@@ -77,7 +77,8 @@ impl Program {
             What::Prune => "prune",
             What::Verify => "verify",
             What::Copy => "copy",
-            What::Snapshot | What::Restore | What::Weekly => "snapshot",
+            // Nothing else has a schedule.
+            _ => "snapshot",
         });
         start(command, Task::Run(job.clone()), limit)
     }

@@ -10,7 +10,7 @@
 //! - [`child`]: one run as a process
 //! - [`ledger`]: the run history from the daemon's side
 //! - [`wakeup`]: what ends a sleep: signals, the clock, changed files
-//! - [`systemd`]: `sd_notify`
+//! - [`systemd`]: what the service manager is told
 //! - [`serve`]: all of it together
 
 pub mod agenda;

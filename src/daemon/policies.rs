@@ -11,7 +11,7 @@ use crate::policy::{self, LoadError, Policy};
 use crate::repository::chain::full_text;
 use chrono::TimeDelta;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 /// The weekly word comes on Monday morning.
 const WEEKLY: &str = "0 9 * * 1";
@@ -52,7 +52,7 @@ impl Policies {
         }
     }
 
-    fn complain(&mut self, name: String, file: &PathBuf, error: &LoadError) {
+    fn complain(&mut self, name: String, file: &Path, error: &LoadError) {
         let problem = match error {
             LoadError::Invalid(errors) => {
                 let one = |e: &policy::PolicyError| format!("{}:{}: {}", e.position.line, e.position.column, e.message);

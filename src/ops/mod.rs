@@ -16,6 +16,8 @@
 //! - [`browse`]: list, show, ls, cat, find, diff
 //! - [`mark`]: tag, untag, hold, release
 //! - [`restore`]: a snapshot's streams into a folder
+//! - [`rollback`]: the whole application as it was
+//! - [`recover`]: the same onto a bare machine
 //! - [`streams`]: a snapshot's streams as sources read them
 //! - [`history`]: what happened to an application's backups
 //! - [`runs`]: every run on this host, by hand or by schedule
@@ -38,8 +40,10 @@ pub mod mark;
 pub mod notify;
 pub mod probe;
 pub mod prune;
+pub mod recover;
 pub mod repair;
 pub mod restore;
+pub mod rollback;
 pub mod runs;
 pub mod setup;
 pub mod snapshot;

@@ -75,8 +75,7 @@ pub struct EngineVersion {
 impl Docker {
     /// Connects and agrees on an API version. Calls of this connection stop when `cancel` is raised.
     pub fn connect(cancel: &Cancel) -> Result<Docker, PlaceError> {
-        let endpoint = std::env::var("DOCKER_HOST").ok().filter(|h| !h.is_empty());
-        let endpoint = endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
+        let endpoint = Self::endpoint_of_host();
         let none = |source: Box<dyn std::error::Error + Send + Sync>| PlaceError::NoDocker {
             endpoint: endpoint.clone(),
             source,
@@ -114,6 +113,12 @@ impl Docker {
             Ok(Err(e)) => Err(none(e.into())),
             Err(late) => Err(none(late.into())),
         }
+    }
+
+    /// Where the engine is asked.
+    pub(super) fn endpoint_of_host() -> String {
+        let named = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
+        named.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned())
     }
 
     pub fn endpoint(&self) -> &str {
@@ -333,7 +338,7 @@ pub(super) fn is_object_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
 
-fn is_image_reference(name: &str) -> bool {
+pub(super) fn is_image_reference(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.len() <= 512
         && !name.contains("..")

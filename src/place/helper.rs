@@ -268,7 +268,7 @@ impl Docker {
     }
 
     /// Sends all that `tar` gives. An upload that ended early closes the channel; its own answer tells why.
-    fn feed(
+    pub(super) fn feed(
         &self,
         mut tar: impl Read,
         pieces: mpsc::Sender<io::Result<Bytes>>,

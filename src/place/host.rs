@@ -92,7 +92,10 @@ fn prepare(command: &Command, watch: &Watch) -> Result<std::process::Command, Pl
         }
         _ => None,
     };
-    let environment = environment(account.as_ref());
+    let mut environment = environment(account.as_ref());
+    if let Some(names) = command.inherits {
+        environment.retain(|(name, _)| name.to_str().is_some_and(|name| names.contains(&name)));
+    }
     let setpriv = account.as_ref().filter(|a| !a.groups.is_empty()).and_then(|a| {
         let path = environment.iter().find(|(name, _)| name == "PATH")?;
         Some((find_program("setpriv", &path.1)?, a.name.clone()?, a.gid))

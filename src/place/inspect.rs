@@ -2,6 +2,7 @@
 
 use crate::base::secret::Secret;
 use bollard::models;
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -142,11 +143,12 @@ impl Image {
 }
 
 /// A volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Volume {
     pub name: String,
     pub driver: String,
     /// Where its files lie on the engine's host.
+    #[serde(default)]
     pub mountpoint: PathBuf,
     pub labels: BTreeMap<String, String>,
     pub options: BTreeMap<String, String>,
@@ -161,7 +163,7 @@ impl Volume {
 }
 
 /// A network.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Network {
     pub name: String,
     pub driver: String,

@@ -4,10 +4,12 @@
 //! status that cannot be read is a failure; whatever was started is ended when its handle is dropped or cancelled.
 
 pub mod account;
+pub mod compose;
 pub mod container;
 pub mod docker;
 pub mod helper;
 pub mod host;
+mod images;
 mod inside;
 pub mod inspect;
 mod lifecycle;
@@ -17,6 +19,7 @@ mod stream;
 mod tar_end;
 mod watch;
 
+pub use compose::Compose;
 pub use container::ContainerPlace;
 pub use docker::Docker;
 pub use host::HostPlace;
@@ -36,6 +39,8 @@ pub struct Command {
     /// In a container: the user to exec as. On the host: the account to run as, when this process is root.
     pub user: Option<String>,
     pub dir: Option<PathBuf>,
+    /// On the host: of the variables that a command inherits, only these; absent for all of them.
+    pub inherits: Option<&'static [&'static str]>,
     /// Whether standard input is a pipe that the caller writes and closes; else it is empty.
     pub stdin: bool,
     /// The longest that it may run.
@@ -53,6 +58,7 @@ impl Command {
             env: Vec::new(),
             user: None,
             dir: None,
+            inherits: None,
             stdin: false,
             timeout: None,
             stall: None,
@@ -72,6 +78,12 @@ impl Command {
 
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dir = Some(dir.into());
+        self
+    }
+
+    /// See [`Command::inherits`].
+    pub fn inherits(mut self, names: &'static [&'static str]) -> Self {
+        self.inherits = Some(names);
         self
     }
 

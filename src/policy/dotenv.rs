@@ -90,6 +90,39 @@ pub fn parse(text: &str, environment: &Lookup<'_>) -> Result<Vec<Entry>, DotenvE
     Ok(parser.entries.in_order())
 }
 
+/// Where a key is assigned in a file's text, `export` included; of a quoted value up to the closing quote, else to the end
+/// of the line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    pub key: String,
+    pub start: usize,
+    pub end: usize,
+}
+
+/// All assignments of a file, in their order; the last one of a key counts. Values do not matter here: a variable that
+/// the file requires and does not have hinders nothing.
+pub fn assignments(text: &str) -> Result<Vec<Assignment>, DotenvError> {
+    let mut parser = Parser {
+        rest: text.strip_prefix('\u{feff}').unwrap_or(text),
+        line: 1,
+        entries: Entries::default(),
+        environment: &|_| Some("x".to_owned()),
+    };
+    let mut found = Vec::new();
+    loop {
+        parser.skip_blank();
+        let start = text.len() - parser.rest.len();
+        let count = parser.entries.count;
+        if !parser.statement()? {
+            return Ok(found);
+        }
+        if parser.entries.count > count {
+            let end = start + text[start..text.len() - parser.rest.len()].trim_end_matches('\n').len();
+            found.push(Assignment { key: parser.entries.last.clone(), start, end });
+        }
+    }
+}
+
 /// The same for a file's bytes. Bytes that are not UTF-8 become U+FFFD, so that a comment in an old encoding hinders
 /// nothing.
 pub fn parse_bytes(bytes: &[u8], environment: &Lookup<'_>) -> Result<Vec<Entry>, DotenvError> {
@@ -117,6 +150,8 @@ struct Entries {
     by_key: HashMap<String, (usize, Entry)>,
     count: usize,
     bytes: usize,
+    /// The key of the last assignment.
+    last: String,
 }
 
 impl Entries {
@@ -126,6 +161,7 @@ impl Entries {
         }
         self.bytes = self.bytes.saturating_add(value.len());
         self.count += 1;
+        self.last.clone_from(&key);
         let entry = Entry { key: key.clone(), value: Secret::new(value), line };
         self.by_key.insert(key, (self.count, entry));
     }
@@ -156,13 +192,18 @@ impl<'a> Parser<'a> {
         self.advance(self.rest.len() - self.rest.trim_start_matches(what).len());
     }
 
-    /// Reads one statement; `false` at the end of the file.
-    fn statement(&mut self) -> Result<bool, DotenvError> {
+    /// Passes over white space and comments.
+    fn skip_blank(&mut self) {
         self.skip(char::is_whitespace);
         while self.rest.starts_with('#') {
             self.advance(self.rest.find('\n').unwrap_or(self.rest.len()));
             self.skip(char::is_whitespace);
         }
+    }
+
+    /// Reads one statement; `false` at the end of the file.
+    fn statement(&mut self) -> Result<bool, DotenvError> {
+        self.skip_blank();
         if self.rest.is_empty() {
             return Ok(false);
         }
@@ -579,6 +620,24 @@ mod tests {
         let entries = parse("A=1\nB='\n\n'\nC=3\nA=4\n", &no_environment).unwrap();
         let lines: Vec<_> = entries.iter().map(|e| (e.key.as_str(), e.line)).collect();
         assert_eq!(lines, [("B", 2), ("C", 5), ("A", 6)]);
+    }
+
+    #[test]
+    fn assignments_stand_where_they_are_written() {
+        let text = "\u{feff}# a\nexport A = \"one\ntwo\" # note\nB=1 # note\n=x\nNONE\nC='q'D=2\nE=${X:?no}\r\nA=last";
+        let found = assignments(text).unwrap();
+        let found: Vec<(&str, &str)> = found.iter().map(|a| (a.key.as_str(), &text[a.start..a.end])).collect();
+        let expected = [
+            ("A", "export A = \"one\ntwo\""),
+            ("B", "B=1 # note"),
+            ("NONE", "NONE"),
+            ("C", "C='q'"),
+            ("D", "D=2"),
+            ("E", "E=${X:?no}\r"),
+            ("A", "A=last"),
+        ];
+        assert_eq!(found, expected);
+        assert!(assignments("A='x").is_err());
     }
 
     #[test]

@@ -44,6 +44,10 @@ pub struct Part {
     /// A store becomes empty, and nothing of what was captured returns.
     #[serde(default)]
     pub flush: bool,
+    /// A database server must be of the captured major version: code that returns with the data may start an older one
+    /// on its data folder, and that one would not come up.
+    #[serde(default)]
+    pub same_major: bool,
 }
 
 /// What is counted of the data that leaves the live application.

@@ -2,6 +2,8 @@
 
 use super::SourceError;
 use super::command_placing::CommandPlacing;
+use super::compose::ComposePlacing;
+use super::git::GitPlacing;
 use super::locate::{Locate, Located};
 use super::placing::Placing;
 use super::postgres::PostgresSource;
@@ -45,10 +47,8 @@ pub fn placing(
             let (name, spec) = (source.name.clone(), spec.clone());
             Ok(Box::new(PostgresSource::new(name, spec, source.timeout, locate(policy, cancel))))
         }
-        SourceSpec::Git(_) | SourceSpec::Compose(_) => Err(SourceError::problem(format!(
-            "code is not put back by a restore: a source of kind {} is for rollback",
-            source.spec.kind()
-        ))),
+        SourceSpec::Compose(_) => Ok(Box::new(ComposePlacing::new(&policy.app, source, never, cancel))),
+        SourceSpec::Git(_) => Ok(Box::new(GitPlacing::new(&policy.app, source))),
     }
 }
 
@@ -57,7 +57,8 @@ pub fn is_code(spec: &SourceSpec) -> bool {
     matches!(spec, SourceSpec::Git(_) | SourceSpec::Compose(_))
 }
 
-fn locate(policy: &Policy, cancel: &Cancel) -> Locate {
+/// How a policy's servers are found.
+pub fn locate(policy: &Policy, cancel: &Cancel) -> Locate {
     let places = Arc::new(Places::new(&policy.app, cancel));
     Arc::new(move |target| {
         let found = places.find(target)?;

@@ -11,8 +11,10 @@
 //! ([`Source::prepare`]), in two threads: what Docker says, and everything else.
 
 mod proof;
+mod read;
 
 pub use proof::RecoveryProof;
+pub use read::{Bundle, read};
 
 use super::project::{Places, Project};
 use super::{Capture, Captured, Source, SourceError};

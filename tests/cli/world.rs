@@ -173,7 +173,7 @@ impl World {
 
 /// Where installations of these tests lie: in memory where that is possible. On a disk that is nearly full every
 /// snapshot would be refused, as it must be (`min_free`).
-fn room() -> PathBuf {
+pub fn room() -> PathBuf {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() }
 }

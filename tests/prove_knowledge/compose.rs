@@ -1,6 +1,7 @@
 //! Compose projects, proved by the real Compose.
 
 use crate::docker::{IMAGE, TestImage, TestProject, docker, engine, unique};
+use crate::taken::Taken;
 use crate::world::{World, as_a_user, assert_green, assert_only, assert_red, mode, run, text, write};
 use lifeboat::sources::proof::Verdict;
 use std::fs;
@@ -59,8 +60,25 @@ fn the_unharmed_twin_is_green() {
     // Nothing runs, so there are no images.
     assert_green(&proof, &["image"]);
     let found = &proof.checks[0].found;
-    assert!(found.starts_with("accepted by Compose ") && found.contains("/defaults.env"), "{found}");
+    assert!(found.starts_with("accepted by Compose ") && !found.contains("comes with the code"), "{found}");
+    // A snapshot of before those files were captured.
+    let world = world();
+    let mut taken = world.take();
+    only_named(&mut taken);
+    let proof = world.prove(&taken, "compose");
+    assert_green(&proof, &["image"]);
+    let found = &proof.checks[0].found;
+    assert!(found.contains("/defaults.env"), "{found}");
     assert!(found.contains("/common.yaml") && !found.contains(".env.production"), "{found}");
+}
+
+/// Takes away what the compose files only lead to.
+fn only_named(taken: &mut [Taken]) {
+    let compose = taken.iter_mut().find(|t| t.kind == "compose").unwrap();
+    let files = compose.facts["files"].as_array_mut().unwrap();
+    let led_to = files.iter().filter(|f| f["role"] != "compose" && f["role"] != "env").count();
+    assert_eq!(led_to, 3, "{files:#?}");
+    files.retain(|f| f["role"] == "compose" || f["role"] == "env");
 }
 
 #[test]
@@ -94,6 +112,7 @@ fn a_value_or_a_file_that_no_source_holds_is_red() {
     assert_red(&world.prove(&taken, "compose"), "compose config", &["IMAGE", "set it"]);
     // The secrets of the backend lie on the live machine, and only there.
     let mut taken = world.take();
+    only_named(&mut taken);
     for env in taken.iter_mut().filter(|t| t.kind == "env") {
         env.streams.clear();
     }

@@ -151,6 +151,31 @@ fn without_a_main_file_the_rest_is_the_live_one_s() {
     );
 }
 
+/// One site of a host on which others have theirs: the main file is read for what it says, and not captured.
+#[test]
+fn of_one_site_the_others_are_not_captured_and_are_the_live_ones() {
+    let sources = SOURCES.replace("ROOT/etc/nginx\"", "ROOT/etc/nginx/sites-available/shop\"");
+    let world = World::new(&sources, |root| {
+        fill(root);
+        let other = "server { listen 8081; server_name other.example; }\n";
+        write(&nginx(root, "conf.d/other.conf"), other);
+    });
+    let taken = world.take();
+    let facts = &taken.iter().find(|t| t.kind == "nginx").unwrap().facts;
+    assert_eq!(facts["server_names"], serde_json::json!([DOMAIN]), "{facts:#}");
+    let main = nginx(&world.root(), "nginx.conf");
+    assert_eq!(facts["main"], text(&main), "{facts:#}");
+    // Only what the site itself includes.
+    let outside = [nginx(&world.root(), "snippets/tls.conf")];
+    assert_eq!(facts["included_outside"], serde_json::json!(outside), "{facts:#}");
+    // What is tested is the captured site, through the live link to it, and not the live site.
+    write(&nginx(&world.root(), "sites-available/shop"), "nonsense;\n");
+    let proof = world.prove(&taken, "nginx");
+    assert_green(&proof, &[]);
+    let found = &proof.checks[0].found;
+    assert!(found.contains(&format!("{} and what else was not captured is the live one's", text(&main))), "{found}");
+}
+
 /// Run by the test below, where this host's program is hidden.
 #[test]
 fn by_an_image() {

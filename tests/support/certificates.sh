@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# certificates.sh DIR DOMAIN [DAYS]: a Let's Encrypt folder as certbot leaves it, from a private authority: live/
-# links into archive/, root and intermediate, and a leaf valid for DAYS (default 90) that was renewed once. The
-# authority's root lies beside it in DIR/root.pem.
+# certificates.sh DIR DOMAIN [DAYS [NAME...]]: a Let's Encrypt folder as certbot leaves it, from a private authority:
+# live/ links into archive/, root and intermediate, and a leaf valid for DAYS (default 90) that was renewed once, for
+# further names too. The authority's root lies beside it in DIR/root.pem.
 set -euo pipefail
 umask 077
 
-dir=${1:?usage: certificates.sh DIR DOMAIN [DAYS]} domain=${2:?usage: certificates.sh DIR DOMAIN [DAYS]} days=${3:-90}
+usage='usage: certificates.sh DIR DOMAIN [DAYS [NAME...]]'
+dir=${1:?$usage} domain=${2:?$usage} days=${3:-90}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$dir/archive/$domain" "$dir/live/$domain" "$dir/renewal"
@@ -27,7 +28,8 @@ issue() {
 }
 
 authority='basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n'
-leaf="basicConstraints=CA:FALSE\nsubjectAltName=DNS:$domain,DNS:www.$domain\nextendedKeyUsage=serverAuth\n"
+names=$(printf ',DNS:%s' "$domain" "www.$domain" "${@:4}")
+leaf="basicConstraints=CA:FALSE\nsubjectAltName=${names:1}\nextendedKeyUsage=serverAuth\n"
 issue root "/CN=Test Root" "$authority" 3650
 issue intermediate "/CN=Test Intermediate" "$authority" 1825 root
 cp "$work/root.pem" "$dir/root.pem"

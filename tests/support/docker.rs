@@ -6,8 +6,8 @@ use lifeboat::place::Docker;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// A small image of this host's own programs: shell, coreutils, tar, ps, Postgres, Redis, nginx.
-pub const IMAGE: &str = "lifeboat-test/host:1";
+/// A small image of this host's own programs: shell, coreutils, tar, ps, Postgres, Redis, nginx, Python.
+pub const IMAGE: &str = "lifeboat-test/host:2";
 
 /// The engine; panics with the way out when it does not answer or the image is missing.
 pub fn engine() -> Docker {

@@ -141,7 +141,7 @@ pub fn quick() -> Pace {
 }
 
 /// The server's program: named by the environment, or where `scripts/test.sh` puts it.
-fn program(kind: Kind) -> PathBuf {
+pub fn program(kind: Kind) -> PathBuf {
     let (variable, place) = match kind {
         Kind::S3sFs => ("LIFEBOAT_S3S_FS", "tools/bin/s3s-fs"),
         Kind::Moto => ("LIFEBOAT_MOTO", "tools/moto/bin/moto_server"),

@@ -24,8 +24,13 @@ pub fn run(session: &Session, args: &DrillArgs) -> Result<Exit, Failure> {
 }
 
 fn drill(session: &Session, args: &DrillArgs) -> Result<Exit, Failure> {
-    let mut request =
-        DrillRequest { snapshot: args.id.clone(), keep: args.keep, page: args.page.clone(), ..DrillRequest::default() };
+    let mut request = DrillRequest {
+        snapshot: args.id.clone(),
+        keep: args.keep,
+        page: args.page.clone(),
+        rollback: args.rollback.clone(),
+        ..DrillRequest::default()
+    };
     for name in &args.only {
         request.only.push(argument("--only", name)?);
     }

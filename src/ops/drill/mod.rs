@@ -11,6 +11,7 @@ mod page;
 mod plan;
 mod record;
 mod report;
+mod rollback;
 mod run;
 
 pub use page::page;

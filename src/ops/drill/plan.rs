@@ -21,6 +21,8 @@ pub struct DrillRequest {
     pub keep: bool,
     /// Where the page goes; absent: into the state folder.
     pub page: Option<PathBuf>,
+    /// Make the plan of a rollback as well: to the drilled snapshot, or to what is named.
+    pub rollback: Option<Option<String>>,
 }
 
 /// What will be done.
@@ -39,6 +41,9 @@ pub struct DrillPlan {
     pub keep: bool,
     #[serde(skip)]
     pub page: Option<PathBuf>,
+    /// What a rollback is planned to; absent where none is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -87,6 +92,7 @@ pub fn plan(
         memory_bytes: policy.map_or_else(crate::policy::model::Drill::default, |p| p.drill.clone()).memory,
         keep: request.keep,
         page: request.page.clone(),
+        rollback: request.rollback.clone().map(|to| to.unwrap_or_else(|| header.id.to_string())),
     })
 }
 

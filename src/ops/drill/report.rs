@@ -107,6 +107,17 @@ pub fn outcome(counts: CheckCounts) -> DrillOutcome {
 }
 
 impl DrillReport {
+    /// One more part that counts.
+    pub fn add(&mut self, part: ProofReport) {
+        let ran_red = self.outcome == DrillOutcome::Failed;
+        self.sources.push(part);
+        self.checks = count(self.sources.iter().flat_map(|s| &s.proof.checks));
+        if !ran_red {
+            self.outcome = outcome(self.checks);
+        }
+        self.seconds = self.sources.iter().map(|s| s.begin_seconds + s.seconds).fold(self.seconds, f64::max);
+    }
+
     /// Every check, with the source that it is of.
     pub fn all_checks(&self) -> impl Iterator<Item = (&ProofReport, &Check)> {
         self.sources.iter().flat_map(|s| s.proof.checks.iter().map(move |c| (s, c)))

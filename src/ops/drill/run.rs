@@ -3,7 +3,7 @@
 use super::leftovers::{self, Ground};
 use super::plan::{DrillPlan, wanted};
 use super::report::{DrillReport, ProofReport, count, outcome, verdict};
-use super::{page, record};
+use super::{page, record, rollback};
 use crate::base::atomic::{self, IfExists};
 use crate::base::events::Event;
 use crate::base::ids::SourceName;
@@ -70,6 +70,10 @@ pub fn run(
     };
     let mut report = drill.prove(plan, snapshot)?;
     drop(drill);
+    if let Some(to) = &plan.rollback {
+        let planned = rollback::planned(installation, policy, access, to, began, run)?;
+        report.add(planned);
+    }
     if plan.keep {
         report.kept = Some(ground.keep());
     } else {

@@ -7,6 +7,9 @@ use crate::ops::runs::{Change, RunRecord, What, is_failure};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+/// The exit code of a guard that rolled back.
+const GUARD_WENT_BACK: u8 = 7;
+
 /// Why something is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -99,11 +102,12 @@ pub fn occasions(run: &RunRecord, change: Change) -> Vec<Occasion> {
     if run.what == What::Drill || run.drill.is_some() {
         found.push(Occasion::Drill);
     }
-    if run.what == What::Restore {
+    let back = matches!(run.what, What::Restore | What::Rollback);
+    if back || (run.what == What::Guard && run.exit == Some(GUARD_WENT_BACK)) {
         found.push(Occasion::Rollback);
     }
     let succeeded = matches!(change, Change::Well | Change::Recovered { .. });
-    if succeeded && matches!(run.what, What::Snapshot | What::Restore) {
+    if succeeded && (back || run.what == What::Snapshot) {
         found.push(Occasion::Success);
     }
     found
@@ -144,6 +148,8 @@ impl Event {
             }
             (_, "done") if run.what == What::Drill => "drill passed".to_owned(),
             (_, "done") if run.what == What::Restore => "restored in place".to_owned(),
+            (_, "done") if run.what == What::Rollback => "rolled back".to_owned(),
+            _ if run.exit == Some(GUARD_WENT_BACK) => "an upgrade failed and was rolled back".to_owned(),
             (_, "done") => format!("{name} done"),
             (_, "partial") => format!("{name} is partial"),
             (_, "timeout") => format!("{name} took too long and was stopped"),

@@ -173,6 +173,12 @@ impl Book {
         self.trim(now)
     }
 
+    /// Takes a run out again: it turned out to be none.
+    pub fn forget(&self, id: i64) -> Result<(), OpsError> {
+        let deleted = self.db.execute("delete from runs where id = ?1", params![id]);
+        deleted.map(drop).map_err(self.failed("forget a run in"))
+    }
+
     fn trim(&self, now: DateTime<Utc>) -> Result<(), OpsError> {
         let old = (now - KEPT).timestamp();
         let trimmed = self.db.execute("delete from runs where begun < ?1", params![old]).and_then(|_| {

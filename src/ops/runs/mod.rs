@@ -27,13 +27,24 @@ pub enum What {
     Verify,
     Copy,
     Restore,
+    Rollback,
+    Guard,
     /// The weekly word that all is well, or not. No run, but it has its slots.
     Weekly,
 }
 
 impl What {
-    pub const ALL: [What; 7] =
-        [What::Snapshot, What::Drill, What::Prune, What::Verify, What::Copy, What::Restore, What::Weekly];
+    pub const ALL: [What; 9] = [
+        What::Snapshot,
+        What::Drill,
+        What::Prune,
+        What::Verify,
+        What::Copy,
+        What::Restore,
+        What::Rollback,
+        What::Guard,
+        What::Weekly,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -43,6 +54,8 @@ impl What {
             What::Verify => "verify",
             What::Copy => "copy",
             What::Restore => "restore",
+            What::Rollback => "rollback",
+            What::Guard => "guard",
             What::Weekly => "weekly",
         }
     }

@@ -236,14 +236,14 @@ impl Scene<'_> {
     }
 }
 
-struct Opened {
-    repository: Repository,
-    created: bool,
-    vouched: bool,
+pub(super) struct Opened {
+    pub repository: Repository,
+    pub created: bool,
+    pub vouched: bool,
 }
 
 /// Opens the repository, or creates it; and lets the root key vouch for this host's key.
-fn open_or_create(
+pub(super) fn open_or_create(
     installation: &Installation,
     policy: &Policy,
     keys: &Keys,

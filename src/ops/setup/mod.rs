@@ -5,12 +5,14 @@
 //! is ever overwritten, and nothing but the two key files holds a secret.
 
 mod draft;
+mod enrol;
 mod init;
 mod keys;
 mod look;
 mod proof;
 
 pub use draft::BucketOptions;
+pub use enrol::enrol;
 pub use init::{InitOptions, InitReport, init};
 pub use keys::{KeysReport, new as keys_new, show as keys_show};
 pub use proof::{Proof, prove, unproved};

@@ -4,9 +4,12 @@ use crate::ops::{OpsError, Run};
 use crate::place::{Command, HostPlace, Place};
 use crate::policy::Policy;
 use std::io::Read;
+use std::time::Duration;
 
 /// What is kept of a hook's output.
 const OUTPUT_BYTES: u64 = 64 << 10;
+/// A command that brings services up may build images.
+const COMMAND_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Runs hooks one after the other; the first that fails ends it. They learn the transaction's id, and what it does.
 pub fn run(policy: &Policy, hooks: &[String], id: &str, what: &str, run: &Run) -> Result<(), OpsError> {
@@ -19,10 +22,7 @@ pub fn run(policy: &Policy, hooks: &[String], id: &str, what: &str, run: &Run) -
 }
 
 fn one(policy: &Policy, hook: &str, id: &str, what: &str, run: &Run) -> Result<(), OpsError> {
-    let failed = |e: &dyn std::fmt::Display| {
-        OpsError::failed(format!("hook {hook:?}: {e}"), "run it by hand, or change it in section [hooks]")
-    };
-    let mut command = Command::new(["sh", "-c", hook]).dir(&policy.app.root).cancel(&run.cancel);
+    let mut command = shell(policy, hook, run);
     if !policy.hooks.timeout.is_zero() {
         command = command.timeout(policy.hooks.timeout);
     }
@@ -30,6 +30,22 @@ fn one(policy: &Policy, hook: &str, id: &str, what: &str, run: &Run) -> Result<(
         .env("LIFEBOAT_POLICY", policy.app.name.to_string())
         .env("LIFEBOAT_TRANSACTION", id.to_owned())
         .env("LIFEBOAT_WHAT", what.to_owned());
+    finish(hook, &format!("hook {hook:?}"), "section [hooks]", command)
+}
+
+/// Another command of the policy, which `field` holds.
+pub fn command(policy: &Policy, text: &str, field: &str, run: &Run) -> Result<(), OpsError> {
+    finish(text, &format!("{field} = {text:?}"), field, shell(policy, text, run).timeout(COMMAND_LIMIT))
+}
+
+fn shell(policy: &Policy, text: &str, run: &Run) -> Command {
+    Command::new(["sh", "-c", text]).dir(&policy.app.root).cancel(&run.cancel)
+}
+
+fn finish(hook: &str, what: &str, field: &str, command: Command) -> Result<(), OpsError> {
+    let failed = |e: &dyn std::fmt::Display| {
+        OpsError::failed(format!("{what}: {e}"), format!("run it by hand, or change it in {field}"))
+    };
     let mut running = HostPlace::new().start(command).map_err(|e| failed(&e))?;
     let mut output = Vec::new();
     if let Some(mut stdout) = running.stdout() {

@@ -8,6 +8,7 @@ use super::plan::TransactionPlan;
 use crate::base::atomic;
 use crate::base::ids::{PolicyName, SnapshotId, SourceName};
 use crate::ops::OpsError;
+use crate::sources::placing::Intent;
 use chrono::{DateTime, Utc};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -27,19 +28,37 @@ const RESERVE: u64 = 256 << 10;
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum Step {
     HooksBefore,
-    Prepare { source: SourceName },
+    /// The policy's own command takes the schema back, while today's code still runs.
+    Downgrade,
+    Prepare {
+        source: SourceName,
+    },
     Stop,
-    Settle { source: SourceName },
-    Switch { source: SourceName },
+    Settle {
+        source: SourceName,
+    },
+    Switch {
+        source: SourceName,
+    },
+    /// Networks, volumes and containers of a project that is down.
+    Create,
+    /// Its data stores, before anything is put into them.
+    Raise,
     Start,
     Reload,
-    Confirm { source: SourceName },
+    Confirm {
+        source: SourceName,
+    },
     Health,
     HooksAfter,
     // Undoing.
     StopAgain,
-    Back { source: SourceName },
-    DiscardNew { source: SourceName },
+    Back {
+        source: SourceName,
+    },
+    DiscardNew {
+        source: SourceName,
+    },
     StartAgain,
     ReloadAgain,
     HealthAgain,
@@ -51,10 +70,13 @@ impl Step {
     pub fn name(&self) -> String {
         match self {
             Step::HooksBefore => "hooks before".into(),
+            Step::Downgrade => "downgrade the schema".into(),
             Step::Prepare { source } => format!("prepare {source}"),
             Step::Stop => "stop services".into(),
             Step::Settle { source } => format!("look again at {source}"),
             Step::Switch { source } => format!("switch {source}"),
+            Step::Create => "create the project".into(),
+            Step::Raise => "start data stores".into(),
             Step::Start => "start services".into(),
             Step::Reload => "test and reload nginx".into(),
             Step::Confirm { source } => format!("confirm {source}"),
@@ -104,6 +126,10 @@ pub enum Line {
         seconds: f64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
+    },
+    /// What will be done to a source whose store had to be brought up first.
+    Intended {
+        intent: Box<Intent>,
     },
     /// From here on it goes back.
     Undo {
@@ -272,6 +298,15 @@ impl Record {
             Line::Undo { why, .. } => Some(why.as_str()),
             _ => None,
         })
+    }
+
+    /// What was intended of sources whose stores had to be brought up first.
+    pub fn intended(&self) -> Vec<Intent> {
+        let lines = self.entries.iter().filter_map(|e| match &e.line {
+            Line::Intended { intent } => Some(intent.as_ref().clone()),
+            _ => None,
+        });
+        lines.collect()
     }
 
     pub fn is_discarded(&self) -> bool {

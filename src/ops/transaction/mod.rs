@@ -14,7 +14,7 @@
 //!
 //! - [`journal`]: the file
 //! - [`plan`]: what would be done; pure data
-//! - [`services`], [`nginx`], [`hooks`]: what else takes part
+//! - [`services`], [`up`], [`nginx`], [`hooks`]: what else takes part
 //! - [`run`]: forward, and back when something fails
 //! - [`settle`]: a pending one, after a crash; a finished one undone; old things discarded
 
@@ -22,15 +22,19 @@ pub mod helper;
 pub mod hooks;
 pub mod journal;
 pub mod nginx;
+mod overlay;
 pub mod plan;
 mod report;
 mod run;
 pub mod services;
 mod settle;
 mod stage;
+pub mod up;
 
 pub use journal::{Pending, pending, refuse_pending};
-pub use plan::{InPlaceRequest, TransactionPlan, plan};
+pub use overlay::ChosenKey;
+pub use plan::{Aim, InPlaceRequest, Late, TransactionPlan, What, plan};
 pub use report::{Outcome, SourceResult, StepTime, TransactionReport};
-pub use run::run;
+pub use run::{run, run_unsaved};
 pub use settle::{Kept, discard_expired, kept, resume, undo};
+pub use stage::Stage;

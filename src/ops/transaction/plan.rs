@@ -1,10 +1,13 @@
-//! What a restore in place would do: made without changing anything, printed by `--dry-run`, kept in the journal.
+//! What a transaction would do: made without changing anything, printed by `--dry-run`, kept in the journal. Here the
+//! plan itself and that of a restore in place; that of a rollback is `ops::rollback`'s.
 
 use super::hooks;
 use super::journal::{folder, refuse_pending};
 use super::nginx::Nginx;
+use super::overlay::ChosenKey;
 use super::services::Services;
 use super::stage::Stage;
+use super::up::Up;
 use crate::base::ids::{PolicyName, SnapshotId, SourceName, random_bytes};
 use crate::base::time::compact;
 use crate::base::units::human_size;
@@ -14,6 +17,7 @@ use crate::ops::browse::select::{require_captured, source_named};
 use crate::ops::streams::SnapshotStreams;
 use crate::ops::{OpsError, Run};
 use crate::policy::Policy;
+use crate::policy::model::SourcePolicy;
 use crate::repository::format::{SourceEntry, SourceOutcome};
 use crate::repository::reader::SnapshotReader;
 use crate::sources::placing::{Intent, Part, Stored};
@@ -33,6 +37,57 @@ pub struct InPlaceRequest {
     pub accept_unsaved: Vec<SourceName>,
 }
 
+/// What kind of change it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum What {
+    #[default]
+    Restore,
+    Rollback,
+}
+
+impl What {
+    /// The command.
+    pub fn word(self) -> &'static str {
+        match self {
+            What::Restore => "restore",
+            What::Rollback => "rollback",
+        }
+    }
+
+    /// As hooks are told.
+    pub fn hook(self) -> &'static str {
+        match self {
+            What::Restore => "restore-in-place",
+            What::Rollback => "rollback",
+        }
+    }
+}
+
+/// A source whose store is down: what is done to it can be planned when the store is up.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Late {
+    pub source: SourceName,
+    pub kind: String,
+    pub part: Part,
+    pub why: String,
+}
+
+/// Where a rollback leads.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Aim {
+    /// What was asked for.
+    pub to: String,
+    /// Why that is this snapshot.
+    pub why: String,
+    /// The commit that it was taken at.
+    pub commit: Option<String>,
+    /// What leaves, in one sentence.
+    pub leaves: String,
+    /// What is not the application's own to return.
+    pub external: Vec<String>,
+}
+
 /// A source that is passed over, and why.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PassedOver {
@@ -46,12 +101,29 @@ pub struct PassedOver {
 pub struct TransactionPlan {
     /// The transaction's own.
     pub id: String,
+    #[serde(default)]
+    pub what: What,
     pub policy: PolicyName,
     pub snapshot: SnapshotId,
     /// When the snapshot was taken.
     pub time: DateTime<Utc>,
+    /// Of a rollback.
+    #[serde(default)]
+    pub aim: Option<Aim>,
     pub intents: Vec<Intent>,
+    /// Sources whose stores are down: they are brought up first.
+    #[serde(default)]
+    pub late: Vec<Late>,
     pub passed_over: Vec<PassedOver>,
+    /// How services come up, where that is more than starting those that were stopped.
+    #[serde(default)]
+    pub up: Option<Up>,
+    /// Keys of env files whose two values differ, and which one stands afterwards.
+    #[serde(default)]
+    pub env: Vec<ChosenKey>,
+    /// Takes the schema back while today's code still runs.
+    #[serde(default)]
+    pub downgrade: Option<String>,
     pub services: Services,
     /// Where nginx is tested and reloaded.
     pub nginx: Option<Nginx>,
@@ -66,7 +138,7 @@ pub struct TransactionPlan {
 impl TransactionPlan {
     /// The sources that it changes.
     pub fn sources(&self) -> Vec<SourceName> {
-        self.intents.iter().map(|i| i.source.clone()).collect()
+        self.intents.iter().map(|i| i.source.clone()).chain(self.late.iter().map(|l| l.source.clone())).collect()
     }
 }
 
@@ -118,6 +190,12 @@ pub fn plan(
     };
     let nginx = Nginx::find(policy, &intents, manifest.sources.iter().map(|s| (&s.name, &s.facts)));
     Ok(TransactionPlan {
+        what: What::Restore,
+        aim: None,
+        late: Vec::new(),
+        up: None,
+        downgrade: None,
+        env: Vec::new(),
         policy: policy.app.name.clone(),
         snapshot: manifest.snapshot.clone(),
         time: manifest.time,
@@ -135,7 +213,7 @@ pub fn plan(
 }
 
 /// A transaction's id: a time, and what makes it unlike any other.
-fn new_id(run: &Run) -> Result<String, OpsError> {
+pub fn new_id(run: &Run) -> Result<String, OpsError> {
     let random: [u8; 4] = random_bytes().map_err(|e| OpsError::file("make an id with", "/dev/urandom", e))?;
     Ok(format!("{}-{}", compact(run.now), hex::encode(random)))
 }
@@ -192,18 +270,16 @@ impl<'a> Planner<'a> {
             self.passed_over.push(PassedOver { source: source.name.clone(), kind: source.kind.clone(), why });
             return Ok(None);
         };
-        let failed = |e| OpsError::Source { name: source.name.to_string(), source: e };
-        let placing = self.stage.placing(of_policy).map_err(failed)?;
-        let streams = SnapshotStreams::new(self.reader, source, &self.run.cancel);
-        let stored = Stored { snapshot: &self.reader.manifest.snapshot, streams: &streams, facts: &source.facts };
-        match placing.plan(&self.stage.scene(&source.name), &stored, &self.request.part) {
+        match intent(self.stage, self.reader, source, of_policy, &self.request.part, self.run) {
             Ok(intent) => Ok(Some(intent)),
-            Err(e) if !self.request.part.paths.is_empty() && !named && is_tree(of_policy.spec.kind()) => {
+            Err(OpsError::Source { source: e, .. })
+                if !self.request.part.paths.is_empty() && !named && is_tree(of_policy.spec.kind()) =>
+            {
                 let why = crate::repository::chain::full_text(&e);
                 self.passed_over.push(PassedOver { source: source.name.clone(), kind: source.kind.clone(), why });
                 Ok(None)
             }
-            Err(e) => Err(failed(e)),
+            Err(e) => Err(e),
         }
     }
 
@@ -223,7 +299,24 @@ fn is_tree(kind: &str) -> bool {
     matches!(kind, "files" | "env" | "certificates" | "nginx" | "volume")
 }
 
-fn check_room(intents: &[Intent]) -> Result<(), OpsError> {
+/// What putting one source back would do.
+pub fn intent(
+    stage: &Stage<'_>,
+    reader: &SnapshotReader,
+    source: &SourceEntry,
+    of_policy: &SourcePolicy,
+    part: &Part,
+    run: &Run,
+) -> Result<Intent, OpsError> {
+    let failed = |e| stage.failed(&source.name, e);
+    let placing = stage.placing(of_policy).map_err(failed)?;
+    let streams = SnapshotStreams::new(reader, source, &run.cancel);
+    let stored = Stored { snapshot: &reader.manifest.snapshot, streams: &streams, facts: &source.facts };
+    placing.plan(&stage.scene(&source.name), &stored, part).map_err(failed)
+}
+
+/// Refuses what there is no room for.
+pub fn check_room(intents: &[Intent]) -> Result<(), OpsError> {
     let mut places: BTreeMap<&str, (u64, Option<u64>)> = BTreeMap::new();
     for room in intents.iter().flat_map(|i| &i.room) {
         let place = places.entry(&room.place).or_insert((0, room.bytes_free));

@@ -1,7 +1,7 @@
 //! What a transaction came to.
 
 use super::journal::Step;
-use super::plan::{PassedOver, TransactionPlan};
+use super::plan::{PassedOver, TransactionPlan, What};
 use crate::base::ids::{PolicyName, SnapshotId, SourceName};
 use crate::ops::OpsError;
 use crate::ops::health::Health;
@@ -38,6 +38,7 @@ pub struct SourceResult {
 #[derive(Debug, Serialize)]
 pub struct TransactionReport {
     pub id: String,
+    pub what: What,
     pub policy: PolicyName,
     pub outcome: Outcome,
     /// What was put back.
@@ -73,6 +74,7 @@ impl TransactionReport {
         };
         Self {
             id: plan.id.clone(),
+            what: plan.what,
             policy: plan.policy.clone(),
             outcome,
             snapshot: plan.snapshot.clone(),
@@ -90,9 +92,15 @@ impl TransactionReport {
         }
     }
 
-    /// Whether the application is as it should be at the end. A check that failed before does not count.
+    /// Whether the application is as it should be at the end. A check that failed before does not count; but a rollback
+    /// was meant to cure what is the application's own.
     pub fn is_healthy(&self) -> bool {
-        self.health.iter().all(|h| h.ok || h.known)
+        let own = ["http ", "container ", "command ", "redis "];
+        let to_be_cured = |h: &Health| {
+            let rolled_back = self.what == What::Rollback && self.outcome == Outcome::Done;
+            rolled_back && own.iter().any(|kind| h.name.starts_with(kind))
+        };
+        self.health.iter().all(|h| h.ok || (h.known && !to_be_cured(h)))
     }
 
     pub(super) fn step(&mut self, step: &Step, seconds: f64, error: Option<String>) {

@@ -2,17 +2,18 @@
 
 use super::hooks;
 use super::journal::{End, Entry, Journal, Line, Phase, Record, Step, refuse_pending};
-use super::plan::TransactionPlan;
+use super::overlay;
+use super::plan::{Late, TransactionPlan};
 use super::report::{Outcome, TransactionReport};
-use super::services::Services;
+use super::services::{Services, from_place};
 use super::settle::discard_expired;
 use super::stage::Stage;
 use crate::base::cancel::Held;
-use crate::base::ids::SnapshotId;
+use crate::base::ids::{SnapshotId, SourceName};
 use crate::ops::access::{Access, AccessRequest, Installation};
 use crate::ops::browse::part::open_snapshot;
 use crate::ops::browse::select::source_named;
-use crate::ops::health::{self, Health, Patience};
+use crate::ops::health::{self, Health, Patience, Service as Watched};
 use crate::ops::snapshot::{self, SnapshotOptions};
 use crate::ops::streams::SnapshotStreams;
 use crate::ops::verify::{Level, verify};
@@ -36,6 +37,28 @@ pub fn run(
     plan: &TransactionPlan,
     run: &Run,
 ) -> Result<TransactionReport, OpsError> {
+    change(installation, policy, access, Some(home), plan, run)
+}
+
+/// The same on a machine where there is nothing to save.
+pub fn run_unsaved(
+    installation: &Installation,
+    policy: &Policy,
+    access: &Access,
+    plan: &TransactionPlan,
+    run: &Run,
+) -> Result<TransactionReport, OpsError> {
+    change(installation, policy, access, None, plan, run)
+}
+
+fn change(
+    installation: &Installation,
+    policy: &Policy,
+    access: &Access,
+    home: Option<&AccessRequest>,
+    plan: &TransactionPlan,
+    run: &Run,
+) -> Result<TransactionReport, OpsError> {
     let state = Arc::new(State::open(&installation.state_dir)?);
     let lock = state.lock_policy(&plan.policy)?.ok_or_else(|| OpsError::Busy { policy: plan.policy.to_string() })?;
     refuse_pending(&installation.state_dir, &plan.policy)?;
@@ -46,17 +69,23 @@ pub fn run(
     if plan.services.project.is_some() {
         // Somebody may have thought about the plan for long: what runs now is what runs afterwards.
         plan.services = Services::find(policy, &stage.places)?;
+        if let Some(up) = &mut plan.up {
+            up.look_again(policy, &stage.places)?;
+        }
     }
     let plan = &plan;
     run.events.step("health checks before anything is changed");
     let known = health::failing(&health::check(policy, &stage.places, Patience::Once, run));
-    let tag = format!("pre-restore-{}", plan.id);
-    let safety = save(installation, policy, home, plan, &tag, (&state, &lock), run)?;
+    let tag = format!("pre-{}-{}", plan.what.word(), plan.id);
+    let safety = match home {
+        Some(home) => save(installation, policy, home, plan, &tag, (&state, &lock), run)?,
+        None => None,
+    };
     run.cancel.check()?;
     let clock = Clock { now: run.now, begun: Instant::now() };
     let first = Line::Begin { plan: Box::new(plan.clone()), safety: safety.clone(), known: known.clone() };
     let journal = Journal::create(&installation.state_dir, &plan.id, &clock.entry(first))?;
-    let mut machine = Machine::new(stage, plan, journal, clock, known, Vec::new());
+    let mut machine = Machine::new(stage, plan, journal, clock, known, (Vec::new(), Vec::new()));
     machine.report.safety = safety;
     machine.go(Some(&reader))
 }
@@ -136,6 +165,8 @@ pub struct Machine<'a> {
     known: Vec<String>,
     /// Steps that have begun, in this process or before it.
     begun: Vec<Step>,
+    /// What became of the plan's late sources so far.
+    late: Vec<Intent>,
     stopped: Option<Instant>,
     /// All had been prepared when this process began.
     resumed: bool,
@@ -151,28 +182,28 @@ impl<'a> Machine<'a> {
         journal: Journal,
         clock: Clock,
         known: Vec<String>,
-        begun: Vec<Step>,
+        (begun, late): (Vec<Step>, Vec<Intent>),
     ) -> Self {
         let report = TransactionReport::of(plan, Outcome::Done);
         let held = stage.run.cancel.hold();
-        Self { stage, plan, journal, clock, known, begun, stopped: None, resumed: false, _held: held, report }
+        Self { stage, plan, journal, clock, known, begun, late, stopped: None, resumed: false, _held: held, report }
     }
 
-    /// The steps that a record says have begun.
-    pub fn steps_begun(record: &Record) -> Vec<Step> {
+    /// The steps that a record says have begun, and what was intended on the way.
+    pub fn so_far(record: &Record) -> (Vec<Step>, Vec<Intent>) {
         let steps = record.entries.iter().filter_map(|e| match &e.line {
             Line::Step { step, phase: Phase::Begin, .. } => Some(step.clone()),
             _ => None,
         });
-        steps.collect()
+        (steps.collect(), record.intended())
     }
 
     /// Forward to the end, or back. Without a reader everything has been prepared.
     pub fn go(mut self, reader: Option<&SnapshotReader>) -> Result<TransactionReport, OpsError> {
         self.resumed = reader.is_none();
         let forward = match reader {
-            Some(reader) => self.prepare(reader).and_then(|()| self.exchange()),
-            None => self.exchange(),
+            Some(reader) => self.prepare(reader).and_then(|()| self.exchange(Some(reader))),
+            None => self.exchange(None),
         };
         match forward {
             Ok(()) => self.finish(),
@@ -206,55 +237,139 @@ impl<'a> Machine<'a> {
             self.step(Step::HooksBefore, |m| m.hooks(&m.stage.policy.hooks.before_rollback))?;
         }
         for intent in &plan.intents {
-            self.step(Step::Prepare { source: intent.source.clone() }, |m| {
-                m.with_streams(reader, intent, |m, stored| {
-                    m.stage
-                        .placing_of(intent)?
-                        .prepare(&m.stage.scene(&intent.source), stored, intent)
-                        .map_err(|e| m.stage.failed(intent, e))
-                })
+            self.ready(reader, intent)?;
+        }
+        if let Some(command) = &plan.downgrade {
+            self.step(Step::Downgrade, |m| {
+                hooks::command(m.stage.policy, command, "[rollback] downgrade", &m.stage.run)
             })?;
         }
         self.step(Step::Stop, Self::stop)?;
         for intent in &plan.intents {
-            self.step(Step::Settle { source: intent.source.clone() }, |m| {
-                m.with_streams(reader, intent, |m, stored| {
-                    m.stage
-                        .placing_of(intent)?
-                        .settle(&m.stage.scene(&intent.source), stored, intent)
-                        .map_err(|e| m.stage.failed(intent, e))
-                })
-            })?;
+            self.settle(reader, intent)?;
         }
         Ok(())
     }
 
+    fn ready(&mut self, reader: &SnapshotReader, intent: &Intent) -> Result<(), OpsError> {
+        self.step(Step::Prepare { source: intent.source.clone() }, |m| {
+            m.with_streams(reader, &intent.source, |m, stored| {
+                overlay::lay(&m.stage, stored, &intent.source, &m.plan.env)?;
+                m.stage
+                    .placing_of(intent)?
+                    .prepare(&m.stage.scene(&intent.source), stored, intent)
+                    .map_err(|e| m.stage.failed(&intent.source, e))
+            })
+        })
+    }
+
+    fn settle(&mut self, reader: &SnapshotReader, intent: &Intent) -> Result<(), OpsError> {
+        self.step(Step::Settle { source: intent.source.clone() }, |m| {
+            m.with_streams(reader, &intent.source, |m, stored| {
+                m.stage
+                    .placing_of(intent)?
+                    .settle(&m.stage.scene(&intent.source), stored, intent)
+                    .map_err(|e| m.stage.failed(&intent.source, e))
+            })
+        })
+    }
+
+    fn switch(&mut self, intent: &Intent) -> Result<(), OpsError> {
+        self.step(Step::Switch { source: intent.source.clone() }, |m| {
+            m.placed(intent, |placing, scene| placing.switch(scene, intent))
+        })
+    }
+
+    /// A project that is down: its volumes are made and filled, its stores brought up and filled.
+    fn late(&mut self, reader: Option<&SnapshotReader>) -> Result<(), OpsError> {
+        let (plan, Some(up)) = (self.plan, &self.plan.up) else { return Ok(()) };
+        if plan.late.is_empty() {
+            return Ok(());
+        }
+        let (volumes, stores): (Vec<&Late>, Vec<&Late>) = plan.late.iter().partition(|l| l.kind == "volume");
+        self.step(Step::Create, |m| up.create(&m.stage))?;
+        for late in volumes {
+            self.put_late(reader, late)?;
+        }
+        self.step(Step::Raise, |m| up.raise(&m.stage))?;
+        for late in stores {
+            self.put_late(reader, late)?;
+        }
+        Ok(())
+    }
+
+    fn put_late(&mut self, reader: Option<&SnapshotReader>, late: &Late) -> Result<(), OpsError> {
+        let Some(reader) = reader else {
+            // It was switched by the process before this one.
+            let found = self.late.iter().find(|i| i.source == late.source).cloned();
+            return found.map_or(Ok(()), |intent| self.switch(&intent));
+        };
+        let intent = self.with_streams(reader, &late.source, |m, stored| {
+            let scene = m.stage.scene(&late.source);
+            let placing = m.stage.placing_named(&late.source, &late.kind)?;
+            placing.plan(&scene, stored, &late.part).map_err(|e| m.stage.failed(&late.source, e))
+        })?;
+        self.write(Line::Intended { intent: Box::new(intent.clone()) })?;
+        self.late.push(intent.clone());
+        self.ready(reader, &intent)?;
+        self.settle(reader, &intent)?;
+        self.switch(&intent)
+    }
+
+    /// Everything that is put back, late ones last.
+    fn intents(&self) -> Vec<Intent> {
+        self.plan.intents.iter().chain(&self.late).cloned().collect()
+    }
+
     /// Damage of what is stored is told as damage.
-    fn with_streams(
+    fn with_streams<T>(
         &self,
         reader: &SnapshotReader,
-        intent: &Intent,
-        act: impl FnOnce(&Self, &Stored<'_>) -> Result<(), OpsError>,
-    ) -> Result<(), OpsError> {
-        let source = source_named(&reader.manifest, &intent.source)?;
+        source: &SourceName,
+        act: impl FnOnce(&Self, &Stored<'_>) -> Result<T, OpsError>,
+    ) -> Result<T, OpsError> {
+        let source = source_named(&reader.manifest, source)?;
         let streams = SnapshotStreams::new(reader, source, &self.stage.run.cancel);
         let stored = Stored { snapshot: &self.plan.snapshot, streams: &streams, facts: &source.facts };
         act(self, &stored).map_err(|e| streams.take_damage().unwrap_or(e))
     }
 
     fn hooks(&self, hooks: &[String]) -> Result<(), OpsError> {
-        hooks::run(self.stage.policy, hooks, &self.plan.id, "restore-in-place", &self.stage.run)
+        hooks::run(self.stage.policy, hooks, &self.plan.id, self.plan.what.hook(), &self.stage.run)
     }
 
     fn stop(&mut self) -> Result<(), OpsError> {
         if !self.plan.services.stop.is_empty() {
             self.stopped.get_or_insert_with(Instant::now);
         }
-        self.plan.services.stop(&self.stage.places)
+        match &self.plan.up {
+            // What came up meanwhile goes down as well.
+            Some(up) if self.came_up() => up.stop(&self.stage),
+            _ => self.plan.services.stop(&self.stage.places),
+        }
+    }
+
+    /// Whether Compose may have made containers anew.
+    fn came_up(&self) -> bool {
+        [Step::Create, Step::Raise, Step::Start].iter().any(|step| self.begun.contains(step))
+    }
+
+    fn start(&mut self) -> Result<(), OpsError> {
+        match &self.plan.up {
+            Some(up) => up.forward(&self.stage),
+            None => self.plan.services.start(&self.stage.places, &self.stage.run.cancel),
+        }
+    }
+
+    fn start_again(&mut self) -> Result<(), OpsError> {
+        match &self.plan.up {
+            Some(up) if self.came_up() => up.back(&self.stage),
+            _ => self.plan.services.start(&self.stage.places, &self.stage.run.cancel),
+        }
     }
 
     /// All is prepared: the new for the old.
-    fn exchange(&mut self) -> Result<(), OpsError> {
+    fn exchange(&mut self, reader: Option<&SnapshotReader>) -> Result<(), OpsError> {
         let plan = self.plan;
         if self.resumed && !self.begun.contains(&Step::Start) {
             // After a restart of the engine they may run again.
@@ -262,16 +377,15 @@ impl<'a> Machine<'a> {
         }
         if !self.begun.contains(&Step::Start) {
             for intent in &plan.intents {
-                self.step(Step::Switch { source: intent.source.clone() }, |m| {
-                    m.placed(intent, |placing, scene| placing.switch(scene, intent))
-                })?;
+                self.switch(intent)?;
             }
+            self.late(reader)?;
         }
-        self.step(Step::Start, |m| plan.services.start(&m.stage.places, &m.stage.run.cancel))?;
+        self.step(Step::Start, Self::start)?;
         if plan.nginx.is_some() {
             self.step(Step::Reload, Self::reload)?;
         }
-        for intent in &plan.intents {
+        for intent in &self.intents() {
             self.step(Step::Confirm { source: intent.source.clone() }, |m| {
                 m.placed(intent, |placing, scene| placing.confirm(scene, intent))
             })?;
@@ -297,7 +411,7 @@ impl<'a> Machine<'a> {
         ) -> Result<(), crate::sources::SourceError>,
     ) -> Result<(), OpsError> {
         let placing = self.stage.placing_of(intent)?;
-        act(placing.as_ref(), &self.stage.scene(&intent.source)).map_err(|e| self.stage.failed(intent, e))
+        act(placing.as_ref(), &self.stage.scene(&intent.source)).map_err(|e| self.stage.failed(&intent.source, e))
     }
 
     fn reload(&mut self) -> Result<(), OpsError> {
@@ -310,12 +424,25 @@ impl<'a> Machine<'a> {
     /// What fails now and did not before.
     fn health(&mut self) -> Result<Vec<String>, OpsError> {
         let mut all: Vec<Health> = Vec::new();
-        if !self.plan.services.stop.is_empty() {
-            let docker = self.stage.places.docker().map_err(|e| OpsError::Source {
-                name: "services".into(),
-                source: crate::sources::SourceError::Place(e),
-            })?;
-            all.extend(health::settled(&docker, &self.plan.services.watched(), &self.stage.run.cancel));
+        let forward = self.report.outcome == Outcome::Done;
+        let names = match &self.plan.up {
+            Some(up) if self.came_up() => Some(up.watched(&self.stage, forward)?),
+            _ => None,
+        };
+        let stopped = self.plan.services.watched();
+        let watched: Vec<Watched<'_>> = match &names {
+            Some(names) => names
+                .iter()
+                .map(|name| Watched {
+                    container: name,
+                    was: stopped.iter().find(|w| w.container == name).and_then(|w| w.was),
+                })
+                .collect(),
+            None => stopped,
+        };
+        if !watched.is_empty() {
+            let docker = self.stage.places.docker().map_err(from_place)?;
+            all.extend(health::settled(&docker, &watched, &self.stage.run.cancel));
         }
         all.extend(health::check(self.stage.policy, &self.stage.places, Patience::Full, &self.stage.run));
         health::mark_known(&mut all, &self.known);
@@ -363,8 +490,9 @@ impl<'a> Machine<'a> {
             return Err(OpsError::Failed {
                 problem: format!("{failed}taking transaction {} back failed: {undoing}", plan.id),
                 hint: Some(format!(
-                    "mend that, then `lifeboat -p {} restore --resume` goes on; nothing is lost meanwhile",
-                    plan.policy
+                    "mend that, then `lifeboat -p {} {} --resume` goes on; nothing is lost meanwhile",
+                    plan.policy,
+                    plan.what.word()
                 )),
             });
         }
@@ -379,10 +507,11 @@ impl<'a> Machine<'a> {
         let was_begun = |m: &Self, make: &dyn Fn(&Intent) -> Step, i: &Intent| m.begun.contains(&make(i));
         let switch = |i: &Intent| Step::Switch { source: i.source.clone() };
         let prepare = |i: &Intent| Step::Prepare { source: i.source.clone() };
-        let switched: Vec<&Intent> = plan.intents.iter().filter(|i| was_begun(self, &switch, i)).collect();
-        let prepared: Vec<&Intent> = plan.intents.iter().filter(|i| was_begun(self, &prepare, i)).collect();
+        let intents = self.intents();
+        let switched: Vec<&Intent> = intents.iter().filter(|i| was_begun(self, &switch, i)).collect();
+        let prepared: Vec<&Intent> = intents.iter().filter(|i| was_begun(self, &prepare, i)).collect();
         let stopped = self.begun.contains(&Step::Stop) || self.begun.contains(&Step::StopAgain);
-        if !switched.is_empty() {
+        if !switched.is_empty() || self.came_up() {
             self.step(Step::StopAgain, Self::stop)?;
         }
         for intent in switched.iter().rev() {
@@ -396,7 +525,7 @@ impl<'a> Machine<'a> {
             })?;
         }
         if stopped || !switched.is_empty() {
-            self.step(Step::StartAgain, |m| plan.services.start(&m.stage.places, &m.stage.run.cancel))?;
+            self.step(Step::StartAgain, Self::start_again)?;
         }
         if plan.nginx.is_some() && !switched.is_empty() {
             self.step(Step::ReloadAgain, Self::reload)?;

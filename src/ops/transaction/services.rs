@@ -138,11 +138,11 @@ fn with_name(service: &Service, act: impl Fn(&str) -> Result<(), PlaceError>) ->
     }
 }
 
-fn from_place(e: PlaceError) -> OpsError {
+pub(super) fn from_place(e: PlaceError) -> OpsError {
     OpsError::Source { name: "services".into(), source: SourceError::Place(e) }
 }
 
-fn is_up(container: &ContainerSummary) -> bool {
+pub(super) fn is_up(container: &ContainerSummary) -> bool {
     matches!(container.state.as_str(), "running" | "restarting")
 }
 
@@ -157,7 +157,7 @@ fn dedup(mut names: Vec<String>) -> Vec<String> {
 }
 
 /// Services and containers that hold data and are restored while they run.
-fn stores(policy: &Policy) -> Vec<String> {
+pub fn stores(policy: &Policy) -> Vec<String> {
     let target = |spec: &SourceSpec| match spec {
         SourceSpec::Postgres(s) => Some(s.target.clone()),
         SourceSpec::Redis(s) => Some(s.target.clone()),
@@ -197,7 +197,7 @@ fn in_order(services: Vec<Service>) -> Vec<Service> {
     ordered
 }
 
-fn await_healthy(docker: &Docker, project: &str, service: &str, cancel: &Cancel) -> Result<(), OpsError> {
+pub(super) fn await_healthy(docker: &Docker, project: &str, service: &str, cancel: &Cancel) -> Result<(), OpsError> {
     let begun = Instant::now();
     loop {
         cancel.check()?;

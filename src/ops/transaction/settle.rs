@@ -2,6 +2,7 @@
 //! request, and what was replaced is discarded when it has been kept long enough.
 
 use super::journal::{End, Journal, Line, Record, Step, pending, records, refuse_pending};
+use super::plan::Late;
 use super::report::TransactionReport;
 use super::run::{Clock, Machine, save};
 use super::stage::Stage;
@@ -34,15 +35,15 @@ pub fn resume(installation: &Installation, policy: &Policy, run: &Run) -> Result
     let stage = Stage::new(installation, policy, &plan.id, run);
     let journal = Journal::open(&record.path)?;
     let clock = Clock { now: run.now, begun: Instant::now() };
-    let begun = Machine::steps_begun(&record);
-    let mut machine = Machine::new(stage, plan, journal, clock, record.known.clone(), begun);
+    let mut machine = Machine::new(stage, plan, journal, clock, record.known.clone(), Machine::so_far(&record));
     machine.report.safety.clone_from(&record.safety);
     if let Some(why) = record.undoing() {
         machine.report.failed = Some(why.to_owned());
         return machine.undo();
     }
     let settled = |s: &crate::sources::placing::Intent| record.done(&Step::Settle { source: s.source.clone() });
-    if plan.intents.iter().all(settled) {
+    let switched = |l: &Late| record.begun(&Step::Switch { source: l.source.clone() });
+    if plan.intents.iter().all(settled) && plan.late.iter().all(switched) {
         return machine.go(None);
     }
     machine.back(OpsError::failed("it was cut short before all was prepared", "run it again"))
@@ -100,7 +101,7 @@ pub fn undo(
     let clock = Clock { now: run.now, begun: Instant::now() };
     let mut journal = Journal::open(&record.path)?;
     journal.add(&clock.entry(Line::Undo { why: "it was asked for".into(), safety: safety.clone() }))?;
-    let mut machine = Machine::new(stage, plan, journal, clock, known, Machine::steps_begun(record));
+    let mut machine = Machine::new(stage, plan, journal, clock, known, Machine::so_far(record));
     machine.report.safety = safety;
     machine.undo()
 }
@@ -119,9 +120,9 @@ pub fn discard_expired(installation: &Installation, policy: &Policy, run: &Run) 
 fn discard(installation: &Installation, policy: &Policy, kept: &Kept, run: &Run) -> Result<(), OpsError> {
     let run = Run { cancel: Cancel::new(), ..run.clone() };
     let stage = Stage::new(installation, policy, &kept.id, &run);
-    for intent in &kept.record.plan.intents {
+    for intent in kept.record.plan.intents.iter().chain(&kept.record.intended()) {
         let placing = stage.placing_of(intent)?;
-        placing.discard_old(&stage.scene(&intent.source), intent).map_err(|e| stage.failed(intent, e))?;
+        placing.discard_old(&stage.scene(&intent.source), intent).map_err(|e| stage.failed(&intent.source, e))?;
     }
     stage.remove_folder()?;
     let clock = Clock { now: run.now, begun: Instant::now() };

@@ -62,20 +62,24 @@ impl<'a> Stage<'a> {
 
     /// The source that an intent is of, as the policy has it now.
     pub fn placing_of(&self, intent: &Intent) -> Result<Box<dyn Placing>, OpsError> {
-        let found = self.policy.sources.iter().find(|s| s.name == intent.source && s.spec.kind() == intent.kind);
+        self.placing_named(&intent.source, &intent.kind)
+    }
+
+    pub fn placing_named(&self, name: &SourceName, kind: &str) -> Result<Box<dyn Placing>, OpsError> {
+        let found = self.policy.sources.iter().find(|s| s.name == *name && s.spec.kind() == kind);
         let source = found.ok_or_else(|| {
             OpsError::failed(
-                format!("the policy has no source {:?} of kind {} any more", intent.source.as_str(), intent.kind),
+                format!("the policy has no source {:?} of kind {kind} any more", name.as_str()),
                 "put it back into the policy for as long as this takes",
             )
         })?;
-        self.placing(source).map_err(|e| self.failed(intent, e))
+        self.placing(source).map_err(|e| self.failed(name, e))
     }
 
-    pub fn failed(&self, intent: &Intent, source: SourceError) -> OpsError {
+    pub fn failed(&self, name: &SourceName, source: SourceError) -> OpsError {
         match source {
             SourceError::Cancelled(e) => e.into(),
-            source => OpsError::Source { name: intent.source.to_string(), source },
+            source => OpsError::Source { name: name.to_string(), source },
         }
     }
 

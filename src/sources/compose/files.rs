@@ -3,42 +3,61 @@
 use crate::base::ids::StreamName;
 use crate::base::stream::StreamKind;
 use crate::policy::model::App;
+use crate::sources::git;
 use crate::sources::project::{Project, compose_settings, default_compose_files};
 use crate::sources::{Capture, SourceError};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// No compose or env file is larger; what is, is no such file.
 const FILE_BYTES: u64 = 16 << 20;
+const GIT_LIMIT: Duration = Duration::from_secs(60);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+/// What a file is to the project. Only `compose` and `env` are named to Compose; the others follow from those.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Role {
     Compose,
+    /// What variables in compose files are taken from.
     Env,
+    /// A compose file that another one includes.
+    Included,
+    /// A compose file that a service of another one extends.
+    Extended,
+    /// The `env_file` of a service.
+    ServiceEnv,
+    /// The file of a secret or config.
+    Secret,
 }
 
 /// A file to be captured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
-    path: PathBuf,
-    role: Role,
+    pub path: PathBuf,
+    pub role: Role,
     /// The containers or the policy name it, so it should be there; else it was looked for.
-    named: bool,
+    pub named: bool,
 }
 
 /// What is known of a stored file. Paths are relative to the root, or absolute beyond it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct StoredFile {
-    path: String,
-    role: Role,
-    stream: String,
-    bytes: u64,
-    mode: u32,
-    uid: u32,
-    gid: u32,
+    pub path: String,
+    pub role: Role,
+    pub stream: String,
+    pub bytes: u64,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Seconds and nanoseconds.
+    #[serde(default)]
+    pub mtime: Option<(i64, u32)>,
+    /// Git tracks it: then it comes back with its commit. Absent where nobody could tell.
+    #[serde(default)]
+    pub tracked: Option<bool>,
 }
 
 /// The compose and env files of a project, each once: what the policy names, then what the containers were made from,
@@ -90,6 +109,11 @@ pub(super) fn store(
                 }
                 continue;
             }
+            // Nobody named it but a compose file, and it may be another account's secret.
+            Err(e) if !matches!(file.role, Role::Compose | Role::Env) => {
+                warnings.push(format!("{} belongs to the project and was not captured: {e}", file.path.display()));
+                continue;
+            }
             Err(e) => return Err(error(e)),
         };
         let path = file.path.strip_prefix(root).unwrap_or(&file.path).to_string_lossy().into_owned();
@@ -113,9 +137,29 @@ pub(super) fn store(
             mode: meta.mode() & 0o7777,
             uid: meta.uid(),
             gid: meta.gid(),
+            mtime: Some((meta.mtime(), meta.mtime_nsec() as u32)),
+            tracked: tracked(cx, root, &file.path)?,
         });
     }
     Ok(stored)
+}
+
+/// The text of a compose file; nothing where there is none.
+pub(super) fn text(path: &Path) -> Option<String> {
+    String::from_utf8(read(path).ok()?.0).ok()
+}
+
+/// Whether git tracks a file.
+fn tracked(cx: &Capture<'_>, root: &Path, path: &Path) -> Result<Option<bool>, SourceError> {
+    if !root.ancestors().any(|dir| dir.join(".git").exists()) {
+        return Ok(Some(false));
+    }
+    match git::tracks(root, path, cx.cancel, GIT_LIMIT) {
+        Ok(tracked) => Ok(Some(tracked)),
+        Err(SourceError::Cancelled(cancelled)) => Err(cancelled.into()),
+        // The source of kind git tells what is wrong with it.
+        Err(_) => Ok(None),
+    }
 }
 
 fn read(path: &Path) -> io::Result<(Vec<u8>, std::fs::Metadata)> {

@@ -4,17 +4,28 @@
 //! them. The engine is asked through its API, so the `docker` program is not needed. Facts hold no environment, no
 //! command line and no volume options: those may hold secrets.
 //!
-//! Streams: each compose and env file by itself, named by its encoded path relative to the root; with `pin = "save"`
+//! Files that compose files lead to (`include`, `extends`, `env_file`, files of secrets and configs) are captured too, each
+//! with its role: another source may hold them as well, and then brings them back.
+//!
+//! Streams: each of these files by itself, named by its encoded path relative to the root; with `pin = "save"`
 //! also `image-<service>.tar` for images that no registry has. `pin` gives the running images a name of our own, so that
 //! the next build does not leave them nameless to a `docker image prune`; a name does not survive `docker system prune -a`.
 
 mod files;
+mod follow;
+mod hindrances;
+mod images;
 mod pin;
+mod placing;
 mod proof;
 mod running;
+mod stack;
+mod written;
 
 pub use pin::{pin_repository, pin_tag, unpin};
+pub use placing::{ComposePlacing, planned};
 pub use proof::ComposeProof;
+pub use stack::{live, recorded};
 
 use super::project::{Places, Project, compose_settings};
 use super::{Capture, Captured, Source, SourceError};
@@ -107,7 +118,8 @@ impl Source for ComposeSource {
             Live::Unknown(why) => (None, None, Some(why)),
         };
         let dir = self.project_dir(project.as_ref());
-        let found = files::find(&self.app, &dir, project.as_ref());
+        let mut found = files::find(&self.app, &dir, project.as_ref());
+        follow::follow(&dir, &mut found, &mut warnings);
         if found.is_empty() && project.is_none() {
             if !self.implicit {
                 return Err(self.nothing_here());

@@ -62,14 +62,14 @@ fn is_env_alone(facts: &Value) -> bool {
 /// A file of the project.
 struct Stored<'f> {
     path: PathBuf,
-    is_env: bool,
+    role: &'f str,
     stream: &'f str,
 }
 
 fn stored<'f>(trial: &'f Trial<'_>, root: &Path) -> Vec<Stored<'f>> {
     let files = trial.facts["files"].as_array().into_iter().flatten();
     let one = |f: &'f Value| {
-        Some(Stored { path: root.join(f["path"].as_str()?), is_env: f["role"] == "env", stream: f["stream"].as_str()? })
+        Some(Stored { path: root.join(f["path"].as_str()?), role: f["role"].as_str()?, stream: f["stream"].as_str()? })
     };
     files.filter_map(one).collect()
 }
@@ -81,7 +81,7 @@ fn config(trial: &Trial<'_>) -> Result<Check, SourceError> {
     let working = PathBuf::from(trial.facts["working_dir"].as_str().unwrap_or("/"));
     let root = trial.policy.map_or_else(|| working.clone(), |p| p.app.root.clone());
     let files = stored(trial, &root);
-    if !files.iter().any(|f| !f.is_env) {
+    if !files.iter().any(|f| f.role == "compose") {
         return Ok(Check::failed(name, subject, "compose files", "none", "the snapshot holds no compose file"));
     }
     let work = trial.scratch.join("compose");
@@ -204,13 +204,17 @@ impl Project<'_> {
         if let Some(name) = self.trial.facts["project"].as_str() {
             argv.extend(["--project-name".into(), name.to_owned()]);
         }
-        let env_files = self.files.iter().filter(|f| f.is_env).count();
+        let env_files = self.files.iter().filter(|f| f.role == "env").count();
         for file in self.files {
-            // What Compose finds by itself is not named; with others it is one of those that were named.
-            let own = file.is_env && env_files == 1 && file.path == self.working.join(".env");
-            if !own {
-                argv.extend([if file.is_env { "--env-file" } else { "-f" }.into(), inside(&file.path)]);
-            }
+            let option = match file.role {
+                // What Compose finds by itself is not named; with others it is one of those that were named.
+                "env" if env_files == 1 && file.path == self.working.join(".env") => continue,
+                "env" => "--env-file",
+                "compose" => "-f",
+                // The others are led to by these.
+                _ => continue,
+            };
+            argv.extend([option.into(), inside(&file.path)]);
         }
         for profile in self.trial.facts["profiles"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             argv.extend(["--profile".into(), profile.to_owned()]);

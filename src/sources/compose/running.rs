@@ -5,13 +5,13 @@ use crate::place::inspect::Container;
 use crate::place::{Docker, PlaceError};
 use crate::sources::SourceError;
 use crate::sources::project::Project;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 const PROJECT_LABEL: &str = "com.docker.compose.project";
 
 /// A service as its containers are.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Service {
     pub service: String,
     /// The image's name as the compose file has it.
@@ -39,7 +39,7 @@ pub(super) struct Service {
     pub saved: Option<String>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Instance {
     pub name: String,
     pub number: u32,
@@ -47,7 +47,7 @@ pub(super) struct Instance {
     pub health: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct MountFact {
     pub kind: String,
     pub name: Option<String>,
@@ -56,7 +56,7 @@ pub(super) struct MountFact {
     pub writable: bool,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Surrounding {
     pub name: String,
     pub driver: String,

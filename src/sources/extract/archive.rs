@@ -79,6 +79,11 @@ impl<R: Read> Archive<R> {
         Archive { part: true, ..Archive::new(inner) }
     }
 
+    /// The content of one entry that the caller describes itself, and nothing else.
+    pub fn content(inner: R, length: u64) -> Self {
+        Archive { left: length, ..Archive::part(inner) }
+    }
+
     /// The next entry; what is left of the current one is skipped. At the end the input has been read to its own end.
     pub fn next_member(&mut self) -> Result<Option<Member>, TarError> {
         if self.done {

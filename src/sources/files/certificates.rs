@@ -4,15 +4,18 @@
 //! it points to; only links into `/usr` are left alone, which hold what the system's own packages bring. Facts hold
 //! nothing of a private key but whether it belongs to its certificate. A drill uses the same [`examine`].
 
+pub use super::lineages::{Decision, Verdict, to_restore, verdict};
+
+use super::docker::{DockerView, Trees};
 use super::keys::{PrivateKey, PublicHalf, certificate_key, private_key};
 use super::notes::Notes;
 use super::plan::{Plan, path_of, unreadable};
 use super::tree::KnownTree;
-use super::view::{Kind, View, normal};
+use super::view::{Host, Kind, View, normal};
 use crate::base::cancel::Cancel;
 use crate::base::ids::SourceName;
 use crate::base::time::rfc3339;
-use crate::policy::model::{App, CertificatesSpec, SourcePolicy, Via};
+use crate::policy::model::{App, CertificatesSpec, SourcePolicy, SourceSpec, Via};
 use crate::sources::{Capture, Captured, Source, SourceError};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -29,6 +32,8 @@ use x509_parser::time::ASN1Time;
 
 /// A folder with more entries is no folder of certificates.
 const MAX_ENTRIES: usize = 100_000;
+/// No certificate and no chain of them is larger.
+const MAX_FILE: u64 = 1 << 20;
 /// What packages bring, and a new machine has again.
 const SYSTEM: &str = "/usr";
 
@@ -122,6 +127,66 @@ impl CertificatesSource {
         }
         Ok(())
     }
+}
+
+/// What is known of the certificates that are live now. A path of the policy that is not there holds none.
+pub fn live(
+    policy: &SourcePolicy,
+    app: &App,
+    cancel: &Cancel,
+    now: DateTime<Utc>,
+) -> Result<CertificateFacts, SourceError> {
+    let SourceSpec::Certificates(spec) = &policy.spec else {
+        return Err(SourceError::problem(format!("source {:?} has no certificates", policy.name.as_str())));
+    };
+    let trees;
+    let docker;
+    let view: &dyn View = match spec.via {
+        Via::Direct => &Host,
+        Via::Docker => {
+            trees = Trees::new(app, cancel);
+            docker = DockerView::new(&trees, cancel);
+            &docker
+        }
+    };
+    let mut there = spec.clone();
+    there.paths.clear();
+    for path in &spec.paths {
+        let (literal, is_pattern) = super::docker::split_pattern(path);
+        view.look(&literal)?;
+        let is_there = match is_pattern {
+            true => !super::plan::expand(view, path)?.is_empty(),
+            false => view.kind(&literal).map_err(|e| unreadable(&literal, e))?.is_some(),
+        };
+        if is_there {
+            there.paths.push(path.clone());
+        }
+    }
+    if there.paths.is_empty() {
+        return Ok(CertificateFacts::default());
+    }
+    let source = CertificatesSource::new(policy, &there, app);
+    let (mut plan, links) = (Plan::host(&[]), Links::default());
+    source.prepare(view, &mut plan, &mut Notes::default(), &links)?;
+    let mut files = Vec::new();
+    let mut ahead = plan.taken();
+    while let Some(path) = ahead.pop() {
+        cancel.check()?;
+        match view.kind(&path).map_err(|e| unreadable(&path, e))? {
+            Some(Kind::Dir) => {
+                let names = view.read_dir(&path).map_err(|e| unreadable(&path, e))?;
+                ahead.extend(names.into_iter().map(|n| path.join(n)));
+            }
+            Some(Kind::File) => match view.read(&path, MAX_FILE) {
+                Ok(content) if is_pem(&content) => files.push(CertificateFile { path, mode: 0, content }),
+                Ok(_) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::FileTooLarge => {}
+                Err(e) => return Err(unreadable(&path, e)),
+            },
+            _ => {}
+        }
+    }
+    Ok(examine(&files, &links.into_inner(), spec.min_days, now).0)
 }
 
 impl Source for CertificatesSource {

@@ -9,6 +9,7 @@ pub mod env;
 pub(super) mod frame;
 mod keys;
 mod large;
+mod lineages;
 mod memo;
 mod nginx;
 mod nginx_conf;
@@ -17,6 +18,7 @@ mod owners;
 mod paths;
 mod plan;
 pub mod proof;
+mod returning;
 mod small;
 mod stream;
 mod today;
@@ -28,8 +30,10 @@ mod xattr;
 
 pub use certificates::CertificatesSource;
 pub use env::EnvSource;
+pub use lineages::{Decision, Verdict, to_restore};
 pub use nginx::NginxSource;
 pub use paths::FilesSource;
+pub use returning::certificates as returning_certificates;
 pub use stream::{LISTING, TAR};
 pub use volume::VolumeSource;
 

@@ -29,7 +29,7 @@ const MAX_FILES: usize = 10_000;
 pub struct NginxFacts {
     /// The folder that relative paths begin at.
     pub prefix: PathBuf,
-    /// The main file, when it is among the captured ones.
+    /// The main file; where the policy names only sites, it is not captured, and its other sites are not ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub main: Option<PathBuf>,
     pub server_names: BTreeSet<String>,
@@ -74,7 +74,9 @@ impl NginxSource {
         *facts = NginxFacts::default();
         let main = find_main(view, &plan.named);
         facts.prefix = main.as_ref().and_then(|m| m.parent()).unwrap_or(Path::new("/etc/nginx")).into();
-        let mut ahead: VecDeque<PathBuf> = first_files(view, &plan.named, main.as_deref())?.into();
+        // A main file that nobody named leads to what others have put beside ours.
+        let named = main.as_deref().filter(|main| plan.named.iter().any(|n| main.starts_with(n)));
+        let mut ahead: VecDeque<PathBuf> = first_files(view, &plan.named, named)?.into();
         facts.main = main;
         let mut seen: BTreeSet<PathBuf> = BTreeSet::new();
         while let Some(file) = ahead.pop_front() {
@@ -161,7 +163,7 @@ fn find_main(view: &dyn View, named: &[PathBuf]) -> Option<PathBuf> {
     inside.filter(|p| p.ends_with("nginx.conf")).chain(above).find(|p| is_file(p))
 }
 
-/// Where the reading begins: the main file, every named file, and in named folders what nginx's customs take for
+/// Where the reading begins: the main file where it is named, every named file, and in named folders what nginx's customs take for
 /// configuration, whether the main file includes it or not.
 fn first_files(view: &dyn View, named: &[PathBuf], main: Option<&Path>) -> Result<Vec<PathBuf>, SourceError> {
     let mut files: Vec<PathBuf> = main.iter().map(|m| m.to_path_buf()).collect();

@@ -18,10 +18,14 @@ use std::io::Write;
 /// Objects of a repository, as they lie on disk, up to which a pack is made afresh.
 const REPACK_LIMIT_BYTES: u64 = 256 << 20;
 
-/// All refs: object id and name, sorted by name.
+/// Refs of our own: they come and go with snapshots, and what they keep is in the bundles of those.
+pub(super) const OWN_REFS: &str = "refs/lifeboat/";
+
+/// All refs but our own: object id and name, sorted by name.
 pub(super) fn refs(git: &Git) -> Result<Vec<(String, String)>, SourceError> {
     let text = git.text(&["for-each-ref", "--format=%(objectname) %(refname)"]).map_err(explain)?;
-    Ok(text.lines().filter_map(|line| line.split_once(' ')).map(|(id, name)| (id.into(), name.into())).collect())
+    let refs = text.lines().filter_map(|line| line.split_once(' ')).filter(|(_, name)| !name.starts_with(OWN_REFS));
+    Ok(refs.map(|(id, name)| (id.into(), name.into())).collect())
 }
 
 /// Stores every ref, the commit that is checked out, and all that they reach; facts of the bundle.

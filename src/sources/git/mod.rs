@@ -7,11 +7,17 @@
 //! reaches), and for the nth submodule `submodule-<n>.patch` and `submodule-<n>.bundle`. Untracked files are named in the
 //! facts and are not content: what must come back of them belongs into a `files` source.
 
+mod anew;
 mod bundle;
+mod look;
+mod placing;
 mod proof;
 mod tool;
 mod tree;
 
+pub use anew::{can_be_made, make as make_anew};
+pub use look::{Commit, commit_named};
+pub use placing::GitPlacing;
 pub use proof::GitProof;
 
 use super::{Capture, Captured, Source, SourceError};

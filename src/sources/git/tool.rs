@@ -5,7 +5,7 @@ use crate::base::cancel::Cancel;
 use crate::place::account::{self, Account};
 use crate::place::{Command, Exit, HostPlace, Place, PlaceError, Running};
 use crate::sources::SourceError;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,11 @@ pub(super) const SETTINGS: &[&str] = &[
     "diff.context=3",
     "diff.submodule=short",
     "submodule.recurse=false",
+    "core.splitIndex=false",
+    "core.safecrlf=false",
+    "index.sparse=false",
+    "apply.ignoreWhitespace=no",
+    "tag.gpgSign=false",
     "status.relativePaths=false",
     "status.showStash=false",
 ];
@@ -53,7 +58,14 @@ pub(super) struct Git {
     user: Option<String>,
     cancel: Cancel,
     deadline: Instant,
+    /// What else it and the tools beside it get.
+    env: Vec<(String, String)>,
+    /// What new files may not be; our own mask is stricter than a tree that others read may have.
+    umask: Option<u32>,
 }
+
+/// `$1` the mask; a command under it.
+const MASKED: &str = r#"umask "$1" && shift && exec "$@""#;
 
 impl Git {
     /// The repository that `root` belongs to.
@@ -69,7 +81,8 @@ impl Git {
         let file = |path: &Path, source| SourceError::File { action: "look at", path: path.to_owned(), source };
         let owner = Account::owner_of(&marker).map_err(|e| file(&marker, e))?;
         let user = (account::is_root() && owner.uid != 0).then(|| owner.spec());
-        let mut git = Git { dir: root.to_owned(), user, cancel: cancel.clone(), deadline };
+        let mut git =
+            Git { dir: root.to_owned(), user, cancel: cancel.clone(), deadline, env: Vec::new(), umask: None };
         let top = match git.text(&["rev-parse", "--show-toplevel"]) {
             Ok(top) => PathBuf::from(top),
             Err(PlaceError::Failed { stderr, .. })
@@ -138,18 +151,99 @@ impl Git {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let settings = SETTINGS.iter().flat_map(|setting| ["-c", setting]);
-        let left = self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        Command::new(["git", "--no-pager"].into_iter().chain(settings).chain(arguments.iter().copied()))
-            .dir(&self.dir)
-            .user(self.user.clone())
-            .cancel(&self.cancel)
-            .timeout(left)
+        self.tool(["git", "--no-pager"].into_iter().chain(settings).chain(arguments.iter().copied()))
             .env("GIT_OPTIONAL_LOCKS", "0".to_owned())
             .env("GIT_TERMINAL_PROMPT", "0".to_owned())
             .env("GIT_NO_LAZY_FETCH", "1".to_owned())
             .env("GIT_NO_REPLACE_OBJECTS", "1".to_owned())
             .env("GIT_ASKPASS", "true".to_owned())
-            .env("LC_ALL", "C".to_owned())
+    }
+
+    /// Another program as the tree's owner.
+    fn tool<'s>(&self, argv: impl IntoIterator<Item = &'s str>) -> Command {
+        let left = self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let mut all: Vec<String> = Vec::new();
+        if let Some(umask) = self.umask {
+            all.extend(["sh", "-c", MASKED, "lifeboat"].map(str::to_owned));
+            all.push(format!("{umask:03o}"));
+        }
+        all.extend(argv.into_iter().map(str::to_owned));
+        let command = Command::new(all).dir(&self.dir).user(self.user.clone()).cancel(&self.cancel).timeout(left);
+        self.env.iter().fold(command, |c, (name, value)| c.env(name, value.clone())).env("LC_ALL", "C".to_owned())
+    }
+
+    /// Runs another program as the tree's owner.
+    pub(super) fn run(&self, argv: &[&str]) -> Result<(), SourceError> {
+        HostPlace::new().output(self.tool(argv.iter().copied()), OUTPUT_BYTES).map(drop).map_err(explain)
+    }
+
+    /// The same with a variable more.
+    pub(super) fn with(&self, name: &str, value: impl Into<String>) -> Git {
+        let mut git = self.clone();
+        git.env.retain(|(n, _)| n != name);
+        git.env.push((name.to_owned(), value.into()));
+        git
+    }
+
+    /// The same without a variable.
+    pub(super) fn without(mut self, name: &str) -> Git {
+        self.env.retain(|(n, _)| n != name);
+        self
+    }
+
+    /// The same as its folder alone has it.
+    pub(super) fn without_env(mut self) -> Git {
+        self.env.clear();
+        self
+    }
+
+    /// The same under a mask for new files.
+    pub(super) fn masked(mut self, umask: u32) -> Git {
+        self.umask = Some(umask);
+        self
+    }
+
+    /// The same in another folder.
+    pub(super) fn at(mut self, dir: &Path) -> Git {
+        self.dir = dir.to_owned();
+        self
+    }
+
+    /// Git for a repository whose folders are known: nothing is looked for.
+    pub(super) fn known(dir: &Path, git_dir: &Path, cancel: &Cancel, deadline: Instant) -> Result<Git, SourceError> {
+        // A repository that is yet to be made belongs to whom its parent does.
+        let there = git_dir.ancestors().find(|p| p.symlink_metadata().is_ok()).unwrap_or(Path::new("/"));
+        let owner = Account::owner_of(there).map_err(|source| SourceError::File {
+            action: "look at",
+            path: there.to_owned(),
+            source,
+        })?;
+        let user = (account::is_root() && owner.uid != 0).then(|| owner.spec());
+        let cwd = if dir.is_dir() { dir } else { there };
+        let env = vec![
+            ("GIT_DIR".to_owned(), git_dir.to_string_lossy().into_owned()),
+            ("GIT_WORK_TREE".to_owned(), dir.to_string_lossy().into_owned()),
+        ];
+        Ok(Git { dir: cwd.to_owned(), user, cancel: cancel.clone(), deadline, env, umask: None })
+    }
+
+    /// Gives `input` to a command that must succeed; its output, which must be small.
+    pub(super) fn feed(&self, arguments: &[&str], input: &mut dyn Read) -> Result<String, SourceError> {
+        let mut running = self.start(arguments, true).map_err(explain)?;
+        let mut fed = Ok(0);
+        if let Some(mut stdin) = running.stdin() {
+            fed = std::io::copy(input, &mut stdin);
+        }
+        let mut out = Vec::new();
+        if let Some(stdout) = running.stdout() {
+            stdout.take(OUTPUT_BYTES as u64).read_to_end(&mut out).map_err(|e| self.read_error(e))?;
+        }
+        // What the command says is nearer to the cause than a pipe that broke.
+        match self.succeeded(running.wait()) {
+            Ok(()) => fed.map_err(|e| self.read_error(e))?,
+            Err(e) => return Err(e),
+        };
+        Ok(String::from_utf8_lossy(&out).trim_end().to_owned())
     }
 
     /// Starts git; `stdin` gives it a pipe.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use std::collections::HashMap;
 
 /// Schemas whose objects belong to users.
-const OURS: &str = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'";
+pub(super) const OURS: &str = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'";
 /// Names in one statement.
 const BATCH: usize = 200;
 
@@ -86,6 +86,7 @@ pub(super) fn tables(session: &mut Session) -> Result<Vec<Table>, SessionError> 
            CASE c.relpersistence WHEN 'u' THEN 'unlogged' ELSE 'permanent' END AS persistence, \
            c.relispartition AS partition, e.extname AS extension, \
            CASE WHEN c.oid = ANY (e.extconfig) THEN e.extcondition[array_position(e.extconfig, c.oid)] END AS condition, \
+           (SELECT count(*) FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns, \
            NULL::bigint AS rows, \
            CASE WHEN c.relkind = 'r' AND e.oid IS NULL THEN coalesce(pg_table_size(c.oid), 0) ELSE 0 END AS bytes \
          FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \

@@ -173,6 +173,12 @@ impl Connection {
         host.is_none_or(|(_, host)| host.expose().starts_with('/'))
     }
 
+    /// The host (or the folder of a socket) and the port, where they are set.
+    pub fn address(&self) -> (Option<String>, Option<String>) {
+        let find = |name| self.env.iter().find(|(n, _)| n == name).map(|(_, value)| value.expose().clone());
+        (find("PGHOST"), find("PGPORT"))
+    }
+
     /// The account that the tools run as.
     pub fn account(&self) -> Option<&str> {
         self.account.as_deref()

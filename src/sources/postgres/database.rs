@@ -4,7 +4,7 @@ use super::dump::{self, Begun, LOCK_WAIT, Run, Stored};
 use super::facts::{Database, Part, Table};
 use super::parts::{self, Divide};
 use super::session::{Session, SessionError};
-use super::{Limits, catalog, grants, migrations};
+use super::{Limits, catalog, grants, migrations, shape};
 use crate::base::cancel::Cancel;
 use crate::policy::model::{Fingerprint, PostgresSpec};
 use crate::sources::run::{Linked, one_line};
@@ -218,6 +218,7 @@ fn read(session: &mut Session, run: &Run<'_>, at: String) -> Result<Database, Se
         sequences: catalog::sequences(session)?,
         large_objects: Default::default(),
         counts: catalog::counts(session)?,
+        shape: Some(shape::shape(session)?),
         grants: Some(grants::grants(session)?),
         migrations: migrations::migrations(session)?,
         publications: catalog::publications(session)?,

@@ -107,6 +107,10 @@ pub struct Database {
     pub sequences: Vec<Sequence>,
     pub large_objects: LargeObjects,
     pub counts: Counts,
+    /// The form of its objects as one text, 32 hex digits: equal ones mean that no migration came between, as long as
+    /// the server's major version is the same; see `shape.rs`. Absent in what older versions captured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<String>,
     /// What was granted or taken away beyond the defaults. Absent in what older versions captured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grants: Option<Vec<Grant>>,
@@ -201,6 +205,9 @@ pub struct Table {
     /// Of an extension's configuration table: which rows the dump holds, as SQL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
+    /// How many columns it has. Absent in what older versions captured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<u64>,
     /// Rows of the table itself, without those of its partitions and children. Absent for what has none in the dump.
     pub rows: Option<u64>,
     /// The content, whatever the order of rows and columns; see `content.rs`. Absent unless `fingerprint = "content"`.

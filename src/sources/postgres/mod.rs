@@ -14,6 +14,7 @@
 
 mod archive;
 mod catalog;
+mod change;
 mod cluster;
 mod connection;
 mod content;
@@ -22,15 +23,19 @@ mod dump;
 pub mod facts;
 mod grants;
 mod load;
+mod login;
 mod migrations;
 mod parts;
 mod placing;
 mod proof;
 mod script;
 mod session;
+mod shape;
 mod stage;
 mod url;
 
+pub use change::{Form, MigrationDifference, SchemaChange, schema_change, schema_differs};
+pub use login::{Login, check_logins};
 pub use parts::PARTS_FROM_BYTES;
 pub use proof::{PostgresProof, sweep_local};
 

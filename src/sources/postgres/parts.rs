@@ -145,6 +145,7 @@ mod tests {
             extension: None,
             condition: None,
             rows: None,
+            columns: None,
             content: None,
             bytes: mib << 20,
         }

@@ -87,7 +87,7 @@ pub(super) fn parse(url: &str) -> Result<ServerUrl, SourceError> {
 }
 
 /// `host:port`, `[::1]:port`, `host`.
-fn split_port(address: &str) -> Option<(&str, Option<&str>)> {
+pub(super) fn split_port(address: &str) -> Option<(&str, Option<&str>)> {
     if let Some(rest) = address.strip_prefix('[') {
         let (host, port) = rest.split_once(']')?;
         return match port {

@@ -11,7 +11,7 @@ use super::list::{self, Action, ListWriter, Mark, Meta, Slot};
 use super::live::{DIRECTORY, Live, Spot};
 use super::survey::{hash, lines, target_of};
 use super::today::today;
-use super::{extract_error, fault, keeping_time};
+use super::{extract_error, fault, keeping_time, overlay};
 use crate::base::cancel::Cancel;
 use crate::base::stream::FileType;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
@@ -254,6 +254,7 @@ impl<'a> Maker<'a> {
         match &entry.kind {
             Kind::Dir => self.folder(entry),
             Kind::Hardlink(target) => self.link(entry, target),
+            Kind::File if self.put_over(member)? => Ok(()),
             _ if !compare => self.put(archive, member),
             _ => match self.live.stat(&entry.path)? {
                 Some(stat) if self.live.is_like(entry, &stat, self.wanted)? => {
@@ -337,6 +338,24 @@ impl<'a> Maker<'a> {
             self.add(Action::Put { path: member.entry.path.clone(), slot })?;
         }
         Ok(())
+    }
+
+    /// Lays out a file with another content than the captured one, where there is one for it.
+    fn put_over(&mut self, member: &Member) -> Result<bool, SourceError> {
+        let Some(over) = overlay::find(self.job, &member.entry.path)? else { return Ok(false) };
+        let mut other = member.clone();
+        (other.entry.size, other.payload, other.map) = (over.content.len() as u64, over.content.len() as u64, None);
+        // Its content is of today, and so is its time.
+        other.entry.mtime = over.mtime;
+        let mut content = Archive::content(over.content.as_slice(), other.payload);
+        let slot = self.slot(&member.entry.path)?;
+        let name = slot.n.to_string();
+        let laid = self.extractors[slot.stage].lay_as(&mut content, &other, name.as_bytes()).map_err(extract_error)?;
+        if laid {
+            self.puts.insert(member.entry.path.clone(), slot);
+            self.add(Action::Put { path: member.entry.path.clone(), slot })?;
+        }
+        Ok(true)
     }
 
     /// The next number in the folder beside that is on the file system where `path` will be.

@@ -8,6 +8,8 @@
 //! anything, and a single name in it; what is replaced is renamed into `old/`, never overwritten or removed; every step
 //! works whether or not it had been begun before; nothing is removed from `old/` but by `discard_old`.
 //!
+//! Single files may come back with another content than the captured one ([`overlay`]): env files with today's secrets.
+//!
 //! Order (must): `new/<n>` durable and listed, the list durable, then for each entry the old one linked or renamed to
 //! `old/<n>` and `new/<n>` renamed over it; folders get their metadata last, innermost first.
 
@@ -17,6 +19,7 @@ mod job;
 mod list;
 mod live;
 mod make;
+mod overlay;
 mod placing;
 mod survey;
 mod swap;
@@ -24,9 +27,13 @@ mod today;
 
 pub use helper::{WORD, serve};
 pub use job::is_staging;
-pub use placing::TreePlacing;
+pub use overlay::lay_over;
+pub use placing::{TreePlacing, listed};
 
-use job::Base;
+pub(super) use hands::Hands;
+pub(super) use job::{Base, Job};
+pub(super) use placing::Tape;
+
 use make::{again, first};
 use survey::survey;
 use swap::{back, discard_new, discard_old, look, switch};
@@ -53,7 +60,7 @@ fn keeping_time<T>(dir: BorrowedFd<'_>, act: impl FnOnce() -> T) -> T {
     result
 }
 
-fn extract_error(e: ExtractError) -> SourceError {
+pub(super) fn extract_error(e: ExtractError) -> SourceError {
     match e {
         ExtractError::Cancelled(e) => e.into(),
         ExtractError::File { action, path, source } => SourceError::File { action, path, source },

@@ -1,12 +1,12 @@
 //! Trees as steps of a transaction.
 
 use super::super::files::{LISTING, TAR, Trees};
-use super::super::placing::{Intent, Part, Placing, Scene, Stored};
+use super::super::placing::{Intent, Loss, Part, Placing, Scene, Stored, Unit};
 use super::super::streams::Streams;
 use super::super::{SourceError, project::Places};
 use super::hands::Hands;
 use super::job::{Base, Job};
-use super::survey::Survey;
+use super::survey::{Survey, lines};
 use crate::base::cancel::Cancel;
 use crate::policy::model::{App, SourcePolicy, SourceSpec, Via};
 use serde::{Deserialize, Serialize};
@@ -130,6 +130,24 @@ impl TreePlacing {
         Ok((helped, Some(Through { volumes: names })))
     }
 
+    /// Data that people have written; what an administrator writes (env files, certificates, nginx) is none.
+    fn losses(&self, files: u64) -> Vec<Loss> {
+        let trees = match &self.source.spec {
+            SourceSpec::Files(spec) => &spec.paths,
+            SourceSpec::Volume(spec) => &spec.volumes,
+            _ => return Vec::new(),
+        };
+        match files {
+            0 => Vec::new(),
+            _ => vec![Loss {
+                what: trees.join(", "),
+                unit: Unit::Files,
+                more: i64::try_from(files).unwrap_or(i64::MAX),
+                exact: true,
+            }],
+        }
+    }
+
     fn intent(&self, scene: &Scene<'_>, task: &Task, survey: Survey) -> Result<Intent, SourceError> {
         let mut lines = survey.lines(task.job.exact);
         if survey.replaced.count + survey.newer.count > 0 {
@@ -143,7 +161,7 @@ impl TreePlacing {
             lines,
             warnings: survey.warnings,
             room: survey.room,
-            losses: Vec::new(),
+            losses: self.losses(survey.lost_files),
             restarts: Vec::new(),
             state,
         })
@@ -180,8 +198,18 @@ fn literal(paths: &[String]) -> impl Iterator<Item = PathBuf> + '_ {
     plain.flat_map(|p| [p.canonicalize().ok(), Some(p)]).flatten()
 }
 
+/// All paths of a captured tree, as absolute ones.
+pub fn listed(streams: &dyn Streams) -> Result<Vec<PathBuf>, SourceError> {
+    let mut paths = Vec::new();
+    lines(&mut Tape(streams).listing()?, &mut |_, path| {
+        paths.push(Path::new("/").join(OsStr::from_bytes(&path)));
+        Ok(())
+    })?;
+    Ok(paths)
+}
+
 /// The one tar of a source, and its listing.
-pub(super) struct Tape<'a>(pub &'a dyn Streams);
+pub struct Tape<'a>(pub &'a dyn Streams);
 
 impl Tape<'_> {
     pub fn tar(&self) -> Result<Box<dyn Read + Send + '_>, SourceError> {
@@ -206,6 +234,9 @@ impl Placing for TreePlacing {
     fn plan(&self, scene: &Scene<'_>, stored: &Stored<'_>, part: &Part) -> Result<Intent, SourceError> {
         if !part.tables.is_empty() || part.database_as.is_some() {
             return Err(SourceError::problem("tables and databases are of sources of kind postgres"));
+        }
+        if part.flush {
+            return Err(SourceError::problem("only a data store can become empty, not a tree of files"));
         }
         let mut task = self.task(scene, stored, part)?;
         if stored.streams.list().is_empty() {

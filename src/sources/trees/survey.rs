@@ -33,6 +33,9 @@ pub struct Survey {
     pub replaced: Paths,
     pub missing: Paths,
     pub newer: Paths,
+    /// Files and links whose content of today goes: overwritten ones, and for `exact` those that are newer.
+    #[serde(default)]
+    pub lost_files: u64,
     pub stages: Vec<PathBuf>,
     pub room: Vec<Room>,
     pub warnings: Vec<String>,
@@ -124,9 +127,10 @@ pub fn survey(job: &Job, listing: &mut dyn Read, cancel: &Cancel) -> Result<Surv
         ));
     }
     if job.exact {
-        today(job, cancel, &mut |path, _| {
+        today(job, cancel, &mut |path, is_dir| {
             if !known.contains(&hash(path)) {
                 eye.survey.newer.add(path);
+                eye.survey.lost_files += u64::from(!is_dir);
                 eye.stage_for(path)?;
             }
             Ok(())
@@ -217,7 +221,8 @@ impl Eye<'_> {
                 Some(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() => self.survey.same += 1,
                 other => {
                     if other.is_some() {
-                        self.survey.replaced.add(&path)
+                        self.survey.replaced.add(&path);
+                        self.survey.lost_files += 1;
                     } else {
                         self.survey.missing.add(&path)
                     }
@@ -236,6 +241,11 @@ impl Eye<'_> {
             return self.stage_for(&path).map(drop);
         }
         self.survey.replaced.add(&path);
+        // Another owner or mode alone is no content.
+        let timed = stat.st_mtime == entry.mtime.seconds
+            && (entry.mtime.nanos == 0 || stat.st_mtime_nsec as u32 == entry.mtime.nanos);
+        let is_file = entry.kind == Kind::File && rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
+        self.survey.lost_files += u64::from(!(is_file && timed && stat.st_size as u64 == entry.size));
         self.change(&path, room_of(&entry), entry.uid)
     }
 

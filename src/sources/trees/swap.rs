@@ -169,7 +169,7 @@ fn forget_lists(job: &Job) -> Result<(), SourceError> {
             _ => {}
         }
     }
-    Ok(())
+    super::overlay::forget(job)
 }
 
 fn open_parent(stage: &Path) -> Result<Option<OwnedFd>, SourceError> {

@@ -3,7 +3,7 @@
 //! Of the live host the program sees its own files (`/usr` and the like) and nothing of `/etc/nginx`, unless the
 //! snapshot holds only a part of it: then the rest is the live one's, read from the main file on, and the check says so.
 
-use super::super::view::{Host, Kind, View};
+use super::super::view::{Host, Kind, View, normal};
 use super::inside::Restored;
 use super::nginx::{Outcome, ROUNDS, Scene, Tested, hosts_file, unresolved};
 use super::nginx_container;
@@ -66,18 +66,14 @@ pub(super) fn test(scene: &Scene<'_>) -> Result<Outcome, SourceError> {
     let file = |source| SourceError::File { action: "put together", path: trial.scratch.to_path_buf(), source };
     let stage = Stage::new(trial.scratch.join("root")).map_err(file)?;
     stage.lay(scene.restored).map_err(file)?;
-    let own = scene.known.and_then(|known| known.main.clone()).filter(|main| stage.has(main));
+    let main = scene.known.and_then(|known| known.main.clone()).unwrap_or_else(|| program.main.clone());
     let mut notes = Vec::new();
-    let main = match own {
-        Some(main) => main,
-        None => {
-            notes.push(format!("{} and what else was not captured is the live one's", program.main.display()));
-            match live_rest(scene, &stage, &program.main)? {
-                Ok(()) => program.main.clone(),
-                Err(why) => return Ok(Err(why)),
-            }
+    if !stage.has(&main) {
+        notes.push(format!("{} and what else was not captured is the live one's", main.display()));
+        if let Err(why) = live_rest(scene, &stage, &main)? {
+            return Ok(Err(why));
         }
-    };
+    }
     let referred = Referred::read(&stage.view(), &main)?;
     notes.extend(of_other_sources(scene, &stage, &referred));
     let over = furnish(trial.scratch, &stage, &program, &referred).map_err(file)?;
@@ -167,7 +163,12 @@ impl View for Rest<'_> {
 
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         match self.staged.read(path, limit) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !self.captured.holds(path) => Host.read(path, limit),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !self.captured.holds(path) => {
+                match self.captured.behind(path) {
+                    Some(captured) => self.staged.read(&captured, limit),
+                    None => Host.read(path, limit),
+                }
+            }
             read => read,
         }
     }
@@ -204,6 +205,13 @@ impl Captured {
         self.named.iter().any(|named| path.starts_with(named))
             || self.globs.iter().any(|glob| path.ancestors().any(|above| glob.is_match(above)))
     }
+
+    /// What was captured, where a live link leads to it: a site that is available was named, and it is enabled.
+    fn behind(&self, path: &Path) -> Option<PathBuf> {
+        let Ok(Some(Kind::Symlink(target))) = Host.kind(path) else { return None };
+        let target = normal(&path.parent().unwrap_or(Path::new("/")).join(target));
+        self.holds(&target).then_some(target)
+    }
 }
 
 /// Takes over what the live configuration consists of beside the captured part.
@@ -219,7 +227,11 @@ fn live_rest(scene: &Scene<'_>, stage: &Stage, main: &Path) -> Result<Result<(),
     let needed = referred.files.iter().chain(&referred.needed);
     let needed: BTreeSet<&PathBuf> = needed.filter(|path| !stage.has(path) && !captured.holds(path)).collect();
     for path in needed {
-        if let Err(e) = stage.bring(path, FILE_BYTES) {
+        let brought = match captured.behind(path) {
+            Some(target) => stage.link(path, &target),
+            None => stage.bring(path, FILE_BYTES).map(drop),
+        };
+        if let Err(e) = brought {
             let why = format!("{} is part of the live configuration and cannot be read: {e}", path.display());
             return Ok(Err(why));
         }

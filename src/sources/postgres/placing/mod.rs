@@ -8,6 +8,7 @@
 //! Never: a role is dropped or changed that was there; a database is touched that is not the snapshot's.
 
 mod ground;
+mod losses;
 mod names;
 mod plan;
 mod prepare;

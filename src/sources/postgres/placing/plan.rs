@@ -1,6 +1,6 @@
 //! What would be done, and every reason why it cannot be. Changes nothing.
 
-use super::{Admin, Mode, Move, State, TableMove, facts, ground, names, room, tables};
+use super::{Admin, Mode, Move, State, TableMove, facts, ground, losses, names, room, tables};
 use crate::base::units::human_size;
 use crate::sources::SourceError;
 use crate::sources::placing::{Intent, Part, Room, Scene, Stored};
@@ -43,6 +43,9 @@ pub(super) fn plan(
     let server = cluster::server(&mut session).map_err(asked)?;
     let there = databases_there(&mut session).map_err(asked)?;
     fits(&facts, &server, &session, &admin, &mut found);
+    if part.same_major {
+        same_major(&facts, &session, &mut found);
+    }
     hindered(&mut session, &databases, mode, &mut found).map_err(asked)?;
     let roles = roles(&mut session, &facts, &mut found).map_err(asked)?;
     extensions(&mut session, &databases, server.superuser, session_major(&facts), &mut found).map_err(asked)?;
@@ -91,6 +94,11 @@ pub(super) fn plan(
     let data_directory = room::data_directory(&mut session);
     session.close().map_err(asked)?;
     refuse(&admin, &mut found)?;
+    let wanted = losses::Wanted { mode, databases: &databases, moves: &state.databases, part };
+    let leaving = losses::look(&admin, &facts, &wanted);
+    found.lines.extend(leaving.lines);
+    found.warnings.extend(leaving.warnings);
+    scene.cancel.check()?;
     let (stage, rooms) = rooms(source, scene, stored, &admin, &databases, data_directory.as_deref());
     state.stage = stage;
     Ok(Intent {
@@ -99,7 +107,7 @@ pub(super) fn plan(
         lines: found.lines,
         warnings: found.warnings,
         room: rooms,
-        losses: Vec::new(),
+        losses: leaving.losses,
         restarts: Vec::new(),
         state: serde_json::to_value(&state)
             .map_err(|e| SourceError::problem(format!("the plan cannot be written: {e}")))?,
@@ -107,6 +115,9 @@ pub(super) fn plan(
 }
 
 fn mode(part: &Part) -> Result<Mode, SourceError> {
+    if part.flush {
+        return Err(SourceError::problem("a database server's databases are not emptied, only put back"));
+    }
     match (&part.database_as, part.tables.is_empty(), part.replace) {
         (None, true, false) => Ok(Mode::Swap),
         (None, true, true) => Ok(Mode::Replace),
@@ -194,6 +205,20 @@ fn fits(facts: &Facts, server: &cluster::Server, session: &Session, admin: &Admi
             facts.pg_dump_version
         )),
         Err(error) => found.refuse(error.to_string()),
+    }
+}
+
+/// A server is never started on a data folder of a newer major version.
+fn same_major(facts: &Facts, session: &Session, found: &mut Found) {
+    let (own, captured) = (session.version / 10_000, session_major(facts));
+    if own != captured {
+        found.refuse(format!(
+            "the server is PostgreSQL {own}, and the snapshot is of {captured}: the server that comes back with it would not start on the data folder of today"
+        ));
+        found.hint = Some(
+            "return the code alone with --keep-data, or restore the database beside with `lifeboat restore --in-place --database-as`"
+                .into(),
+        );
     }
 }
 

@@ -31,6 +31,9 @@ const HEAD: &str = "set -eu\numask 077\nd=$1 s=$2\nshift 2\n\
 
 const BEGIN: &str = "rm -rf \"$s/new\" \"$s/ready\"\nmkdir -p \"$s/new\"\n";
 
+/// Nothing is placed where the store becomes empty: what is live goes to `old`, and that is all.
+const NOTHING: &str = "rm -rf \"$s/new\" \"$s/ready\"\nmkdir -p \"$s/new\"\n: >\"$s/ready\"\nsettle \"$s\"\n";
+
 /// `$1`: a path in `new`; its bytes come on standard input.
 const PUT: &str = "cat >\"$s/new/$1\"\nsettle \"$s/new/$1\"\nwc -c <\"$s/new/$1\"\n";
 
@@ -194,6 +197,11 @@ impl Hands {
         }
         let words = [&state.dbfilename, &state.file_mode, folder, &state.folder_mode, &base, second];
         self.run(state, FINISH, &words).map(drop)
+    }
+
+    /// Makes sure that nothing will be placed.
+    pub fn prepare_nothing(&self, state: &State) -> Result<(), SourceError> {
+        self.run(state, NOTHING, &[]).map(drop)
     }
 
     pub fn switch(&self, state: &State) -> Result<(), SourceError> {

@@ -10,7 +10,7 @@ use crate::policy::model::Target;
 use crate::sources::SourceError;
 use crate::sources::locate::Located;
 use crate::sources::redis::client::{Answer, Server};
-use crate::sources::redis::facts::Facts;
+use crate::sources::redis::facts::{Facts, Keys};
 use crate::sources::redis::info::Info;
 use crate::sources::run::run;
 use std::collections::BTreeMap;
@@ -39,8 +39,8 @@ pub(super) struct Found {
     pub warnings: Vec<String>,
     /// Room beside its files.
     pub free: Option<u64>,
-    /// Keys that it holds now.
-    pub keys: u64,
+    /// Keys that it holds now, by database.
+    pub keys: Vec<Keys>,
     /// About what writing them out takes.
     pub data_bytes: u64,
     pub describe: String,
@@ -86,6 +86,7 @@ impl Step<'_> {
             folder_mode: FOLDER_MODE.into(),
             stream: String::new(),
             length: 0,
+            flush: false,
             keys: (facts.counted != "range").then(|| facts.databases.clone()),
             settings,
             runs,
@@ -104,7 +105,7 @@ impl Step<'_> {
         Ok(Found {
             warnings,
             free,
-            keys: info.keyspace().iter().map(|k| k.keys).sum(),
+            keys: info.keyspace(),
             data_bytes: info.get("used_memory").and_then(|v| v.parse().ok()).unwrap_or(0),
             describe: match &container {
                 Some(container) => format!("Redis in container {:?}", container.name),

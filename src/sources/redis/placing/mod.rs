@@ -20,16 +20,17 @@ mod service;
 mod state;
 
 use super::RedisSource;
-use super::facts::Facts;
+use super::facts::{Facts, Keys};
 use super::proof::grouped;
 use crate::place::PlaceError;
 use crate::sources::SourceError;
-use crate::sources::placing::{Intent, Part, Placing, Room, Scene, Stored};
+use crate::sources::placing::{Intent, Loss, Part, Placing, Room, Scene, Stored, Unit};
 use crate::sources::run::{Deadline, Linked, settle};
 use hands::Hands;
 use look::Found;
 use service::Service;
 use state::{Runs, State};
+use std::collections::BTreeSet;
 
 impl RedisSource {
     /// Runs one step under a cancel flag and a deadline of its own.
@@ -61,6 +62,9 @@ impl Placing for RedisSource {
         self.step(scene, |step| {
             let state = State::read(intent)?;
             let hands = Hands::open(step, &state)?;
+            if state.flush {
+                return hands.prepare_nothing(&state);
+            }
             let reader = stored.streams.open(&state.stream);
             let reader = reader.map_err(|e| PlaceError::from_io("read", format!("stream {}", state.stream), e))?;
             hands.prepare(&state, reader)
@@ -130,30 +134,38 @@ impl Step<'_> {
                 "restore it with --into and load what is needed from its file",
             ));
         }
-        let facts: Facts = serde_json::from_value(stored.facts.clone()).map_err(|e| {
-            SourceError::problem(format!("what the snapshot says of {} cannot be read: {e}", self.scene.name))
-        })?;
-        let stream = if facts.stream.is_empty() { super::STREAM } else { facts.stream.as_str() };
-        let length = stored.streams.info(stream)?.length;
+        // A store that becomes empty asks nothing of the snapshot.
+        let facts = match part.flush {
+            true => Facts { counted: "file".into(), ..Facts::default() },
+            false => serde_json::from_value(stored.facts.clone()).map_err(|e| {
+                SourceError::problem(format!("what the snapshot says of {} cannot be read: {e}", self.scene.name))
+            })?,
+        };
         let Found { mut state, mut warnings, free, keys, data_bytes, describe } = self.look(&facts)?;
-        (state.stream, state.length) = (stream.to_owned(), length);
+        if part.flush {
+            state.flush = true;
+        } else {
+            let stream = if facts.stream.is_empty() { super::STREAM } else { facts.stream.as_str() };
+            (state.length, state.stream) = (stored.streams.info(stream)?.length, stream.to_owned());
+        }
         others::refuse_shared(self, &mut warnings)?;
 
         // The new files, and what the server writes out before it is stopped.
         let copies = if state.appendonly && state.appenddirname.is_none() { 2 } else { 1 };
-        let needed = length.saturating_mul(copies).saturating_add(data_bytes);
+        let needed = state.length.saturating_mul(copies).saturating_add(data_bytes);
         let place = format!("{} of {describe}", state.dir);
         if let Some(free) = free.filter(|free| *free < needed) {
             let size = crate::base::units::human_size;
             warnings.push(format!("{place}: {} are needed and {} are free", size(needed), size(free)));
         }
-        let after: u64 = facts.databases.iter().map(|k| k.keys).sum();
+        let sum = |keys: &[Keys]| grouped(keys.iter().map(|k| k.keys).sum());
+        let then = if part.flush { "none afterwards".into() } else { format!("{} keys then", sum(&facts.databases)) };
         let restarts = match &state.runs {
             Runs::Container { name, .. } => vec![name.clone()],
             Runs::Unit { .. } | Runs::Config { .. } => Vec::new(),
         };
         let lines = vec![
-            format!("{describe}: {} keys now, {} keys then", grouped(keys), grouped(after)),
+            format!("{describe}: {} keys now, {then}", sum(&keys)),
             format!("{describe} is stopped for that; {}", state.runs.describe()),
             format!("its files of today stay in {}", state.staging()),
         ];
@@ -163,9 +175,42 @@ impl Step<'_> {
             lines,
             warnings,
             room: vec![Room { place, bytes_needed: needed, bytes_free: free }],
-            losses: Vec::new(),
+            losses: losses(&keys, &facts),
             restarts,
             state: state.write()?,
         })
+    }
+}
+
+/// Keys of today against those that were captured. Keys whose time has come are among both.
+fn losses(now: &[Keys], facts: &Facts) -> Vec<Loss> {
+    let of = |list: &[Keys], database| list.iter().find(|k| k.database == database).map_or(0, |k| k.keys);
+    let databases: BTreeSet<u64> = now.iter().chain(&facts.databases).map(|k| k.database).collect();
+    let number = |keys: u64| i64::try_from(keys).unwrap_or(i64::MAX);
+    let loss = |database| Loss {
+        what: format!("keys of database {database}"),
+        unit: Unit::Keys,
+        more: number(of(now, database)).saturating_sub(number(of(&facts.databases, database))),
+        exact: facts.counted != "range",
+    };
+    databases.into_iter().map(loss).filter(|l| l.more != 0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_each_database_are_compared() {
+        let keys = |list: &[(u64, u64)]| -> Vec<Keys> {
+            list.iter().map(|(database, keys)| Keys { database: *database, keys: *keys, expires: 0 }).collect()
+        };
+        let facts = Facts { counted: "file".into(), databases: keys(&[(0, 10), (2, 5), (3, 1)]), ..Facts::default() };
+        let found = losses(&keys(&[(0, 12), (1, 4), (3, 1)]), &facts);
+        let found: Vec<_> = found.iter().map(|l| (l.what.as_str(), l.more, l.exact)).collect();
+        let expected =
+            [("keys of database 0", 2, true), ("keys of database 1", 4, true), ("keys of database 2", -5, true)];
+        assert_eq!(found, expected);
+        assert!(losses(&keys(&[(0, 11)]), &Facts { counted: "range".into(), ..facts }).iter().all(|l| !l.exact));
     }
 }

@@ -26,8 +26,12 @@ pub(super) struct State {
     pub gid: u32,
     pub file_mode: String,
     pub folder_mode: String,
+    /// The captured file; none where the store becomes empty.
     pub stream: String,
     pub length: u64,
+    /// Nothing is placed: the store becomes empty.
+    #[serde(default)]
+    pub flush: bool,
     /// Keys of the stored file; empty where the capture could not count them.
     pub keys: Option<Vec<Keys>>,
     /// Settings that must be the same afterwards.

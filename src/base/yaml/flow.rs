@@ -1,0 +1,142 @@
+//! Flow collections: `[a, b]` and `{a: b}`.
+
+use super::read::MAX_DEPTH;
+use super::text::{quoted, scalar};
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+
+/// Whether all brackets of a flow collection are closed.
+pub(super) fn closes(text: &str) -> bool {
+    let (mut depth, mut at) = (0usize, 0);
+    while let Some(c) = text[at..].chars().next() {
+        match c {
+            '[' | '{' => depth += 1,
+            ']' | '}' => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    return true;
+                }
+            }
+            '"' | '\'' if text[..at].ends_with(['[', '{', ',', ' ', ':']) => match quoted(&text[at..]) {
+                Some((_, rest)) => {
+                    at = text.len() - rest.len();
+                    continue;
+                }
+                None => return false,
+            },
+            _ => {}
+        }
+        at += c.len_utf8();
+    }
+    false
+}
+
+/// A text in brackets, and how far it has been read.
+pub(super) struct Flow<'a> {
+    pub text: &'a str,
+    pub at: usize,
+    pub anchors: &'a HashMap<String, Value>,
+    pub depth: usize,
+}
+
+impl Flow<'_> {
+    fn next(&mut self) -> Option<char> {
+        while self.text[self.at..].starts_with([' ', '\t', '\n']) {
+            self.at += 1;
+        }
+        self.text[self.at..].chars().next()
+    }
+
+    pub fn value(&mut self) -> Result<Value, &'static str> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err("nested too deeply");
+        }
+        let value = match self.next() {
+            Some('[') => self.items()?,
+            Some('{') => self.entries()?,
+            Some('*') => {
+                let word = self.word();
+                self.anchors.get(&word[1..]).cloned().ok_or("an alias of nothing")?
+            }
+            Some('&' | '!') => return Err("an anchor or a tag within brackets"),
+            Some('"' | '\'') => Value::String(self.text_in_quotes()?),
+            _ => scalar(self.word().as_str()),
+        };
+        self.depth -= 1;
+        Ok(value)
+    }
+
+    fn text_in_quotes(&mut self) -> Result<String, &'static str> {
+        let (value, rest) = quoted(&self.text[self.at..]).ok_or("quotes without an end")?;
+        self.at = self.text.len() - rest.len();
+        Ok(value)
+    }
+
+    /// Plain text up to what ends it here.
+    fn word(&mut self) -> String {
+        let rest = &self.text[self.at..];
+        let end = rest.char_indices().find(|(at, c)| {
+            let after = rest[at + c.len_utf8()..].chars().next();
+            matches!(c, ',' | ']' | '}' | '[' | '{')
+                || (*c == ':' && after.is_none_or(|a| matches!(a, ' ' | '\n' | ',' | ']' | '}')))
+        });
+        let end = end.map_or(rest.len(), |(at, _)| at);
+        self.at += end;
+        rest[..end].trim().to_owned()
+    }
+
+    fn items(&mut self) -> Result<Value, &'static str> {
+        self.at += 1;
+        let mut items = Vec::new();
+        loop {
+            match self.next() {
+                Some(']') => break,
+                None => return Err("brackets without an end"),
+                _ => {}
+            }
+            items.push(self.value()?);
+            match self.next() {
+                Some(',') => self.at += 1,
+                Some(']') => {}
+                _ => return Err("no comma between two values"),
+            }
+        }
+        self.at += 1;
+        Ok(Value::Array(items))
+    }
+
+    fn entries(&mut self) -> Result<Value, &'static str> {
+        self.at += 1;
+        let mut map = Map::new();
+        loop {
+            let key = match self.next() {
+                Some('}') => break,
+                None => return Err("brackets without an end"),
+                Some('"' | '\'') => self.text_in_quotes()?,
+                Some(_) => self.word(),
+            };
+            let value = match self.next() {
+                Some(':') => {
+                    self.at += 1;
+                    match self.next() {
+                        Some(',' | '}') => Value::Null,
+                        _ => self.value()?,
+                    }
+                }
+                _ => Value::Null,
+            };
+            if key == "<<" {
+                return Err("a merge within brackets");
+            }
+            map.insert(key, value);
+            match self.next() {
+                Some(',') => self.at += 1,
+                Some('}') => {}
+                _ => return Err("no comma between two entries"),
+            }
+        }
+        self.at += 1;
+        Ok(Value::Object(map))
+    }
+}

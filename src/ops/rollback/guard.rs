@@ -1,0 +1,226 @@
+//! `guard`: a snapshot, a command, health checks, a second snapshot; and back to the first one where the command or the
+//! health fails.
+//!
+//! A database goes back only if its schema is another one by then: else what was written meanwhile stays. Guard asks
+//! nothing, and takes the snapshot's env.
+
+use super::plan::{EnvSide, RollbackRequest, plan};
+use super::schema;
+use crate::base::cancel::Cancel;
+use crate::base::ids::{SnapshotId, SourceName, Tag};
+use crate::ops::access::{Access, AccessRequest, Installation};
+use crate::ops::browse::part::open_snapshot;
+use crate::ops::health::{self, Health, Patience};
+use crate::ops::snapshot::{self, SnapshotOptions, SnapshotReport};
+use crate::ops::transaction::{self, Stage, TransactionReport};
+use crate::ops::verify::{Level, verify};
+use crate::ops::{OpsError, Outcome, Run, Trigger, check};
+use crate::policy::Policy;
+use crate::repository::chain::full_text;
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Serialize;
+use std::ffi::OsString;
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const TICK: Duration = Duration::from_millis(50);
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct GuardRequest {
+    /// Of the second snapshot; the first one is tagged `before-<tag>`.
+    pub tag: Option<Tag>,
+    /// The program and its arguments.
+    pub command: Vec<OsString>,
+    /// Where it fails, say so and change nothing.
+    pub no_rollback: bool,
+    pub identity: Option<std::path::PathBuf>,
+    /// Standard output is a document: what the command prints goes to standard error.
+    pub to_stderr: bool,
+}
+
+/// How it came out.
+#[derive(Debug, Serialize)]
+pub struct GuardReport {
+    pub before: SnapshotId,
+    /// The command's exit status; absent where a signal ended it.
+    pub status: Option<i32>,
+    pub command_seconds: f64,
+    /// After the command.
+    pub health: Vec<Health>,
+    pub after: Option<SnapshotId>,
+    /// Why it did not go well.
+    pub failed: Option<String>,
+    /// How it was taken back.
+    pub rollback: Option<TransactionReport>,
+}
+
+/// Takes the first snapshot, and looks at it.
+pub fn before(
+    installation: &Installation,
+    policy: &Policy,
+    request: &GuardRequest,
+    run: &Run,
+) -> Result<SnapshotReport, OpsError> {
+    let tag = request.tag.as_ref().map(|tag| format!("before-{tag}").parse::<Tag>()).transpose();
+    let tag = tag.map_err(|e| OpsError::usage(format!("{e}"), "choose a shorter tag"))?;
+    let report = take(installation, policy, tag, run)?;
+    if report.header.outcome == Outcome::Partial {
+        let failed =
+            report.sources.iter().find_map(|s| Some(format!("source {:?}: {}", s.name.as_str(), s.error.as_ref()?)));
+        return Err(OpsError::failed(
+            format!("snapshot {} is not complete ({})", report.header.id, failed.unwrap_or_default()),
+            "the command was not run; mend that first",
+        ));
+    }
+    let home = AccessRequest { identity: request.identity.clone(), ..AccessRequest::of(policy) };
+    let access = Access::open(installation, &home)?;
+    let level = if access.identities.is_some() { Level::Deep } else { Level::ReadData { percent: 100 } };
+    let id = &report.header.id;
+    let verified = verify(&access, level, std::slice::from_ref(id), run)?;
+    if let Some(finding) = verified.findings.first() {
+        return Err(OpsError::Doubt {
+            problem: format!("snapshot {id} does not verify: {}", finding.problem),
+            hint: "the command was not run; `lifeboat verify` says more".into(),
+        });
+    }
+    if !request.no_rollback {
+        // Better known now than in the bad night.
+        access.identities("rolling back")?;
+    }
+    Ok(report)
+}
+
+fn take(installation: &Installation, policy: &Policy, tag: Option<Tag>, run: &Run) -> Result<SnapshotReport, OpsError> {
+    let options =
+        SnapshotOptions { tags: tag.into_iter().collect(), trigger: Trigger::Guard, only: Vec::new(), force: false };
+    let sources = check::sources(installation, policy, &run.cancel);
+    let planned = snapshot::plan(policy, &sources, &options)?;
+    snapshot::run(installation, policy, &planned, &sources, run)
+}
+
+/// Runs the command, and does what its end asks for.
+pub fn guarded(
+    installation: &Installation,
+    policy: &Policy,
+    request: &GuardRequest,
+    before: &SnapshotId,
+    run: &Run,
+) -> Result<GuardReport, OpsError> {
+    let stage = Stage::new(installation, policy, "guard", run);
+    let known = health::failing(&health::check(policy, &stage.places, Patience::Once, run));
+    let begun = Instant::now();
+    let status = command(request, run)?;
+    let mut report = GuardReport {
+        before: before.clone(),
+        status,
+        command_seconds: begun.elapsed().as_secs_f64(),
+        health: Vec::new(),
+        after: None,
+        failed: None,
+        rollback: None,
+    };
+    // From here on nothing but the end of it counts: half a deployment must not stay.
+    let run = &Run { cancel: Cancel::new(), ..run.clone() };
+    report.failed = match status {
+        Some(0) => None,
+        Some(code) => Some(format!("the command ended with status {code}")),
+        None => Some("the command was ended by a signal".to_owned()),
+    };
+    if report.failed.is_none() {
+        report.health = health::check(policy, &stage.places, Patience::Full, run);
+        health::mark_known(&mut report.health, &known);
+        let failures = health::failures(&report.health);
+        report.failed = (!failures.is_empty())
+            .then(|| format!("the application is not well after the command: {}", failures.join("; ")));
+    }
+    match &report.failed {
+        None => report.after = Some(take(installation, policy, request.tag.clone(), run)?.header.id),
+        Some(_) if request.no_rollback => {}
+        Some(_) => report.rollback = Some(back(installation, policy, request, before, run)?),
+    }
+    Ok(report)
+}
+
+/// With this process's own input and output. Its exit status; none where a signal ended it.
+fn command(request: &GuardRequest, run: &Run) -> Result<Option<i32>, OpsError> {
+    let (program, arguments) = request
+        .command
+        .split_first()
+        .ok_or_else(|| OpsError::usage("no command is named", "write it behind --: lifeboat guard -- ./deploy.sh"))?;
+    let shown = program.to_string_lossy();
+    let failed = |e: std::io::Error| {
+        OpsError::failed(format!("command {shown:?} cannot be run: {e}"), "nothing was changed by it")
+    };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    if request.to_stderr {
+        let stderr = std::io::stderr().as_fd().try_clone_to_owned().map_err(failed)?;
+        command.stdout(stderr);
+    }
+    let mut child = command.spawn().map_err(failed)?;
+    let mut told = false;
+    loop {
+        if let Some(status) = child.try_wait().map_err(failed)? {
+            return Ok(status.code());
+        }
+        if run.cancel.signal().is_some() && !told {
+            told = true;
+            // Ctrl-C reached it already; a signal for this process alone did not.
+            if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::TERM);
+            }
+        }
+        std::thread::sleep(TICK);
+    }
+}
+
+/// Back to the first snapshot.
+fn back(
+    installation: &Installation,
+    policy: &Policy,
+    request: &GuardRequest,
+    before: &SnapshotId,
+    run: &Run,
+) -> Result<TransactionReport, OpsError> {
+    let home = AccessRequest { identity: request.identity.clone(), ..AccessRequest::of(policy) };
+    let access = Access::open(installation, &home)?;
+    let mut asked = RollbackRequest {
+        to: before.to_string(),
+        env: Some(EnvSide::Snapshot),
+        keep: unchanged(installation, policy, &access, before, run)?,
+        ..RollbackRequest::default()
+    };
+    // What cannot be saved in the state that the command left must not keep the application from coming back.
+    asked.accept_unsaved = policy.sources.iter().map(|s| s.name.clone()).collect();
+    asked.accept_schema = true;
+    let plan = plan(installation, policy, &access, &asked, &|_| None, run)?;
+    transaction::run(installation, policy, &access, &home, &plan, run)
+}
+
+/// Databases whose schema is as it was: what was written to them meanwhile stays.
+fn unchanged(
+    installation: &Installation,
+    policy: &Policy,
+    access: &Access,
+    before: &SnapshotId,
+    run: &Run,
+) -> Result<Vec<(SourceName, String)>, OpsError> {
+    let reader = open_snapshot(access, before.as_str(), "rolling back", run)?;
+    let stage = Stage::new(installation, policy, "guard", run);
+    let mut keep = Vec::new();
+    for source in reader.manifest.sources.iter().filter(|s| s.kind == "postgres") {
+        let of_policy = policy.sources.iter().find(|s| s.name == source.name && s.spec.kind() == source.kind);
+        let Some(of_policy) = of_policy else { continue };
+        match schema::change(source, of_policy, &stage) {
+            Ok(change) if !change.is_changed() => {
+                keep.push((source.name.clone(), "its schema is unchanged: what was written to it stays".to_owned()));
+            }
+            Ok(_) => {}
+            // One that does not answer any more is the command's doing.
+            Err(e) => run.events.warn(&source.name, format!("its schema cannot be compared: {}", full_text(&e))),
+        }
+    }
+    Ok(keep)
+}

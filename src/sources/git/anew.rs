@@ -1,0 +1,109 @@
+//! A repository made anew from a bundle, where its folder is gone: for a bare machine.
+//!
+//! Branches, tags and remotes are as captured; the tree is at the captured commit, on the captured branch where there was
+//! one. Edits and submodules are the rollback's. Nothing is fetched.
+
+use super::explain;
+use super::tool::Git;
+use crate::base::cancel::Cancel;
+use crate::sources::SourceError;
+use crate::sources::placing::Stored;
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(3600);
+/// Refs of a bundle's head.
+const MAX_HEAD: u64 = 64 << 20;
+
+/// Makes the repository of `root`, which must be an empty folder that belongs to the tree's owner.
+pub fn make(root: &Path, stored: &Stored<'_>, cancel: &Cancel) -> Result<(), SourceError> {
+    let facts = stored.facts;
+    let bundle = facts["bundle"]["stream"].as_str().ok_or_else(|| {
+        SourceError::hint(
+            "the snapshot has no history of the code",
+            "clone the repository to its place by hand, then run this again",
+        )
+    })?;
+    let git = Git::known(root, &root.join(".git"), cancel, Instant::now() + LIMIT)?;
+    let format = facts["object_format"].as_str().unwrap_or("sha1");
+    let init = format!("--object-format={format}");
+    // Without the option for what every git knows.
+    let mut arguments = vec!["init", "-q"];
+    if format != "sha1" {
+        arguments.push(&init);
+    }
+    git.text(&arguments).map_err(explain)?;
+    let read = |source| SourceError::File { action: "read", path: bundle.into(), source };
+    let mut stream = BufReader::new(stored.streams.open(bundle).map_err(read)?);
+    let refs = head(&mut stream).map_err(read)?;
+    git.feed(&["index-pack", "--stdin", "--fix-thin"], &mut stream)?;
+    let shallow: String = facts["shallow"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|c| c.as_str())
+        .map(|c| format!("{c}\n"))
+        .collect();
+    if !shallow.is_empty() {
+        let file = root.join(".git/shallow");
+        std::fs::write(&file, shallow).map_err(|source| SourceError::File { action: "write", path: file, source })?;
+    }
+    let mut commands = String::new();
+    for (id, name) in refs.iter().filter(|(_, name)| name.starts_with("refs/")) {
+        let _ = writeln!(commands, "create {name} {id}");
+    }
+    git.feed(&["update-ref", "--stdin"], &mut commands.as_bytes())?;
+    for remote in facts["remotes"].as_array().into_iter().flatten() {
+        if let (Some(name), Some(url)) = (remote["name"].as_str(), remote["url"].as_str()) {
+            git.text(&["config", &format!("remote.{name}.url"), url]).map_err(explain)?;
+            let fetch = format!("+refs/heads/*:refs/remotes/{name}/*");
+            git.text(&["config", &format!("remote.{name}.fetch"), &fetch]).map_err(explain)?;
+        }
+    }
+    let commit = facts["head"]["commit"].as_str();
+    let branch = facts["branch"].as_str().map(|b| format!("refs/heads/{}", b.trim_start_matches("refs/heads/")));
+    match (&branch, commit) {
+        (Some(branch), Some(commit)) if refs.iter().any(|(id, name)| id == commit && name == branch) => {
+            git.text(&["symbolic-ref", "HEAD", branch]).map_err(explain)?;
+        }
+        (_, Some(commit)) => {
+            git.text(&["update-ref", "--no-deref", "HEAD", commit]).map_err(explain)?;
+        }
+        (_, None) => return Ok(()),
+    }
+    git.text(&["read-tree", "--reset", "-u", "HEAD"]).map_err(explain)?;
+    Ok(())
+}
+
+/// The refs that a bundle's head names; the stream stands behind it.
+fn head(stream: &mut impl BufRead) -> std::io::Result<Vec<(String, String)>> {
+    let mut refs = Vec::new();
+    let mut limited = stream.take(MAX_HEAD);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if limited.read_until(b'\n', &mut line)? == 0 {
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "it is no bundle"));
+        }
+        if line == b"\n" {
+            return Ok(refs);
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end();
+        if let Some((id, name)) = text.split_once(' ')
+            && id.len() >= 40
+            && id.bytes().all(|b| b.is_ascii_hexdigit())
+            && name.bytes().all(|b| !b.is_ascii_control())
+        {
+            refs.push((id.to_owned(), name.to_owned()));
+        }
+    }
+}
+
+/// Whether a snapshot's facts have what [`make`] needs.
+pub fn can_be_made(facts: &Value) -> bool {
+    facts["bundle"]["stream"].is_string()
+}

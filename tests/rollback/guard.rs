@@ -1,0 +1,52 @@
+//! `guard`: an upgrade that goes well, one that fails, one after which the application is not well.
+
+use crate::site::Site;
+use std::fs;
+
+/// A deployment as a script of the application's own.
+fn script(site: &Site, text: &str) -> String {
+    let path = site.world.path("deploy.sh");
+    fs::write(&path, format!("#!/bin/sh\nset -e\ncd app\n{text}\n")).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+const DEPLOY: &str = "sed -i 's/MODE=1/MODE=2/' .env; echo 2 > code/version
+git -c user.name=a -c user.email=a@example.org commit -qam two; docker compose build -q; docker compose up -d; echo deployed";
+
+#[test]
+fn what_goes_well_stays_and_is_captured() {
+    let site = Site::first(0);
+    let deploy = script(&site, &format!("{DEPLOY}\ndocker compose exec -T api sh -c 'echo 2 > /data/state'"));
+    let ran = site.run(&["guard", "--tag", "v2", "--", &deploy]).exits(0);
+    assert!(ran.out.contains("deployed"), "{ran:#?}");
+    let listed = site.run(&["list", "--json"]).exits(0).json();
+    let tags: Vec<String> = listed["snapshots"].as_array().unwrap().iter().map(|s| s["tags"].to_string()).collect();
+    assert_eq!(tags, [r#"["v2"]"#, r#"["before-v2"]"#]);
+    assert_eq!(site.in_api("cat /version"), "2");
+}
+
+#[test]
+fn a_deployment_that_breaks_the_application_is_taken_back() {
+    let site = Site::first(0);
+    let deploy = script(&site, DEPLOY);
+    let ran = site.run(&["guard", "--tag", "v2", "--json", "--", &deploy]).exits(7);
+    let report = ran.json();
+    assert!(report["failed"].as_str().unwrap().contains("not well"), "{report:#}");
+    assert_eq!(report["rollback"]["outcome"], "done", "{report:#}");
+    site.is(1);
+    site.nothing_left();
+}
+
+#[test]
+fn a_command_that_fails_is_taken_back_or_left_as_was_asked() {
+    let site = Site::first(0);
+    let deploy = script(&site, "echo broken > code/version; exit 3");
+    site.run(&["guard", "--no-rollback", "--", &deploy]).exits(1).says(&["status 3", "rollback --to"]);
+    assert_eq!(fs::read_to_string(site.world.app().join("code/version")).unwrap(), "broken\n");
+    fs::write(site.world.app().join("code/version"), "1\n").unwrap();
+    site.run(&["guard", "--", &deploy]).exits(7).says(&["status 3", "back where it was"]);
+    site.is(1);
+    site.run(&["guard", "--", "/no/such/program"]).exits(1).says(&["/no/such/program"]);
+    site.is(1);
+}

@@ -1,0 +1,106 @@
+//! There and back, as root and as an ordinary user in group docker; a target that is not well; a project that is gone.
+
+use crate::site::Site;
+use std::fs;
+
+fn there_and_back(uid: u32) {
+    let site = Site::new(uid);
+    site.is(2);
+    let cache = site.inspect("cache", "{{.State.StartedAt}}");
+    let plan = site.run(&["rollback", "--to", "v1", "--dry-run"]).exits(0);
+    let first = plan.out.lines().next().unwrap_or_default().to_owned();
+    assert!(first.starts_with("Data written after ") && first.contains("will leave the live application"), "{first}");
+    plan.shows(&["snapshot tagged v1", "extra"]);
+    site.is(2);
+    let report = site.run(&["rollback", "--to", "v1", "--yes", "--json"]).exits(0).json();
+    assert_eq!(report["outcome"], "done", "{report:#}");
+    assert!(report["downtime_seconds"].as_f64().unwrap() > 0.0, "{report:#}");
+    site.is(1);
+    assert_eq!(site.inspect("cache", "{{.State.StartedAt}}"), cache, "a store that stays is not touched");
+    assert!(site.git(&["status", "--porcelain", "-uno"]).is_empty());
+    site.git(&["switch", "-q", "main"]);
+    site.git(&["switch", "-q", "--detach", "HEAD~1"]);
+    site.run(&["rollback", "--undo", "--yes"]).exits(0);
+    site.is(2);
+    assert_eq!(site.git(&["rev-parse", "--abbrev-ref", "HEAD"]), "main");
+    site.nothing_left();
+}
+
+#[test]
+fn there_and_back_as_root() {
+    there_and_back(0);
+}
+
+#[test]
+fn there_and_back_as_a_user_in_group_docker() {
+    there_and_back(4711);
+}
+
+#[test]
+fn a_target_with_which_the_application_is_not_well_is_taken_back() {
+    let site = Site::first(0);
+    // What was captured does not fit together.
+    site.fill("9");
+    site.run(&["snapshot", "--tag", "bad"]).exits(0);
+    site.fill("1");
+    assert!(site.healthy());
+    site.upgrade();
+    site.is(2);
+    let report = site.run(&["rollback", "--to", "bad", "--yes", "--json"]).exits(1).json();
+    assert_eq!(report["outcome"], "undone", "{report:#}");
+    site.is(2);
+    site.nothing_left();
+}
+
+#[test]
+fn a_project_that_is_gone_comes_back_with_its_volumes() {
+    let site = Site::new(0);
+    site.project.compose(&["down", "-v", "--timeout", "1"]);
+    site.run(&["rollback", "--to", "v1", "--dry-run"]).exits(0).shows(&["comes back when its store is up"]);
+    site.run(&["rollback", "--to", "v1", "--yes"]).exits(0);
+    site.is(1);
+    site.project.compose(&["down", "-v", "--timeout", "1"]);
+    // Nothing that fits: what was made goes again.
+    site.add_to_policy("[[health]]\ncommand = [\"false\"]\nattempts = 1\n");
+    site.run(&["rollback", "--to", "v2", "--yes"]).exits(6);
+}
+
+#[test]
+fn a_secret_that_was_rotated_stops_it_before_anything_goes_down() {
+    let site = Site::first(0);
+    let env = site.world.app().join(".env");
+    let add = |line: &str| fs::write(&env, fs::read_to_string(&env).unwrap() + line).unwrap();
+    add("JWT_SECRET=then-aaaaaaaaaaaaaaaaaaaaaaaaa\n");
+    site.run(&["snapshot", "--tag", "v1"]).exits(0);
+    site.upgrade();
+    add("JWT_SECRET=now-bbbbbbbbbbbbbbbbbbbbbbbbbb\n");
+    let started = site.inspect("api", "{{.State.StartedAt}}");
+    let refused = site.run(&["rollback", "--to", "v1", "--yes"]).exits(2);
+    refused.says(&["JWT_SECRET", "--env live"]).one_error_with_a_hint();
+    assert_eq!(site.inspect("api", "{{.State.StartedAt}}"), started);
+    site.run(&["rollback", "--to", "v1", "--yes", "--env", "live"]).exits(0);
+    site.is(1);
+    let text = fs::read_to_string(&env).unwrap();
+    assert!(text.contains("now-bbb") && !text.contains("then-aaa") && text.contains("MODE=1"), "{text}");
+    assert_eq!(site.in_api("echo $JWT_SECRET"), "now-bbbbbbbbbbbbbbbbbbbbbbbbbb");
+}
+
+#[test]
+fn names_lead_to_snapshots_and_a_bare_rollback_lists_them() {
+    let site = Site::new(0);
+    let commit = site.git(&["rev-parse", "HEAD~1"]);
+    for to in [&commit[..10], "v1", "latest~1"] {
+        let plan = site.run(&["rollback", "--to", to, "--dry-run", "--json"]).exits(0).json();
+        assert_eq!(plan["plan"]["aim"]["commit"], commit.as_str(), "{to}: {plan:#}");
+    }
+    site.git(&["tag", "v1", "HEAD"]);
+    site.run(&["rollback", "--to", "v1", "--dry-run"]).exits(0).shows(&["git tag v1 is at"]);
+    site.git(&["tag", "-f", "never", "HEAD"]);
+    site.git(&["-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "-q", "--allow-empty", "-m", "three"]);
+    site.git(&["tag", "unsaved"]);
+    site.run(&["rollback", "--to", "unsaved", "--yes"]).exits(2).says(&["no snapshot was taken at unsaved", "v2"]);
+    site.run(&["rollback", "--to", "v3", "--yes"]).exits(2).says(&["v3"]).one_error_with_a_hint();
+    let listed = site.run(&["rollback"]).exits(0);
+    listed.shows(&["v1", "v2", "WHAT WOULD LEAVE"]);
+    site.is(2);
+}

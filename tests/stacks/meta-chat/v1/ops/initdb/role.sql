@@ -1,0 +1,2 @@
+create role metachat login
+alter database metachat owner to metachat
