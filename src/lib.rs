@@ -10,10 +10,12 @@
 //! - L2 [`repository`]: the repository format: keys, objects, index, manifest, snapshots
 //! - L2 [`sources`]: what can be captured, proved and put back: Postgres, Redis, files, git, compose, …
 //! - L3 [`ops`]: snapshot, restore, drill, verify, prune, copy, browse: each a plan and a run
+//! - L4 [`daemon`]: the service: what is due, run as processes of their own
 //! - L5 [`cli`]: arguments, rendering, exit codes
 
 pub mod base;
 pub mod cli;
+pub mod daemon;
 pub mod ops;
 pub mod pipeline;
 pub mod place;

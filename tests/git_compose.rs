@@ -674,6 +674,9 @@ fn minimal_policy(app: App) -> lifeboat::policy::Policy {
             prune: When::Off,
             catch_up: true,
             jitter: Duration::ZERO,
+            retries: 0,
+            retry: Duration::from_secs(60),
+            time_limit: Duration::from_secs(3600),
         },
         retention: Retention {
             keep_last: 3,

@@ -1,5 +1,6 @@
 //! The arguments. What stands here is what `--help`, the manual page and the completions say.
 
+use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::ffi::OsString;
@@ -43,6 +44,15 @@ pub struct Global {
     /// When to use colour; NO_COLOR is honoured.
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = false)]
     pub color: ColorWhen,
+    /// This run is by schedule, not by hand: a timer's, a crontab's, the service's.
+    #[arg(long, global = true, hide = true)]
+    pub scheduled: bool,
+    /// The service started it for this slot, and keeps the books about how it came out.
+    #[arg(long, global = true, hide = true, value_name = "TIME", requires = "scheduled")]
+    pub slot: Option<DateTime<Utc>>,
+    /// Which attempt at its slot it is.
+    #[arg(long, global = true, hide = true, value_name = "N", requires = "slot", default_value_t = 1)]
+    pub attempt: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -113,7 +123,14 @@ pub enum Command {
     Recover(RecoverArgs),
     /// Prove a snapshot: restore it into throw-away services, and compare them with what the live ones were.
     Drill(DrillArgs),
-    /// Show what happened: snapshots and drills, newest first.
+    /// Run the policies by their schedules, until it is stopped: the service.
+    Serve(ServeArgs),
+    /// Who hears of failures, recoveries, drills and restores: the policy's [notify].
+    Notify {
+        #[command(subcommand)]
+        command: NotifyCommand,
+    },
+    /// Show what happened: snapshots, drills and every other run on this host, newest first.
     History(HistoryArgs),
     /// Give a snapshot a tag: it is kept until untagged (with `keep_tagged`), and can be named by it.
     Tag(TagArgs),
@@ -465,6 +482,22 @@ pub struct DoctorArgs {
     /// live database.
     #[arg(long, value_name = "DIR")]
     pub compare: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// How many policies may run at the same time.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub jobs: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NotifyCommand {
+    /// Send a test to every channel of the policy, and say how each took it.
+    Test,
+    /// Send what waits to be sent, of every policy: the service does so by itself.
+    #[command(hide = true)]
+    Deliver,
 }
 
 #[derive(Debug, Args)]

@@ -4,10 +4,12 @@
 //! - [`exit`]: exit codes, and the failures that lead to them
 //! - [`session`]: what every command works with
 //! - [`output`], [`progress`]: what is shown, and where
+//! - [`books`]: the run history, and who hears of a run
 //! - [`signals`]: Ctrl-C and SIGTERM
 //! - [`commands`]: one file per command
 
 pub mod args;
+mod books;
 mod commands;
 pub mod exit;
 mod output;
@@ -18,7 +20,8 @@ mod signals;
 use crate::base::cancel::Cancel;
 use crate::base::umask;
 use crate::ops::transaction::helper;
-use args::{Cli, ColorWhen, Command, KeysCommand, PolicyCommand, RepairCommand};
+use args::{Cli, ColorWhen, Command, KeysCommand, NotifyCommand, PolicyCommand, RepairCommand};
+use books::Books;
 use clap::{ColorChoice, CommandFactory, FromArgMatches};
 use exit::{Exit, Failure};
 use output::{colour_wanted, report_failure, write_out};
@@ -39,17 +42,26 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
     };
     let cancel = Cancel::new();
     let session = Session::new(cli.global, name(&cli.command), cancel.clone());
-    start_log(&session);
-    if let Err(e) = signals::listen(cancel.clone()) {
+    start_log(&session, &cli.command);
+    // The service goes on until its runs have ended, and hears signals itself.
+    if !matches!(cli.command, Command::Serve(_))
+        && let Err(e) = signals::listen(cancel.clone())
+    {
         session.out.alarm(&format!("signals cannot be caught: {e}"));
     }
     if !settles(&cli.command) {
         session.warn_of_pending();
     }
+    let books = Books::begin(&session, &cli.command);
     let done = dispatch(&session, &cli.command);
     session.progress.finish();
     match done {
-        Ok(exit) => exit.code(),
+        Ok(exit) => {
+            if let Some(books) = books {
+                books.end(&session, exit, None);
+            }
+            exit.code()
+        }
         Err(failure) => {
             // Whatever broke while the run was being stopped broke because of that.
             let failure = match cancel.signal() {
@@ -57,6 +69,9 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
                 None => failure,
             };
             session.out.failure(&failure);
+            if let Some(books) = books {
+                books.end(&session, failure.kind, Some(&failure));
+            }
             failure.kind.code()
         }
     }
@@ -73,7 +88,7 @@ fn settles(command: &Command) -> bool {
     match command {
         Command::Restore(args) => args.resume,
         Command::Rollback(args) => args.resume,
-        Command::Keys { .. } | Command::Completions { .. } | Command::Man { .. } => true,
+        Command::Keys { .. } | Command::Completions { .. } | Command::Man { .. } | Command::Notify { .. } => true,
         _ => false,
     }
 }
@@ -145,6 +160,9 @@ fn name(command: &Command) -> &'static str {
         Command::Guard(_) => "guard",
         Command::Recover(_) => "recover",
         Command::Drill(_) => "drill",
+        Command::Serve(_) => "serve",
+        Command::Notify { command: NotifyCommand::Test } => "notify test",
+        Command::Notify { command: NotifyCommand::Deliver } => "notify deliver",
         Command::History(_) => "history",
         Command::Tag(_) => "tag",
         Command::Untag(_) => "untag",
@@ -179,6 +197,9 @@ fn dispatch(session: &Session, command: &Command) -> Result<Exit, Failure> {
         Command::Guard(args) => commands::guard::run(session, args),
         Command::Recover(args) => commands::recover::run(session, args),
         Command::Drill(args) => commands::drill::run(session, args),
+        Command::Serve(args) => commands::serve::run(session, args),
+        Command::Notify { command: NotifyCommand::Test } => commands::notify::test(session),
+        Command::Notify { command: NotifyCommand::Deliver } => commands::notify::deliver(session),
         Command::History(args) => commands::history::run(session, args),
         Command::Tag(args) => commands::tag::tag(session, args),
         Command::Untag(args) => commands::tag::untag(session, args),
@@ -193,9 +214,11 @@ fn dispatch(session: &Session, command: &Command) -> Result<Exit, Failure> {
 }
 
 /// Logs go to standard error: warnings, or what `-v` and `RUST_LOG` ask for.
-fn start_log(session: &Session) {
+fn start_log(session: &Session, command: &Command) {
     let default = match (session.global.quiet, session.global.verbose) {
         (true, _) => "error",
+        // The log is all that the service shows.
+        (false, 0) if matches!(command, Command::Serve(_)) => "warn,lifeboat::daemon=info",
         (false, 0) => "warn",
         (false, 1) => "warn,lifeboat=debug",
         (false, _) => "info,lifeboat=trace",

@@ -98,6 +98,11 @@ impl Output {
         let _ = writeln!(io::stderr().lock(), "{label} {}", printable(text));
     }
 
+    /// What has been said by [`Output::alarm`] so far.
+    pub fn alarmed(&self) -> Vec<String> {
+        self.alarms().clone()
+    }
+
     fn alarms(&self) -> MutexGuard<'_, Vec<String>> {
         self.alarms.lock().unwrap_or_else(PoisonError::into_inner)
     }

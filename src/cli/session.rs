@@ -7,15 +7,16 @@ use crate::cli::args::{Global, Reading};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Output, printable};
 use crate::cli::progress::Progress;
-use crate::ops::Run;
 use crate::ops::access::{Access, AccessRequest, Installation, parse_time, parse_url};
 use crate::ops::foresight::Purpose;
 use crate::ops::transaction;
+use crate::ops::{Run, Trigger};
 use crate::policy::{self, Policy};
 use chrono::{DateTime, SubsecRound, Utc};
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 /// One invocation.
 pub struct Session {
@@ -24,6 +25,18 @@ pub struct Session {
     pub out: Output,
     pub progress: Progress,
     pub run: Run,
+    /// What the run history shall know of this run.
+    noted: Mutex<Noted>,
+}
+
+/// What a command knows of its run when it ends.
+#[derive(Debug, Clone, Default)]
+pub struct Noted {
+    pub snapshot: Option<String>,
+    pub bytes_total: Option<u64>,
+    pub bytes_new: Option<u64>,
+    /// Whether the drill passed.
+    pub drill: Option<bool>,
 }
 
 impl Session {
@@ -38,7 +51,21 @@ impl Session {
         };
         let out = Output::new(&global, command, now);
         let run = Run { events: progress.events(), cancel, now };
-        Self { global, installation, out, progress, run }
+        Self { global, installation, out, progress, run, noted: Mutex::default() }
+    }
+
+    /// Notes something of this run for the run history.
+    pub fn note(&self, note: impl FnOnce(&mut Noted)) {
+        note(&mut self.noted.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub fn noted(&self) -> Noted {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What made this run, as a snapshot says it.
+    pub fn trigger(&self) -> Trigger {
+        if self.global.scheduled { Trigger::Schedule } else { Trigger::Manual }
     }
 
     /// The file of the policy that is meant.

@@ -21,6 +21,8 @@
 //! - [`recover`]: the same onto a bare machine
 //! - [`streams`]: a snapshot's streams as sources read them
 //! - [`history`]: what happened to an application's backups
+//! - [`runs`]: every run on this host, by hand or by schedule
+//! - [`notify`]: who hears of it
 //! - [`drill`]: a snapshot restored into throw-away services, and held against its facts
 //! - [`health`]: the policy's health checks
 //! - [`transaction`]: changing the live application so that it ends new or old, never between
@@ -38,12 +40,14 @@ pub mod foresight;
 pub mod health;
 pub mod history;
 pub mod mark;
+pub mod notify;
 pub mod probe;
 pub mod prune;
 pub mod recover;
 pub mod repair;
 pub mod restore;
 pub mod rollback;
+pub mod runs;
 pub mod setup;
 pub mod snapshot;
 pub mod storage;
@@ -125,6 +129,9 @@ pub enum OpsError {
     /// Writers are at work where something must be alone.
     #[error("a snapshot is being written to {location}")]
     Writing { location: String },
+    /// One daemon is enough.
+    #[error("another daemon serves {}", dir.display())]
+    Serving { dir: PathBuf },
     #[error("{what} needs the identity, and none is at hand")]
     NoIdentity { what: &'static str },
     #[error("{action} {}", path.display())]
@@ -176,7 +183,9 @@ impl OpsError {
             OpsError::Name(_) | OpsError::Usage { .. } | OpsError::NoIdentity { .. } => ErrorKind::Usage,
             OpsError::Source { source: SourceError::Refused { .. }, .. } => ErrorKind::Usage,
             OpsError::Repository(RepositoryError::Unpinned { .. }) => ErrorKind::Usage,
-            OpsError::Busy { .. } | OpsError::Writing { .. } | OpsError::Pending { .. } => ErrorKind::Busy,
+            OpsError::Busy { .. } | OpsError::Writing { .. } | OpsError::Pending { .. } | OpsError::Serving { .. } => {
+                ErrorKind::Busy
+            }
             OpsError::Repository(RepositoryError::Pruning { .. }) => ErrorKind::Busy,
             _ => ErrorKind::Failed,
         }
@@ -196,6 +205,9 @@ impl OpsError {
                 Some(format!("`lifeboat -p {policy} restore --resume` finishes it or takes it back"))
             }
             OpsError::Writing { .. } => Some("wait for it to end".to_owned()),
+            OpsError::Serving { .. } => Some(
+                "one daemon runs the policies of a state folder; end it first, or name another --state-dir".to_owned(),
+            ),
             OpsError::NoIdentity { .. } => Some(
                 "name it with --identity FILE or LIFEBOAT_IDENTITY; on a sealed host it lies elsewhere, on purpose"
                     .to_owned(),

@@ -151,6 +151,12 @@ pub struct Schedule {
     pub prune: When,
     pub catch_up: bool,
     pub jitter: Duration,
+    /// How often a scheduled run that failed is tried again before its next time comes.
+    pub retries: u32,
+    /// The pause before the first of these; each further one is three times as long.
+    pub retry: Duration,
+    /// The longest that a scheduled run may take.
+    pub time_limit: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

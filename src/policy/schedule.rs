@@ -1,11 +1,13 @@
 //! When a scheduled run is due: pure functions of a cron expression, a time zone and `now`.
 //!
-//! Expressions are crontab(5)'s: five fields, Sunday as 0 or 7, `@daily` and friends. A run at one fixed time whose hour
-//! falls into the spring clock change takes place right after it, so no day goes without; in autumn, when its hour comes
-//! twice, it takes place once. Runs at several times (lists, ranges, steps) follow the clock as it is.
+//! Expressions are crontab(5)'s: five fields, Sunday as 0 or 7, `@daily` and friends. A slot is a time of the wall clock
+//! that an expression names, and each has one instant: a time that the spring clock change leaves out is due at the next
+//! instant that exists, and one that comes twice in autumn is due the first time. Slots that fall together this way are
+//! one. An expression whose hour is `*` names hours and not times of the day: it follows the time that passes, so it goes
+//! on through both.
 
 use crate::policy::model::When;
-use chrono::{DateTime, TimeZone, Utc};
+use chrono::{DateTime, MappedLocalTime, NaiveDateTime, TimeDelta, TimeZone, Utc};
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 
@@ -57,13 +59,92 @@ pub fn check(expression: &str) -> Result<(), InvalidSchedule> {
     }
 }
 
-/// The first run after `now`, by the wall clock of `zone`; none when the schedule is off.
+/// The longest that a clock change may take out or repeat: islands have crossed the date line.
+const LONGEST_CHANGE: TimeDelta = TimeDelta::hours(25);
+
+/// The first slot after `now`, by the wall clock of `zone`; none when the schedule is off.
 pub fn next_after<Z: TimeZone>(when: &When, zone: &Z, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let When::Cron(expression) = when else { return None };
-    let cron = read(expression).ok()?;
-    let next = cron.find_next_occurrence(&now.with_timezone(zone), false).ok()?;
-    Some(next.with_timezone(&Utc))
+    Slots::new(expression)?.next(zone, now)
 }
+
+/// The newest slot in `(after, until]`.
+pub fn newest_between<Z: TimeZone>(
+    when: &When,
+    zone: &Z,
+    after: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
+    let When::Cron(expression) = when else { return None };
+    let slots = Slots::new(expression)?;
+    // Most expressions have a slot in the last hour, day or month: years of minutes need not be gone through.
+    let windows = [TimeDelta::hours(1), TimeDelta::days(1), TimeDelta::days(32), TimeDelta::days(400)];
+    let starts = windows.iter().map(|window| (until - *window).max(after)).chain([after]);
+    for start in starts {
+        let mut newest = None;
+        let mut from = start;
+        while let Some(slot) = slots.next(zone, from).filter(|slot| *slot <= until) {
+            newest = Some(slot);
+            from = slot;
+        }
+        if newest.is_some() || start == after {
+            return newest;
+        }
+    }
+    None
+}
+
+struct Slots {
+    cron: Cron,
+    /// The hour is `*`.
+    hourly: bool,
+}
+
+impl Slots {
+    fn new(expression: &str) -> Option<Self> {
+        let hour = expression.split_whitespace().nth(1);
+        let hourly = expression.trim() == "@hourly" || matches!(hour, Some("*" | "*/1"));
+        Some(Self { cron: read(expression).ok()?, hourly })
+    }
+
+    fn next<Z: TimeZone>(&self, zone: &Z, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let local = |at: DateTime<Utc>| at.with_timezone(zone).naive_local();
+        // Only where the clock goes back soon may a time that the clock has shown already come again.
+        let goes_back = local(now + LONGEST_CHANGE) - local(now) < LONGEST_CHANGE;
+        let mut wall = if goes_back { local(now) - LONGEST_CHANGE } else { local(now) };
+        let mut best: Option<DateTime<Utc>> = None;
+        loop {
+            wall = self.cron.find_next_occurrence(&wall.and_utc(), false).ok()?.naive_utc();
+            let (first, again) = self.instants(zone, wall)?;
+            let coming = [first, again].into_iter().flatten().filter(|at| *at > now).min();
+            best = [best, coming].into_iter().flatten().min();
+            // The first instants come in the order of the wall clock, so no later time is due before this one.
+            if first.is_some_and(|first| first > now) {
+                return best;
+            }
+        }
+    }
+
+    /// When the wall clock's time is due, and when once more. Nothing is due of an hour that is left out.
+    fn instants<Z: TimeZone>(&self, zone: &Z, wall: NaiveDateTime) -> Option<Instants> {
+        match zone.from_local_datetime(&wall) {
+            MappedLocalTime::Single(at) => Some((Some(at.to_utc()), None)),
+            MappedLocalTime::Ambiguous(first, again) => {
+                let (first, again) = (first.to_utc().min(again.to_utc()), first.to_utc().max(again.to_utc()));
+                Some((Some(first), self.hourly.then_some(again)))
+            }
+            MappedLocalTime::None if self.hourly => Some((None, None)),
+            MappedLocalTime::None => {
+                let minutes = (1..=LONGEST_CHANGE.num_minutes()).map(|n| wall + TimeDelta::minutes(n));
+                // The first minute that exists again, to the minute: zones change at whole ones.
+                let next = minutes.map(|wall| zone.from_local_datetime(&wall)).find_map(|at| at.earliest())?;
+                Some((Some(next.to_utc()), None))
+            }
+        }
+    }
+}
+
+type Instants = (Option<DateTime<Utc>>, Option<DateTime<Utc>>);
 
 #[cfg(test)]
 mod tests {
@@ -119,6 +200,58 @@ mod tests {
             runs("15 * * * *", paris, "2026-10-24T23:30:00Z", 3),
             ["Sun 2026-10-25 02:15 CEST", "Sun 2026-10-25 02:15 CET", "Sun 2026-10-25 03:15 CET"]
         );
+    }
+
+    #[test]
+    fn times_of_the_day_come_once_whatever_the_clock_does() {
+        let paris = Tz::Europe__Paris;
+        // Left out: due when the clock goes on, and once where several fall together.
+        for expression in ["30 2,14 * * *", "*/15 2,14 * * *"] {
+            let first = runs(expression, paris, "2026-03-28T23:00:00Z", 1);
+            assert_eq!(first, ["Sun 2026-03-29 03:00 CEST"], "{expression}");
+        }
+        assert_eq!(runs("*/20 2 * * *", paris, "2026-03-29T01:00:00Z", 1), ["Mon 2026-03-30 02:00 CEST"]);
+        // Twice: due the first time.
+        assert_eq!(
+            runs("*/30 2 * * *", paris, "2026-10-24T23:50:00Z", 3),
+            ["Sun 2026-10-25 02:00 CEST", "Sun 2026-10-25 02:30 CEST", "Mon 2026-10-26 02:00 CET"]
+        );
+        assert_eq!(
+            runs("0 */2 * * *", paris, "2026-10-24T22:30:00Z", 2),
+            ["Sun 2026-10-25 02:00 CEST", "Sun 2026-10-25 04:00 CET"]
+        );
+        // Half an hour, on Lord Howe Island.
+        let island = Tz::Australia__Lord_Howe;
+        assert_eq!(runs("15 2 * * *", island, "2026-10-03T12:00:00Z", 1), ["Sun 2026-10-04 02:30 +11"]);
+        // Every hour: the time that passes.
+        assert_eq!(
+            runs("15 * * * *", paris, "2026-03-29T00:00:00Z", 2),
+            ["Sun 2026-03-29 01:15 CET", "Sun 2026-03-29 03:15 CEST"]
+        );
+    }
+
+    #[test]
+    fn the_newest_slot_of_a_span() {
+        let newest = |expression: &str, after: &str, until: &str| {
+            let when = When::Cron(expression.into());
+            newest_between(&when, &Tz::Europe__Paris, after.parse().unwrap(), until.parse().unwrap())
+                .map(|at| at.to_rfc3339())
+        };
+        assert_eq!(
+            newest("* * * * *", "2020-01-01T00:00:00Z", "2026-11-19T12:00:30Z").unwrap(),
+            "2026-11-19T12:00:00+00:00"
+        );
+        assert_eq!(
+            newest("0 2 * * *", "2026-11-01T00:00:00Z", "2026-11-19T12:00:00Z").unwrap(),
+            "2026-11-19T01:00:00+00:00"
+        );
+        assert_eq!(
+            newest("0 0 29 2 *", "2019-01-01T00:00:00Z", "2023-01-01T00:00:00Z").unwrap(),
+            "2020-02-28T23:00:00+00:00"
+        );
+        // The span is open at its beginning and closed at its end.
+        assert_eq!(newest("0 2 * * *", "2026-11-19T01:00:00Z", "2026-11-20T00:59:59Z"), None);
+        assert!(newest("0 2 * * *", "2026-11-19T00:59:59Z", "2026-11-19T01:00:00Z").is_some());
     }
 
     #[test]

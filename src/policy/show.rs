@@ -185,6 +185,9 @@ fn schedule(out: &mut Writer, schedule: &Schedule) {
     when(out, "prune", &schedule.prune);
     out.raw("catch_up", schedule.catch_up);
     out.duration("jitter", schedule.jitter);
+    out.raw("retries", schedule.retries);
+    out.duration("retry", schedule.retry);
+    out.duration("time_limit", schedule.time_limit);
 }
 
 fn retention(out: &mut Writer, keep: &Retention) {

@@ -20,56 +20,61 @@ pub fn describe(reference: &SecretRef) -> String {
     }
 }
 
-/// Reads the secret.
+/// Reads the secret that `password_from` points to.
 pub fn resolve(reference: &SecretRef) -> Result<Secret<String>, SourceError> {
+    resolve_as("password_from", reference)
+}
+
+/// Reads the secret that this field of a policy points to.
+pub fn resolve_as(field: &str, reference: &SecretRef) -> Result<Secret<String>, SourceError> {
     let value = match reference {
-        SecretRef::EnvFile { file, key } => from_env_file(file, key)?,
+        SecretRef::EnvFile { file, key } => from_env_file(field, file, key)?,
         SecretRef::Env(name) => Secret::new(std::env::var(name).map_err(|e| match e {
             std::env::VarError::NotPresent => SourceError::hint(
-                format!("password_from points to env:{name}, which is not set"),
+                format!("{field} points to env:{name}, which is not set"),
                 format!("set {name} in the environment that Lifeboat runs in (systemd: EnvironmentFile=)"),
             ),
             std::env::VarError::NotUnicode(_) => {
-                SourceError::problem(format!("password_from points to env:{name}, which is not UTF-8"))
+                SourceError::problem(format!("{field} points to env:{name}, which is not UTF-8"))
             }
         })?),
         SecretRef::File(path) => {
-            let bytes = read(path)?;
+            let bytes = read(field, path)?;
             let text = std::str::from_utf8(bytes.expose()).map_err(|_| {
-                SourceError::problem(format!("password_from points to file:{}, which is not UTF-8", path.display()))
+                SourceError::problem(format!("{field} points to file:{}, which is not UTF-8", path.display()))
             })?;
             Secret::new(text.strip_suffix('\n').map_or(text, |t| t.strip_suffix('\r').unwrap_or(t)).to_owned())
         }
     };
     if value.expose().is_empty() {
-        return Err(SourceError::problem(format!("password_from points to {}, which is empty", describe(reference))));
+        return Err(SourceError::problem(format!("{field} points to {}, which is empty", describe(reference))));
     }
     if value.expose().contains('\0') {
         return Err(SourceError::problem(format!(
-            "password_from points to {}, which holds a zero byte",
+            "{field} points to {}, which holds a zero byte",
             describe(reference)
         )));
     }
     Ok(value)
 }
 
-fn read(path: &Path) -> Result<Secret<Vec<u8>>, SourceError> {
+fn read(field: &str, path: &Path) -> Result<Secret<Vec<u8>>, SourceError> {
     let file = |source| SourceError::File { action: "read the password from", path: path.to_owned(), source };
     let length = std::fs::metadata(path).map_err(file)?.len();
     if length > MAX_FILE_BYTES {
-        return Err(SourceError::problem(format!("password_from points to {}: {length} bytes", path.display())));
+        return Err(SourceError::problem(format!("{field} points to {}: {length} bytes", path.display())));
     }
     std::fs::read(path).map(Secret::new).map_err(file)
 }
 
-fn from_env_file(file: &Path, key: &str) -> Result<Secret<String>, SourceError> {
-    let bytes = read(file)?;
+fn from_env_file(field: &str, file: &Path, key: &str) -> Result<Secret<String>, SourceError> {
+    let bytes = read(field, file)?;
     let entries = dotenv::parse_bytes(bytes.expose(), &|name| std::env::var(name).ok()).map_err(|e| {
-        SourceError::problem(format!("password_from points to {}:{key}, which cannot be read: {e}", file.display()))
+        SourceError::problem(format!("{field} points to {}:{key}, which cannot be read: {e}", file.display()))
     })?;
     dotenv::get(&entries, key).cloned().ok_or_else(|| {
         let near: Vec<&str> = entries.iter().map(|e| e.key.as_str()).filter(|k| k.contains("PASS")).collect();
-        let problem = format!("password_from points to {}:{key}, and that file has no {key}", file.display());
+        let problem = format!("{field} points to {}:{key}, and that file has no {key}", file.display());
         match near.as_slice() {
             [] => SourceError::problem(problem),
             some => SourceError::hint(problem, format!("it has {}", some.join(", "))),

@@ -132,6 +132,9 @@ fn the_documented_examples_are_what_is_printed() {
     assert!(!listed["problems"].as_array().unwrap().is_empty(), "{listed:#}");
     check(&listed);
     check(&world.json(&["doctor", "-p", "shop"]));
+    check(&world.json(&["history", "-p", "shop"]));
+    world.add_to_policy("[notify]\nwebhook = \"http://127.0.0.1:1/\"\n");
+    check(&world.json(&["notify", "test", "-p", "shop"]));
     world.change_policy("recipients", "recipents");
     check(&world.json(&["policy", "check", "-p", "shop"]));
 }

@@ -63,6 +63,8 @@ fn json_parses_for_every_command_and_names_it() {
         &["cat", "latest", "uploads", "-p", "shop"],
         &["man"],
         &["completions", "bash"],
+        &["serve"],
+        &["notify", "test", "-p", "shop"],
         &["keys", "new"],
         &["--color", "sometimes", "list"],
     ] {
@@ -95,6 +97,8 @@ fn help_is_there_for_every_command_and_is_tidy() {
         "recover",
         "drill",
         "history",
+        "serve",
+        "notify",
         "tag",
         "untag",
         "hold",
@@ -113,6 +117,7 @@ fn help_is_there_for_every_command_and_is_tidy() {
         vec!["keys", "new"],
         vec!["keys", "show"],
         vec!["repair", "index"],
+        vec!["notify", "test"],
     ]);
     for page in pages {
         for flag in ["-h", "--help"] {

@@ -32,9 +32,9 @@ fn the_outcome_is_stored_and_shown_without_a_key_and_its_details_only_with_one()
     let shown = browse::show(&access, "latest", &stage.lab.run()).unwrap();
     assert_eq!(shown.drills.len(), 1);
     assert_eq!((shown.drills[0].outcome, shown.drills[0].checks), (DrillOutcome::Passed, report.checks));
-    let told = history::history(&access, None).unwrap();
+    let told = history::history(&access, (Vec::new(), 0), None).unwrap();
     assert_eq!(told.events.len(), 2, "{told:?}");
-    assert_eq!(history::history(&access, Some(1)).unwrap().left_out, 1);
+    assert_eq!(history::history(&access, (Vec::new(), 0), Some(1)).unwrap().left_out, 1);
     stage.lab.unseal();
 
     let access = stage.lab.access();

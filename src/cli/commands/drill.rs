@@ -61,6 +61,10 @@ pub fn prove(
     plan: &DrillPlan,
 ) -> Result<DrillReport, Failure> {
     let report = drill::run(&session.installation, access, asked.policy.as_ref(), asked, plan, &session.run)?;
+    session.note(|noted| {
+        noted.snapshot = Some(report.snapshot.to_string());
+        noted.drill = Some(report.outcome == DrillOutcome::Passed);
+    });
     session.progress.finish();
     Ok(report)
 }

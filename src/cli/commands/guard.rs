@@ -39,6 +39,7 @@ fn shown(args: &GuardArgs) -> String {
 }
 
 fn tell(session: &Session, policy: &Policy, report: &GuardReport) -> Result<Exit, Failure> {
+    session.note(|noted| noted.snapshot = Some(report.after.as_ref().unwrap_or(&report.before).to_string()));
     let out = &session.out;
     let exit = match (&report.failed, &report.rollback) {
         (None, _) => Exit::Done,

@@ -1,6 +1,7 @@
 //! `history`.
 
-use crate::base::units::human_size;
+use crate::base::ids::PolicyName;
+use crate::base::units::{human_duration, human_size};
 use crate::cli::args::HistoryArgs;
 use crate::cli::commands::drill;
 use crate::cli::commands::snapshot::header_cell;
@@ -8,10 +9,15 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Align, Paint, Table};
 use crate::cli::session::Session;
 use crate::ops::history::{self, Happened, HistoryReport};
+use crate::ops::runs::{Book, RunRecord};
 
 pub fn run(session: &Session, args: &HistoryArgs) -> Result<Exit, Failure> {
-    let read = session.open(&args.reading).and_then(|access| Ok(history::history(&access, args.last)?));
-    let report = read.map_err(|f| f.attempted("history"))?;
+    let read = || -> Result<HistoryReport, Failure> {
+        let access = session.open(&args.reading)?;
+        let runs = runs(session, args, access.policy.as_ref())?;
+        Ok(history::history(&access, runs, args.last)?)
+    };
+    let report = read().map_err(|f| f.attempted("history"))?;
     let exit = if report.problems.is_empty() { Exit::Done } else { Exit::Integrity };
     for problem in &report.problems {
         session.out.alarm(problem);
@@ -22,6 +28,44 @@ pub fn run(session: &Session, args: &HistoryArgs) -> Result<Exit, Failure> {
         session.out.text(&text(session, &report))?;
     }
     Ok(exit)
+}
+
+/// The runs of the policy on this host. A stranger's repository has none, and neither has another host.
+fn runs(
+    session: &Session,
+    args: &HistoryArgs,
+    policy: Option<&PolicyName>,
+) -> Result<(Vec<RunRecord>, usize), Failure> {
+    let Some(policy) = policy.filter(|_| args.reading.repository.is_none() && args.reading.host.is_none()) else {
+        return Ok((Vec::new(), 0));
+    };
+    let Some(book) = Book::look(&session.installation.state_dir)? else { return Ok((Vec::new(), 0)) };
+    book.mark_interrupted()?;
+    Ok(book.newest_runs(policy, args.last)?)
+}
+
+/// An error in a table's last column.
+const ERROR_CHARS: usize = 120;
+
+fn run_line(run: &RunRecord) -> String {
+    let took = run.ended.and_then(|ended| (ended - run.begun).to_std().ok());
+    let mut text = run.trigger.clone();
+    text += &took.map(|took| format!(", {}", human_duration(took))).unwrap_or_default();
+    if let Some(error) = &run.error {
+        let mut letters = error.chars();
+        let short: String = letters.by_ref().take(ERROR_CHARS).collect();
+        text += &format!(": {short}{}", if letters.next().is_some() { "…" } else { "" });
+    }
+    text
+}
+
+fn run_cell(run: &RunRecord) -> (&str, Paint) {
+    match run.outcome() {
+        None => ("at work", Paint::Plain),
+        Some("done") => ("done", Paint::Green),
+        Some(word @ ("busy" | "cancelled")) => (word, Paint::Yellow),
+        Some(word) => (word, Paint::Red),
+    }
 }
 
 fn text(session: &Session, report: &HistoryReport) -> String {
@@ -45,6 +89,9 @@ fn text(session: &Session, report: &HistoryReport) -> String {
             }
             Happened::Drill { drill, .. } => {
                 ("drill", drill::outcome_cell(drill.outcome), drill.snapshot.to_string(), drill::line(drill))
+            }
+            Happened::Run { run } => {
+                (run.what.as_str(), run_cell(run), run.snapshot.clone().unwrap_or_default(), run_line(run))
             }
         };
         table.row(vec![

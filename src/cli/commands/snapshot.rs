@@ -11,7 +11,7 @@ use crate::ops::access::{Access, AccessRequest};
 use crate::ops::drill::{self as drilling, DrillReport, DrillRequest};
 use crate::ops::setup;
 use crate::ops::snapshot::{self, SnapshotOptions, SnapshotPlan, SnapshotReport};
-use crate::ops::{Outcome, SourceOutcome, Trigger};
+use crate::ops::{Outcome, SourceOutcome};
 use crate::ops::{check, code};
 use crate::policy::Policy;
 use serde::Serialize;
@@ -27,7 +27,7 @@ pub fn run(session: &Session, args: &SnapshotArgs) -> Result<Exit, Failure> {
 fn with_policy(session: &Session, args: &SnapshotArgs, policy: &Policy) -> Result<Exit, Failure> {
     let options = SnapshotOptions {
         tags: args.tags.iter().map(|t| argument::<Tag>("--tag", t)).collect::<Result<_, _>>()?,
-        trigger: Trigger::Manual,
+        trigger: session.trigger(),
         only: args.only.iter().map(|s| argument::<SourceName>("--only", s)).collect::<Result<_, _>>()?,
         force: args.force,
     };
@@ -45,6 +45,11 @@ fn with_policy(session: &Session, args: &SnapshotArgs, policy: &Policy) -> Resul
         code::tag(policy, &plan.tags, &session.run)?;
     }
     let report = snapshot::run(&session.installation, policy, &plan, &sources, &session.run)?;
+    session.note(|noted| {
+        noted.snapshot = Some(report.header.id.to_string());
+        noted.bytes_total = Some(report.header.bytes_total);
+        noted.bytes_new = Some(report.header.bytes_new);
+    });
     session.progress.finish();
     let mut exit = exit_of(session, &report);
     if !session.out.json {

@@ -90,6 +90,7 @@ pub enum Asked {
 /// Says what became of it; the exit code.
 pub fn tell(session: &Session, mut report: TransactionReport, asked: Asked) -> Result<Exit, Failure> {
     session.progress.finish();
+    session.note(|noted| noted.snapshot = Some(report.snapshot.to_string()));
     let failure = report.failure.take();
     let exit = match (report.outcome, &failure) {
         _ if !report.is_healthy() => Exit::Unhealthy,

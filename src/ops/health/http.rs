@@ -26,7 +26,8 @@ pub fn check(url: &str, status: u16, json: &[(String, String)], timeout: Duratio
     compare(&body, json)
 }
 
-fn agent(timeout: Duration) -> Result<Agent, String> {
+/// Follows no redirect, uses no proxy, believes this machine's authorities; one limit of time for all.
+pub fn agent(timeout: Duration) -> Result<Agent, String> {
     let roots = tls::roots();
     let roots = roots.iter().map(|der| Certificate::from_der(der.as_ref()).to_owned()).collect::<Vec<_>>();
     let tls = TlsConfig::builder()

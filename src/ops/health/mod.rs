@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use container::{Service, settled};
+pub use http::agent;
 
 /// What is kept of a command's output.
 const OUTPUT_BYTES: usize = 64 << 10;

@@ -117,6 +117,9 @@ fn policy(file: &Path, text: &str, document: &Table<'_>) -> Option<Policy> {
     })
 }
 
+/// A failed run is tried again so often.
+const RETRIES: u32 = 3;
+
 /// A section that may be left out.
 fn section<'a>(document: &Table<'a>, name: &'static str) -> Option<Table<'a>> {
     document.table(name)
@@ -226,6 +229,8 @@ fn schedule_section(document: &Table<'_>) -> Schedule {
         }
         table.parsed(field, default, read)
     };
+    let limit =
+        |field, default| table.as_ref().map_or(default, |t: &Table<'_>| t.parsed(field, default, values::duration));
     let schedule = Schedule {
         timezone: table.as_ref().and_then(|t| t.optional("timezone", values::timezone)),
         snapshot: when("snapshot", "0 2 * * *"),
@@ -236,6 +241,9 @@ fn schedule_section(document: &Table<'_>) -> Schedule {
         jitter: table
             .as_ref()
             .map_or(Duration::from_secs(300), |t| t.parsed("jitter", Duration::from_secs(300), parse_duration)),
+        retries: table.as_ref().map_or(RETRIES, |t| t.number("retries", RETRIES, 0..=20u32)),
+        retry: limit("retry", Duration::from_secs(300)),
+        time_limit: limit("time_limit", Duration::from_secs(12 * 3600)),
     };
     if let Some(table) = table {
         table.finish();

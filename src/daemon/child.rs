@@ -1,0 +1,145 @@
+//! One run as a process: this program with the arguments of a person, in a process group of its own.
+//!
+//! A run that takes longer than its limit, or is to stop, is asked to (SIGTERM, which a run obeys within five seconds)
+//! and killed with its whole group after [`GRACE`].
+
+use super::agenda::Job;
+use crate::base::time::rfc3339;
+use crate::ops::access::Installation;
+use crate::ops::runs::What;
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// From being asked to stop until being killed.
+pub const GRACE: Duration = Duration::from_secs(20);
+
+/// What a process is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    Run(Job),
+    /// Send the notifications that are due.
+    Deliver,
+}
+
+/// A process at work.
+pub struct Running {
+    pub task: Task,
+    child: Child,
+    deadline: Instant,
+    /// When it was asked to stop.
+    asked: Option<Instant>,
+    pub timed_out: bool,
+}
+
+/// How it ended, in the words of a shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exited {
+    pub code: u8,
+    /// Not by itself.
+    pub signal: Option<i32>,
+}
+
+impl From<ExitStatus> for Exited {
+    fn from(status: ExitStatus) -> Self {
+        let signal = status.signal();
+        let code = status.code().or(signal.map(|s| s.saturating_add(128))).unwrap_or(1);
+        Self { code: u8::try_from(code).unwrap_or(u8::MAX), signal }
+    }
+}
+
+/// What belongs to every run's arguments.
+pub struct Program {
+    pub path: PathBuf,
+    pub installation: Installation,
+}
+
+impl Program {
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        command.arg("--config-dir").arg(&self.installation.config_dir);
+        command.arg("--state-dir").arg(&self.installation.state_dir).arg("--quiet");
+        // What a run has to show stands in the run history; what is wrong it says in the daemon's own log.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        command
+    }
+
+    /// Starts a run of a policy.
+    pub fn run(&self, job: &Job, policy_file: &Path, limit: Duration) -> io::Result<Running> {
+        let mut command = self.command();
+        command.arg("--policy").arg(policy_file);
+        command.arg("--scheduled").arg("--slot").arg(rfc3339(job.slot)).arg("--attempt").arg(job.attempt.to_string());
+        command.arg(match job.what {
+            What::Drill => "drill",
+            What::Prune => "prune",
+            What::Verify => "verify",
+            What::Copy => "copy",
+            // Nothing else has a schedule.
+            _ => "snapshot",
+        });
+        start(command, Task::Run(job.clone()), limit)
+    }
+
+    /// Starts a sender.
+    pub fn deliver(&self, limit: Duration) -> io::Result<Running> {
+        let mut command = self.command();
+        command.args(["notify", "deliver"]);
+        start(command, Task::Deliver, limit)
+    }
+}
+
+fn start(mut command: Command, task: Task, limit: Duration) -> io::Result<Running> {
+    let child = command.spawn()?;
+    Ok(Running { task, child, deadline: Instant::now() + limit, asked: None, timed_out: false })
+}
+
+impl Running {
+    /// Whether it has ended.
+    pub fn ended(&mut self) -> io::Result<Option<Exited>> {
+        let status = self.child.try_wait()?;
+        if status.is_some() {
+            // Whatever it started and did not end goes with it.
+            self.signal(Signal::KILL);
+        }
+        Ok(status.map(Exited::from))
+    }
+
+    /// Asks it to stop.
+    pub fn stop(&mut self) {
+        if self.asked.is_none() {
+            self.asked = Some(Instant::now());
+            self.signal(Signal::TERM);
+        }
+    }
+
+    /// Stops what has had its time, kills what does not stop.
+    pub fn watch(&mut self, now: Instant) {
+        if self.asked.is_none() && now >= self.deadline {
+            self.timed_out = true;
+            self.stop();
+        }
+        if self.asked.is_some_and(|asked| now >= asked + GRACE) {
+            self.signal(Signal::KILL);
+        }
+    }
+
+    /// When to look at it again.
+    pub fn look_again(&self) -> Instant {
+        match self.asked {
+            None => self.deadline,
+            Some(asked) => asked + GRACE,
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        // A group that is gone needs no signal.
+        let _ = kill_process_group(Pid::from_child(&self.child), signal);
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
