@@ -11,6 +11,9 @@ pub struct InvalidUnit {
     pub example: &'static str,
 }
 
+/// A hundred years: whoever writes more means for ever, or has mistyped.
+const LONGEST: u64 = 100 * 366 * 86_400;
+
 /// Reads `90s`, `5m`, `36h`, `7d`, `4w`.
 pub fn parse_duration(text: &str) -> Result<Duration, InvalidUnit> {
     let bad = || InvalidUnit {
@@ -29,7 +32,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidUnit> {
         "w" => 7 * 86_400,
         _ => return Err(bad()),
     };
-    number.checked_mul(unit).map(Duration::from_secs).ok_or_else(bad)
+    // Added to any moment, it must still be one.
+    number.checked_mul(unit).filter(|s| *s <= LONGEST).map(Duration::from_secs).ok_or_else(bad)
 }
 
 /// Writes a duration so that [`parse_duration`] reads it back: the largest unit that divides it.

@@ -234,6 +234,9 @@ pub struct SnapshotArgs {
     /// Read everything, also files that look unchanged.
     #[arg(long)]
     pub force: bool,
+    /// What is far smaller than usual is meant to be so: its size of today is what is usual from now on.
+    #[arg(long)]
+    pub accept_size: bool,
     /// Then prove it: restore it into throw-away services, as `drill` does.
     #[arg(long, conflicts_with_all = ["dry_run", "only"])]
     pub drill: bool,

@@ -37,6 +37,10 @@ pub struct Noted {
     pub bytes_new: Option<u64>,
     /// Whether the drill passed.
     pub drill: Option<bool>,
+    /// The snapshot is complete, and something in it is far smaller than usual.
+    pub suspect: bool,
+    /// What went wrong, where the command itself did not fail.
+    pub problem: Option<String>,
 }
 
 impl Session {

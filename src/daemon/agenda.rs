@@ -176,15 +176,25 @@ impl Agenda {
         }
     }
 
-    /// Puts in a run that was cut short: it is run again, as the next attempt at its slot.
-    pub fn resume(&mut self, policy: &PolicyName, what: What, slot: DateTime<Utc>, attempt: u32, now: DateTime<Utc>) {
+    /// Puts in a run that was cut short, where it is to be run again: as the next attempt at its slot.
+    pub fn resume(
+        &mut self,
+        policy: &PolicyName,
+        what: What,
+        slot: DateTime<Utc>,
+        attempt: u32,
+        now: DateTime<Utc>,
+    ) -> bool {
         let found = self.entries.iter_mut().find(|e| e.policy == *policy && e.what == what);
-        if let Some(entry) = found.filter(|e| e.rule.catch_up && e.rule.when != When::Off && e.waiting.is_none()) {
-            // Whatever keeps killing it is not helped for ever.
-            if attempt <= entry.rule.retries.max(1) {
-                entry.waiting = Some(Waiting { slot, attempt: attempt + 1, not_before: now, busy: 0 });
-            }
+        let Some(entry) = found.filter(|e| e.rule.catch_up && e.rule.when != When::Off && e.waiting.is_none()) else {
+            return false;
+        };
+        // Whatever keeps killing it is not helped for ever.
+        let again = attempt <= entry.rule.retries.max(1);
+        if again {
+            entry.waiting = Some(Waiting { slot, attempt: attempt + 1, not_before: now, busy: 0 });
         }
+        again
     }
 
     /// What is to be started now. It counts as running until [`Agenda::ended`].

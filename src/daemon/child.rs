@@ -4,6 +4,7 @@
 //! and killed with its whole group after [`GRACE`].
 
 use super::agenda::Job;
+use super::ledger::Stopped;
 use crate::base::time::rfc3339;
 use crate::ops::access::Installation;
 use crate::ops::runs::What;
@@ -16,6 +17,9 @@ use std::time::{Duration, Instant};
 
 /// From being asked to stop until being killed.
 pub const GRACE: Duration = Duration::from_secs(20);
+
+/// What was killed and is still there is killed again after this.
+const KILL_PAUSE: Duration = Duration::from_secs(5);
 
 /// What a process is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +36,9 @@ pub struct Running {
     deadline: Instant,
     /// When it was asked to stop.
     asked: Option<Instant>,
-    pub timed_out: bool,
+    timed_out: bool,
+    /// When it was killed last.
+    killed: Option<Instant>,
 }
 
 /// How it ended, in the words of a shell.
@@ -93,7 +99,7 @@ impl Program {
 
 fn start(mut command: Command, task: Task, limit: Duration) -> io::Result<Running> {
     let child = command.spawn()?;
-    Ok(Running { task, child, deadline: Instant::now() + limit, asked: None, timed_out: false })
+    Ok(Running { task, child, deadline: Instant::now() + limit, asked: None, timed_out: false, killed: None })
 }
 
 impl Running {
@@ -122,21 +128,33 @@ impl Running {
             self.stop();
         }
         if self.asked.is_some_and(|asked| now >= asked + GRACE) {
+            self.killed = Some(now);
             self.signal(Signal::KILL);
         }
     }
 
     /// When to look at it again.
     pub fn look_again(&self) -> Instant {
-        match self.asked {
-            None => self.deadline,
-            Some(asked) => asked + GRACE,
+        match (self.asked, self.killed) {
+            (None, _) => self.deadline,
+            (Some(asked), None) => asked + GRACE,
+            // Whatever does not die of that waits for a disk.
+            (Some(_), Some(killed)) => killed + KILL_PAUSE,
         }
     }
 
     fn signal(&self, signal: Signal) {
         // A group that is gone needs no signal.
         let _ = kill_process_group(Pid::from_child(&self.child), signal);
+    }
+
+    /// Whether the service ended it, or it ended.
+    pub fn stopped(&self) -> Stopped {
+        match (self.timed_out, self.asked) {
+            (true, _) => Stopped::TimedOut,
+            (false, Some(_)) => Stopped::Asked,
+            (false, None) => Stopped::No,
+        }
     }
 
     pub fn pid(&self) -> u32 {

@@ -16,12 +16,22 @@ pub struct Outcome {
     pub ended: Ended,
 }
 
+/// Whether the service itself ended a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    No,
+    /// It stops itself.
+    Asked,
+    /// The run had its time.
+    TimedOut,
+}
+
 /// Looks up what a run entered about itself, and completes it.
 pub fn settle(
     book: &mut Book,
     job: &Job,
     exited: Exited,
-    timed_out: bool,
+    stopped: Stopped,
     now: DateTime<Utc>,
 ) -> Result<Outcome, OpsError> {
     let found = book.of_slot(&job.policy, job.what, job.slot, job.attempt)?;
@@ -37,10 +47,15 @@ pub fn settle(
         })?,
     };
     let open = found.as_ref().is_none_or(|run| run.outcome.is_none() || run.outcome() == Some("interrupted"));
-    if open || timed_out {
-        let (outcome, error) = match (timed_out, exited) {
-            (true, _) => ("timeout", "it took longer than its time_limit and was stopped".to_owned()),
+    // Whoever stops a run from outside has not asked the service not to take its snapshot.
+    let killed = stopped == Stopped::No && found.as_ref().is_some_and(|run| run.outcome() == Some("cancelled"));
+    if open || killed || stopped == Stopped::TimedOut {
+        let (outcome, error) = match (stopped, exited) {
+            (Stopped::TimedOut, _) => ("timeout", "it took longer than its time_limit and was stopped".to_owned()),
             (_, Exited { signal: Some(signal), .. }) => ("interrupted", format!("it was killed by signal {signal}")),
+            (Stopped::No, Exited { code: code @ (130 | 143), .. }) => {
+                ("failed", format!("it was stopped by a signal from outside (exit code {code})"))
+            }
             (_, Exited { code: code @ (130 | 143), .. }) => ("cancelled", format!("it was stopped (exit code {code})")),
             (_, Exited { code: 2, .. }) => ("usage", "its policy cannot be used: `lifeboat policy check`".to_owned()),
             (_, Exited { code: 5, .. }) => ("busy", "another run held the policy".to_owned()),
@@ -62,8 +77,8 @@ pub fn settle(
     let ended = match run.outcome().unwrap_or("failed") {
         "done" => Ended::Done,
         "busy" => Ended::Busy,
-        // The same policy, the same damage, or the same unfinished transaction would be met again; a person is needed.
-        "usage" | "integrity" | "pending" | "cancelled" => Ended::Hopeless,
+        // The same policy, damage, size or unfinished transaction would be met again; a person is needed.
+        "usage" | "integrity" | "suspect" | "pending" | "cancelled" => Ended::Hopeless,
         _ => Ended::Failed,
     };
     Ok(Outcome { run, ended })
@@ -97,9 +112,15 @@ pub fn tell(
     host: &HostName,
     now: DateTime<Utc>,
 ) -> Result<(), OpsError> {
-    let change = book.judge(run, now)?;
+    let mut run = run.clone();
+    // A policy that was held until the next slot came has no snapshot of this one.
+    if run.outcome() == Some("busy") {
+        run.outcome = Some("failed".to_owned());
+        run.error = Some("another run held the policy until the next one was due".to_owned());
+    }
+    let change = book.judge(&run, now)?;
     match policy {
-        Some(policy) => queue(book, policy, run, change, host, now).map(drop),
+        Some(policy) => queue(book, policy, &run, change, host, now).map(drop),
         None => Ok(()),
     }
 }
@@ -113,14 +134,7 @@ pub fn tell_newest(
     now: DateTime<Utc>,
 ) -> Result<(), OpsError> {
     match book.newest(name, what)? {
-        Some(mut run) => {
-            // A policy that was held until the next slot came has no snapshot of this one.
-            if run.outcome() == Some("busy") {
-                run.outcome = Some("failed".to_owned());
-                run.error = Some("another run held the policy until the next one was due".to_owned());
-            }
-            tell(book, policy, &run, host, now)
-        }
+        Some(run) => tell(book, policy, &run, host, now),
         None => Ok(()),
     }
 }

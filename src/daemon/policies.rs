@@ -45,9 +45,20 @@ impl Policies {
                     if self.broken.remove(&name).is_some() || !known {
                         tracing::info!("policy {name} is loaded");
                     }
+                    if let Err(e) = policy::remember(&installation.state_dir, &policy) {
+                        tracing::warn!("the text of policy {name} is not kept for the day it breaks: {e}");
+                    }
                     self.good.insert(name, policy);
                 }
-                Err(e) => self.complain(name, &file, &e),
+                Err(e) => {
+                    // Before this service began it may have been good.
+                    if !self.good.contains_key(&name)
+                        && let Some(before) = policy::recall(&installation.state_dir, &file)
+                    {
+                        self.good.insert(name.clone(), before);
+                    }
+                    self.complain(name, &file, &e);
+                }
             }
         }
     }
@@ -73,6 +84,10 @@ impl Policies {
 
     pub fn get(&self, name: &PolicyName) -> Option<&Policy> {
         self.good.get(name.as_str())
+    }
+
+    pub fn names(&self) -> Vec<PolicyName> {
+        self.good.values().map(|policy| policy.app.name.clone()).collect()
     }
 
     pub fn len(&self) -> usize {

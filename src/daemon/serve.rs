@@ -2,7 +2,7 @@
 
 use super::agenda::{Agenda, Job, Verdict};
 use super::child::{Exited, Program, Running, Task};
-use super::ledger;
+use super::ledger::{self, Stopped};
 use super::policies::Policies;
 use super::systemd::Manager;
 use super::wakeup::Wakeup;
@@ -86,6 +86,8 @@ struct Daemon {
     manager: Manager,
     /// When a change of files is looked at.
     look_at_files: Option<Instant>,
+    /// A sender that failed is not started again before this.
+    no_post_before: Option<Instant>,
     /// The last turn met trouble.
     trouble: bool,
 }
@@ -103,6 +105,7 @@ impl Daemon {
             wakeup: Wakeup::new().map_err(trouble)?,
             manager: Manager::find(),
             look_at_files: None,
+            no_post_before: None,
             trouble: false,
         })
     }
@@ -123,9 +126,20 @@ impl Daemon {
 
     /// Runs that an earlier daemon left unfinished are run again.
     fn pick_up(&mut self) -> Result<(), OpsError> {
+        let mut again = Vec::new();
         for cut in self.book.unfinished()? {
             tracing::warn!("the {} of {} for {} was cut short", cut.what.as_str(), cut.policy, rfc3339(cut.slot));
-            self.agenda.resume(&cut.policy, cut.what, cut.slot, cut.attempt, Utc::now());
+            if self.agenda.resume(&cut.policy, cut.what, cut.slot, cut.attempt, Utc::now()) {
+                again.push((cut.policy, cut.what));
+            }
+        }
+        // How the others came out is known now.
+        for policy in self.policies.names() {
+            for run in self.book.untold(&policy, true)? {
+                if !again.contains(&(run.policy.clone(), run.what)) {
+                    ledger::tell(&mut self.book, self.policies.get(&policy), &run, &self.host, Utc::now())?;
+                }
+            }
         }
         Ok(())
     }
@@ -183,10 +197,16 @@ impl Daemon {
                 Ok(Some(exited)) => {
                     let running = self.running.swap_remove(at);
                     if let Task::Run(job) = &running.task {
-                        let settled = self.ended(job, exited, running.timed_out);
+                        // Who stops the service may stop what it runs in the same moment.
+                        let stopped = match running.stopped() {
+                            Stopped::No if self.wakeup.stop_asked() => Stopped::Asked,
+                            stopped => stopped,
+                        };
+                        let settled = self.ended(job, exited, stopped);
                         self.report(settled);
                     } else if exited.code != 0 {
                         tracing::warn!("the sender of notifications ended with exit code {}", exited.code);
+                        self.no_post_before = Some(Instant::now() + TROUBLE_PAUSE);
                     }
                 }
                 Ok(None) => at += 1,
@@ -198,9 +218,9 @@ impl Daemon {
         }
     }
 
-    fn ended(&mut self, job: &Job, exited: Exited, timed_out: bool) -> Result<(), OpsError> {
+    fn ended(&mut self, job: &Job, exited: Exited, stopped: Stopped) -> Result<(), OpsError> {
         let now = Utc::now();
-        let outcome = ledger::settle(&mut self.book, job, exited, timed_out, now);
+        let outcome = ledger::settle(&mut self.book, job, exited, stopped, now);
         // The agenda must hear of it, whatever becomes of the books.
         let how = outcome.as_ref().map_or(super::agenda::Ended::Failed, |outcome| outcome.ended);
         let verdict = self.agenda.ended(&job.policy, how, now);
@@ -255,7 +275,7 @@ impl Daemon {
             }
             Err(e) => {
                 tracing::error!("{} of {} cannot be started: {e}", job.what.as_str(), job.policy);
-                let settled = self.ended(job, Exited { code: 1, signal: None }, false);
+                let settled = self.ended(job, Exited { code: 1, signal: None }, Stopped::No);
                 self.report(settled);
             }
         }
@@ -266,6 +286,11 @@ impl Daemon {
         if self.running.iter().any(|r| r.task == Task::Deliver) {
             return None;
         }
+        if self.no_post_before.is_some_and(|at| Instant::now() < at) {
+            self.trouble = true;
+            return None;
+        }
+        self.no_post_before = None;
         let next = match self.book.next_post() {
             Ok(next) => next?,
             Err(e) => {

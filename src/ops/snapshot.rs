@@ -50,6 +50,15 @@ pub struct SnapshotOptions {
     pub only: Vec<SourceName>,
     /// Read everything, also files that look unchanged.
     pub force: bool,
+    /// What is far smaller than usual is meant to be so.
+    pub accept_size: bool,
+}
+
+impl SnapshotOptions {
+    /// A plain snapshot of everything.
+    pub fn of(trigger: Trigger) -> Self {
+        Self { tags: Vec::new(), trigger, only: Vec::new(), force: false, accept_size: false }
+    }
 }
 
 /// What a snapshot will do: pure data, printed by `--dry-run` and executed as it is.
@@ -69,6 +78,8 @@ pub struct SnapshotPlan {
     pub trigger: Trigger,
     #[serde(skip)]
     pub force: bool,
+    /// What is far smaller than usual becomes what is usual.
+    pub accept_size: bool,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -138,6 +149,7 @@ pub fn plan(policy: &Policy, sources: &[Box<dyn Source>], options: &SnapshotOpti
         external: policy.external.iter().map(ToString::to_string).collect(),
         trigger: options.trigger,
         force: options.force,
+        accept_size: options.accept_size,
     };
     Ok(plan)
 }
@@ -335,7 +347,7 @@ fn take(
     let mut entries = Vec::new();
     let mut notes = Vec::new();
     for (planned, done) in plan.sources.iter().zip(captured) {
-        let (report, entry) = settle(&writer, &plan.policy, planned, done, &mut notes);
+        let (report, entry) = settle(&writer, plan, planned, done, &mut notes);
         reports.push(report);
         entries.push(entry);
     }
@@ -457,7 +469,7 @@ fn capture_one(scene: &Scene<'_>, source: &dyn Source) -> Done {
 /// Turns what a capture gave into the manifest's entry and the report.
 fn settle(
     writer: &SnapshotWriter,
-    policy: &PolicyName,
+    plan: &SnapshotPlan,
     planned: &PlannedSource,
     done: Done,
     notes: &mut Vec<StreamNote>,
@@ -477,7 +489,7 @@ fn settle(
             entry.facts = captured.facts;
             entry.warnings = captured.warnings;
             for stream in &done.streams {
-                let (note, shrunk) = remember(writer, policy, &planned.name, stream);
+                let (note, shrunk) = remember(writer, (&plan.policy, &planned.name), stream, plan.accept_size);
                 notes.push(note);
                 if let Some(text) = shrunk {
                     entry.outcome = SourceOutcome::Suspect;
@@ -509,18 +521,23 @@ fn settle(
 /// What is remembered of a stream, and a warning when it is under half the median of its last lengths.
 fn remember(
     writer: &SnapshotWriter,
-    policy: &PolicyName,
-    source: &SourceName,
+    (policy, source): (&PolicyName, &SourceName),
     stream: &StreamEntry,
+    accept_size: bool,
 ) -> (StreamNote, Option<String>) {
     let known = writer.note(source.as_str(), stream.name.as_str());
     let mut lengths = known.map(|n| n.lengths.clone()).unwrap_or_default();
     let mut sorted = lengths.clone();
     sorted.sort_unstable();
     let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0);
-    let shrunk = (median >= SHRINK_FLOOR && stream.length < median / 2).then(|| {
+    let is_small = median >= SHRINK_FLOOR && stream.length < median / 2;
+    if is_small && accept_size {
+        lengths.clear();
+    }
+    let shrunk = (is_small && !accept_size).then(|| {
         format!(
-            "stream {} has {}, under half of the {} that it usually has",
+            "stream {} has {}, under half of the {} that it usually has; if that is meant, say so once with \
+             `lifeboat snapshot --accept-size`",
             stream.name,
             crate::base::units::human_size(stream.length),
             crate::base::units::human_size(median)

@@ -23,7 +23,7 @@ pub use compose::Compose;
 pub use container::ContainerPlace;
 pub use docker::Docker;
 pub use host::HostPlace;
-pub use owner::{is_gone as owner_is_gone, mark as owner_mark, mark_of, pid_of};
+pub use owner::{is_gone as owner_is_gone, is_gone_here as owner_is_gone_here, mark as owner_mark, mark_of, pid_of};
 
 use crate::base::cancel::Cancel;
 use crate::base::secret::Secret;

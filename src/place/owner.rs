@@ -36,11 +36,22 @@ pub fn is_gone(mark: &str) -> bool {
     }
 }
 
+/// The same for a mark that was surely made on this host: then another boot is an earlier one, and nothing of it lives.
+pub fn is_gone_here(mark: &str) -> bool {
+    let boot = boot_id();
+    let earlier = mark.split_once('/').is_some_and(|(there, _)| !there.is_empty() && !boot.is_empty() && there != boot);
+    earlier || is_gone(mark)
+}
+
+fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
 /// This boot and pid namespace: where a pid means the same process.
 fn world() -> String {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    format!("{}/{}", boot.trim(), namespace.to_string_lossy())
+    format!("{}/{}", boot_id(), namespace.to_string_lossy())
 }
 
 /// When a process began, in clock ticks since boot.
@@ -48,7 +59,10 @@ pub(super) fn start_time(pid: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the program's name in parentheses and may hold anything; the start time is the 22nd.
     let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(19).map(str::to_owned)
+    let mut fields = rest.split_whitespace();
+    // One that has ended and was not waited for yet does nothing any more.
+    let state = fields.next().filter(|state| !matches!(*state, "Z" | "X"));
+    state.and_then(|_| fields.nth(18)).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -67,5 +81,8 @@ mod tests {
         for foreign in ["", "x", "other-boot/pid:[1]/1/1", &format!("{rest}/")] {
             assert!(!is_gone(foreign), "{foreign}");
         }
+        assert!(is_gone_here("other-boot/pid:[1]/1/1") && !is_gone_here("x") && !is_gone_here(mark()));
+        let elsewhere = format!("{}/pid:[1]/1/1", boot_id());
+        assert!(!is_gone_here(&elsewhere), "another container of this boot");
     }
 }

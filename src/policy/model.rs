@@ -206,6 +206,9 @@ pub enum OnRollback {
     Exact,
 }
 
+/// The name of the recovery bundle among a snapshot's sources; none of a policy's has it.
+pub const RECOVERY: &str = "recovery";
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct SourcePolicy {
     pub name: SourceName,

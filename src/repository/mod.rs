@@ -70,6 +70,9 @@ pub enum RepositoryError {
         #[source]
         source: PipelineError,
     },
+    /// A snapshot that no reader would take.
+    #[error("two sources of the snapshot are called {name}")]
+    Twice { name: crate::base::ids::SourceName },
     /// The object is not there at all.
     #[error("object {key} is missing")]
     Missing { key: StorageKey },

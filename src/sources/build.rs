@@ -16,8 +16,7 @@ use chrono::{DateTime, Utc};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The name of the recovery bundle among a snapshot's sources.
-pub const RECOVERY: &str = "recovery";
+pub use crate::policy::model::RECOVERY;
 
 /// Every source of a policy, in the policy's order, and behind them the recovery bundle. `state_dir` is never
 /// captured, and neither are the policy's local repositories: a backup does not back itself up.

@@ -5,6 +5,7 @@ mod hear;
 mod notify;
 mod serve;
 mod sink;
+mod told;
 mod units;
 #[path = "../cli/world.rs"]
 #[allow(dead_code, reason = "shared with the tests of the command line")]

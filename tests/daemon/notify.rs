@@ -30,7 +30,9 @@ fn nothing_leaks(world: &World, ran: &Ran) {
     for text in [&ran.out, &ran.err] {
         assert!(!text.contains(TOKEN) && !text.contains("passw0rd"), "{ran:#?}");
     }
-    for (path, bytes) in world.files("state") {
+    // The text of a policy is kept as it is.
+    let kept = world.path("state/policies");
+    for (path, bytes) in world.files("state").into_iter().filter(|(path, _)| !path.starts_with(&kept)) {
         assert!(!bytes.windows(TOKEN.len()).any(|w| w == TOKEN.as_bytes()), "{}", path.display());
     }
 }
@@ -78,13 +80,13 @@ fn every_channel_hears_a_test_and_a_failure() {
     let json = Ran::from(json).exits(0).json();
     assert_eq!(json["channels"].as_array().unwrap().len(), 6);
 
-    // A snapshot by hand: a watchdog hears begin and end, everybody else the success.
+    // A snapshot by hand: a watchdog hears that it went well, as everybody else; that it began is seen by who began it.
     let (before, discord) = (ear.heard().len(), tls.heard().len());
     let ran = run(&world, &dir, &["snapshot"]).exits(0);
     nothing_leaks(&world, &ran);
     let heard = ear.heard()[before..].to_vec();
     let lines: Vec<&str> = heard.iter().map(|h| h.line.as_str()).collect();
-    assert_eq!(lines[0], format!("POST /ping/{TOKEN}/start"), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.ends_with("/start")), "{lines:?}");
     assert!(lines.contains(&format!("POST /ping/{TOKEN}").as_str()), "{lines:?}");
     let hook = heard.iter().find(|h| h.line == "POST /hook").unwrap().json();
     assert_eq!((&hook["event"], &hook["well"], &hook["what"]), (&"success".into(), &true.into(), &"snapshot".into()));

@@ -150,7 +150,7 @@ pub fn runs(world: &World, policy: &str) -> Vec<Value> {
     events.into_iter().filter_map(run).collect()
 }
 
-fn outcomes(world: &World, policy: &str) -> Vec<String> {
+pub fn outcomes(world: &World, policy: &str) -> Vec<String> {
     let outcome = |run: &Value| run["outcome"].as_str().unwrap_or("at work").to_owned();
     runs(world, policy).iter().map(outcome).collect()
 }
@@ -161,7 +161,7 @@ fn wait_for_outcomes(world: &World, daemon: &Daemon, wanted: &[&str]) {
 }
 
 /// A source that hangs where this file is not there, and says that it is at work.
-fn hanging(world: &World, seconds: &str) -> String {
+pub fn hanging(world: &World, seconds: &str) -> String {
     let (free, marker) = (world.path("free"), world.path("marker"));
     format!(
         "[[source]]\nkind = \"command\"\nname = \"slow\"\nrun = [\"sh\", \"-c\", \"touch {}; test -e {} || exec sleep {seconds}; echo x\"]\n",
@@ -171,7 +171,7 @@ fn hanging(world: &World, seconds: &str) -> String {
 }
 
 /// A number of seconds that no other process sleeps.
-fn own_seconds(n: u32) -> String {
+pub fn own_seconds(n: u32) -> String {
     format!("36{n}{}", std::process::id())
 }
 
@@ -188,7 +188,7 @@ fn sleeps(seconds: &str) -> bool {
     !sleepers(seconds).is_empty()
 }
 
-fn end_sleeps(seconds: &str) {
+pub fn end_sleeps(seconds: &str) {
     for pid in sleepers(seconds) {
         let _ = kill_process(pid, Signal::KILL);
     }
@@ -391,6 +391,9 @@ fn a_transaction_that_was_cut_short_is_reported_and_left_alone() {
     daemon.says("snapshot of shop: pending");
     assert_eq!(fs::read_to_string(world.path("shop/uploads/file.txt")).unwrap(), "changed");
     assert!(outcomes(&world, "shop").contains(&"pending".to_owned()));
+    // What it would put back stays.
+    world.run(&["prune"]).exits(5).says(&["--resume"]);
+    world.run(&["prune", "--dry-run"]).exits(0);
     end_sleeps(&own_seconds(5));
 }
 

@@ -304,7 +304,7 @@ impl Machine {
         let cancel = Cancel::new();
         let mut sources = lifeboat::sources::build(&policy, &installation.state_dir, &cancel);
         sources.retain(|s| s.kind() == "env");
-        let options = SnapshotOptions { tags: vec![], trigger: Trigger::Schedule, only: vec![], force: false };
+        let options = SnapshotOptions::of(Trigger::Schedule);
         for now in times {
             let plan = snapshot::plan(&policy, &sources, &options).unwrap();
             let run = Run { events: Events::none(), cancel: cancel.clone(), now: *now };

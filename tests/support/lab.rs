@@ -101,7 +101,7 @@ impl Lab {
 
     pub fn snapshot_with(&self, sources: &Sources, tags: &[&str], run: &Run) -> Result<SnapshotReport, OpsError> {
         let tags: Vec<Tag> = tags.iter().map(|t| t.parse().unwrap()).collect();
-        let options = SnapshotOptions { tags, trigger: Trigger::Manual, only: vec![], force: false };
+        let options = SnapshotOptions { tags, ..SnapshotOptions::of(Trigger::Manual) };
         let plan = snapshot::plan(&self.policy, sources, &options)?;
         snapshot::run(&self.installation, &self.policy, &plan, sources, run)
     }

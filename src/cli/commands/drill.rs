@@ -64,6 +64,10 @@ pub fn prove(
     session.note(|noted| {
         noted.snapshot = Some(report.snapshot.to_string());
         noted.drill = Some(report.outcome == DrillOutcome::Passed);
+        noted.problem =
+            report.all_checks().find(|(_, check)| check.verdict == Verdict::Failed).map(|(source, check)| {
+                format!("source \"{}\": {}: {}", source.name, check.name, check.why.as_deref().unwrap_or(&check.found))
+            });
     });
     session.progress.finish();
     Ok(report)

@@ -49,7 +49,7 @@ fn try_all(session: &Session) -> Result<Exit, Failure> {
 pub fn deliver(session: &Session) -> Result<Exit, Failure> {
     let Some(book) = Book::look(&session.installation.state_dir)? else { return Ok(Exit::Done) };
     let stop = || session.run.cancel.signal().is_some();
-    let delivered = notify::deliver(&book, Utc::now, DELIVER_LIMIT, stop)?;
+    let delivered = notify::deliver(&book, &session.installation.state_dir, Utc::now, DELIVER_LIMIT, stop)?;
     for problem in &delivered.problems {
         session.out.alarm(&format!("{problem}; it is tried again later"));
     }

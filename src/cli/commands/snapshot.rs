@@ -30,6 +30,7 @@ fn with_policy(session: &Session, args: &SnapshotArgs, policy: &Policy) -> Resul
         trigger: session.trigger(),
         only: args.only.iter().map(|s| argument::<SourceName>("--only", s)).collect::<Result<_, _>>()?,
         force: args.force,
+        accept_size: args.accept_size,
     };
     let sources = check::sources(&session.installation, policy, &session.run.cancel);
     let plan = snapshot::plan(policy, &sources, &options)?;
@@ -49,6 +50,7 @@ fn with_policy(session: &Session, args: &SnapshotArgs, policy: &Policy) -> Resul
         noted.snapshot = Some(report.header.id.to_string());
         noted.bytes_total = Some(report.header.bytes_total);
         noted.bytes_new = Some(report.header.bytes_new);
+        noted.suspect = report.header.outcome == Outcome::Suspect;
     });
     session.progress.finish();
     let mut exit = exit_of(session, &report);

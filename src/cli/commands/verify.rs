@@ -27,6 +27,11 @@ fn check(session: &Session, args: &VerifyArgs) -> Result<Exit, Failure> {
     let report = verify::verify(&access, level, &only, &session.run)?;
     session.progress.finish();
     let exit = if report.failure().is_none() { Exit::Done } else { Exit::Integrity };
+    session.note(|noted| {
+        let damaged = report.findings.first().map(|f| format!("{}: {}", f.object, f.problem));
+        let tampered = report.tampered.first().map(|note| format!("{}: {}", note.object, note.text));
+        noted.problem = damaged.or(tampered);
+    });
     if session.out.json {
         session.out.document(exit, &report)?;
     } else if exit == Exit::Done {

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 const PREFIX: &str = "lifeboat-drill-";
 /// Says which process a folder belongs to.
-const MARK: &str = "owner";
+/// No source can have a name that begins so.
+const MARK: &str = ".owner";
 
 /// A drill's folder, removed when this is dropped.
 pub struct Ground {

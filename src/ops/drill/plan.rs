@@ -1,7 +1,7 @@
 //! The plan: which snapshot is proved, and how each of its sources. Pure data; `--dry-run` prints it.
 
 use crate::base::ids::{HostName, PolicyName, SnapshotId, SourceName};
-use crate::ops::access::Access;
+use crate::ops::access::{Access, host_name};
 use crate::ops::{OpsError, Run};
 use crate::policy::Policy;
 use crate::repository::chain::Snapshot;
@@ -63,7 +63,7 @@ pub fn plan(
 ) -> Result<DrillPlan, OpsError> {
     let snapshot = match &request.snapshot {
         Some(name) => access.resolve(name, run.now)?,
-        None => newest_complete(access)?,
+        None => newest_whole(access)?,
     };
     let header = &snapshot.header;
     if let Some(policy) = policy
@@ -106,10 +106,15 @@ fn unknown<'a>(policy: &Policy, only: &'a [SourceName]) -> Option<&'a SourceName
     only.iter().find(|name| !recovery(name) && policy.sources.iter().all(|s| s.name != **name))
 }
 
-fn newest_complete(access: &Access) -> Result<&Snapshot, OpsError> {
+/// What a restore would take today: the newest that lacks nothing, oddly small or not. Of several hosts this one's, where
+/// it has any.
+fn newest_whole(access: &Access) -> Result<&Snapshot, OpsError> {
     let all = access.snapshots();
-    let complete = all.iter().rev().find(|s| s.header.outcome == Outcome::Complete && !s.forked);
-    complete.copied().ok_or_else(|| match all.len() {
+    let own = host_name()?;
+    let whole = |s: &&&Snapshot| s.header.outcome != Outcome::Partial && !s.forked;
+    let newest = all.iter().rev().filter(whole);
+    let found = newest.clone().find(|s| s.header.host == own).or_else(|| newest.clone().next());
+    found.copied().ok_or_else(|| match all.len() {
         0 => OpsError::failed("there is no snapshot yet", "take the first one with `lifeboat snapshot`"),
         n => OpsError::failed(
             format!("none of {n} snapshots is complete"),

@@ -256,7 +256,7 @@ impl Drilling<'_> {
     #[expect(clippy::type_complexity, reason = "two lists for the one caller, right above")]
     fn trees(&self, failure: &mut Option<OpsError>) -> Result<(Vec<LaidTree>, Vec<(SourceName, String)>), OpsError> {
         let (mut trees, mut broken) = (Vec::new(), Vec::new());
-        let below = self.ground.folder("trees")?;
+        let below = self.ground.folder(".trees")?;
         // Also of sources that were not asked for: those that were may need them.
         for source in &self.reader.manifest.sources {
             if !LAID.contains(&source.kind.as_str()) || source.outcome == SourceOutcome::Failed {

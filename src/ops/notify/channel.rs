@@ -39,7 +39,7 @@ pub fn channels<'p>(policy: &'p Policy) -> Vec<Channel<'p>> {
 /// The occasion of a run that a channel hears of, if any.
 pub fn wanted(notify: &Notify, run: &RunRecord, occasions: &[Occasion]) -> Option<Occasion> {
     if let NotifyChannel::Healthchecks(_) = notify.channel {
-        return ping(notify, run, occasions);
+        return ping(run, occasions);
     }
     let wants = |occasion: &Occasion| match occasion {
         Occasion::Failure | Occasion::Recovery => notify.on.contains(&NotifyOn::Failure),
@@ -52,16 +52,19 @@ pub fn wanted(notify: &Notify, run: &RunRecord, occasions: &[Occasion]) -> Optio
     occasions.iter().copied().find(wants)
 }
 
-/// A watchdog waits for the pings of snapshots, every one; of anything else it hears failures only, because a success of
-/// that would hide that snapshots have stopped.
-fn ping(notify: &Notify, run: &RunRecord, occasions: &[Occasion]) -> Option<Occasion> {
+/// Whether a channel is a watchdog, which tells somebody when it hears nothing.
+pub fn is_watchdog(channel: &NotifyChannel) -> bool {
+    matches!(channel, NotifyChannel::Healthchecks(_))
+}
+
+/// A watchdog waits for the pings of snapshots, every one, whatever `on` says; of anything else it hears failures only,
+/// because a success of that would hide that snapshots have stopped.
+fn ping(run: &RunRecord, occasions: &[Occasion]) -> Option<Occasion> {
     let failed = run.outcome().and_then(is_failure)?;
     match (run.what, failed) {
-        (What::Snapshot, false) => notify.on.contains(&NotifyOn::Success).then_some(Occasion::Success),
-        (What::Snapshot, true) => notify.on.contains(&NotifyOn::Failure).then_some(Occasion::Failure),
-        (_, true) if notify.on.contains(&NotifyOn::Failure) => {
-            occasions.iter().copied().find(|o| *o == Occasion::Failure)
-        }
+        (What::Snapshot, false) => Some(Occasion::Success),
+        (What::Snapshot, true) => Some(Occasion::Failure),
+        (_, true) => occasions.iter().copied().find(|o| *o == Occasion::Failure),
         _ => None,
     }
 }

@@ -152,6 +152,7 @@ impl Event {
             _ if run.exit == Some(GUARD_WENT_BACK) => "an upgrade failed and was rolled back".to_owned(),
             (_, "done") => format!("{name} done"),
             (_, "partial") => format!("{name} is partial"),
+            (_, "suspect") => format!("{name} is suspect: something is far smaller than usual"),
             (_, "timeout") => format!("{name} took too long and was stopped"),
             (_, "interrupted") => format!("{name} was cut short"),
             (_, "pending") => format!("{name} waits: a transaction was cut short"),

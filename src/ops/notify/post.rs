@@ -1,6 +1,6 @@
 //! Into the outbox, and out of it.
 
-use super::channel::{Channel, channels, kind, wanted};
+use super::channel::{Channel, channels, is_watchdog, kind, wanted};
 use super::event::{Event, Occasion, Week, occasions};
 use super::send::send;
 use crate::base::ids::HostName;
@@ -11,6 +11,7 @@ use crate::policy::{self, Policy};
 use crate::repository::chain::full_text;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// One attempt to send one message takes no longer.
@@ -36,10 +37,11 @@ pub fn queue(
     Ok(posted)
 }
 
-/// Puts in the word about the last seven days, for whoever wants it.
+/// Puts in the word about the last seven days, for whoever wants it. A watchdog would take it for a snapshot.
 pub fn queue_weekly(book: &Book, policy: &Policy, host: &HostName, now: DateTime<Utc>) -> Result<usize, OpsError> {
     let name = &policy.app.name;
-    let wants = |channel: &Channel<'_>| channel.notify.on.contains(&NotifyOn::Weekly);
+    let wants =
+        |channel: &Channel<'_>| channel.notify.on.contains(&NotifyOn::Weekly) && !is_watchdog(&channel.notify.channel);
     let channels: Vec<Channel<'_>> = channels(policy).into_iter().filter(wants).collect();
     if channels.is_empty() {
         return Ok(0);
@@ -80,6 +82,7 @@ pub struct Delivered {
 /// Sends what is due, until that is done or the time is over.
 pub fn deliver(
     book: &Book,
+    state_dir: &Path,
     clock: impl Fn() -> DateTime<Utc>,
     limit: Duration,
     stop: impl Fn() -> bool,
@@ -88,7 +91,7 @@ pub fn deliver(
     let mut done = Delivered::default();
     while begun.elapsed() < limit && !stop() {
         let Some(waiting) = book.take(clock())? else { break };
-        match try_one(&waiting, SEND_LIMIT.min(limit)) {
+        match try_one(&waiting, state_dir, SEND_LIMIT.min(limit)) {
             Ok(true) => done.sent += 1,
             Ok(false) => done.given_up += 1,
             Err(problem) => {
@@ -105,13 +108,15 @@ pub fn deliver(
     Ok(done)
 }
 
-/// Sends one; false where nobody wants it any more.
-fn try_one(waiting: &Waiting, limit: Duration) -> Result<bool, String> {
+/// Sends one; false where nobody wants it any more. That its policy cannot be read may be just what it tells: then it goes
+/// where the policy said before.
+fn try_one(waiting: &Waiting, state_dir: &Path, limit: Duration) -> Result<bool, String> {
     let Ok(event) = serde_json::from_str::<Event>(&waiting.event) else { return Ok(false) };
     if !waiting.file.exists() {
         return Ok(false);
     }
     let policy = policy::load(&waiting.file)
+        .or_else(|e| policy::recall(state_dir, &waiting.file).ok_or(e))
         .map_err(|e| format!("{}: its policy cannot be read: {}", waiting.channel, full_text(&e)))?;
     let channels = channels(&policy);
     let Some(channel) = channels.iter().find(|c| c.key == waiting.channel) else { return Ok(false) };

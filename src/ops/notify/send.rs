@@ -7,7 +7,7 @@ use super::smtp;
 use crate::base::secret::Secret;
 use crate::ops::health::agent;
 use crate::policy::Policy;
-use crate::policy::model::{NotifyChannel, NotifyOn, NotifyTarget};
+use crate::policy::model::{NotifyChannel, NotifyTarget};
 use crate::sources::secret;
 use serde_json::json;
 use std::thread::{self, JoinHandle};
@@ -120,7 +120,6 @@ pub fn begin_ping(policy: &Policy) -> Option<JoinHandle<()>> {
     let watchdogs: Vec<NotifyTarget> = policy
         .notify
         .iter()
-        .filter(|notify| notify.on.contains(&NotifyOn::Success))
         .filter_map(|notify| match &notify.channel {
             NotifyChannel::Healthchecks(target) => Some(target.clone()),
             _ => None,

@@ -5,6 +5,7 @@ use super::plan::{Amount, PruneOptions, PrunePlan, references};
 use super::repack::RepackReport;
 use crate::base::ids::ObjectId;
 use crate::ops::access::{Access, AccessRequest, Installation};
+use crate::ops::transaction::refuse_pending;
 use crate::ops::{OpsError, Run, crew, vouch};
 use crate::pipeline::crypt::object_id;
 use crate::pipeline::sign::Namespace;
@@ -77,6 +78,8 @@ pub fn run(
     options: &PruneOptions,
     run: &Run,
 ) -> Result<PruneReport, OpsError> {
+    // A transaction that was cut short, or is at work, needs the snapshot that it puts back.
+    refuse_pending(&installation.state_dir, &plan.policy)?;
     let steps = &plan.steps;
     let mut report = PruneReport::default();
     let host_key = HostKey::load(&installation.host_key())?;

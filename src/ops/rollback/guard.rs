@@ -94,8 +94,7 @@ pub fn before(
 }
 
 fn take(installation: &Installation, policy: &Policy, tag: Option<Tag>, run: &Run) -> Result<SnapshotReport, OpsError> {
-    let options =
-        SnapshotOptions { tags: tag.into_iter().collect(), trigger: Trigger::Guard, only: Vec::new(), force: false };
+    let options = SnapshotOptions { tags: tag.into_iter().collect(), ..SnapshotOptions::of(Trigger::Guard) };
     let sources = check::sources(installation, policy, &run.cancel);
     let planned = snapshot::plan(policy, &sources, &options)?;
     snapshot::run(installation, policy, &planned, &sources, run)

@@ -39,18 +39,18 @@ impl Book {
     /// Takes note of how a run came out in the end.
     pub fn judge(&mut self, run: &RunRecord, now: DateTime<Utc>) -> Result<Change, OpsError> {
         let Some(failed) = run.outcome().and_then(is_failure) else { return Ok(Change::Nothing) };
-        let judged = self.change(&run.policy, run.what, failed, now);
+        let judged = self.note_change(&run.policy, run.what, failed, now);
         judged.map_err(self.failed("note what is failing in"))
     }
 
-    fn change(
-        &mut self,
+    fn note_change(
+        &self,
         policy: &PolicyName,
         what: What,
         failed: bool,
         now: DateTime<Utc>,
     ) -> rusqlite::Result<Change> {
-        let change = self.db.transaction()?;
+        let change = self.change()?;
         let key = params![policy.as_str(), what.as_str()];
         let sql = "select since, told from alarms where policy = ?1 and what = ?2";
         let alarm: Option<(i64, i64)> = change.query_row(sql, key, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
@@ -119,6 +119,7 @@ mod tests {
         assert_eq!(judge("partial", 2), Change::StillFailing);
         assert_eq!(judge("busy", 3), Change::Nothing);
         assert_eq!(judge("cancelled", 3), Change::Nothing);
+        assert_eq!(judge("suspect", 3), Change::StillFailing);
         assert_eq!(judge("timeout", 25), Change::Failing { since: at(1), again: true });
         assert_eq!(judge("interrupted", 26), Change::StillFailing);
         assert_eq!(judge("done", 27), Change::Recovered { since: at(1) });

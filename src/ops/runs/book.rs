@@ -4,10 +4,10 @@ use super::{RunRecord, What};
 use crate::base::atomic;
 use crate::base::ids::PolicyName;
 use crate::ops::OpsError;
-use crate::place::{owner_is_gone, owner_mark};
+use crate::place::{owner_is_gone_here, owner_mark};
 use crate::repository::RepositoryError;
 use chrono::{DateTime, TimeDelta, Utc};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use std::time::Duration;
 const SCHEMA: &str = "
     create table if not exists runs (id integer primary key, policy text not null, what text not null, trigger text not null,
         slot integer, attempt integer not null, begun integer not null, ended integer, outcome text, exit integer,
-        snapshot text, bytes_total integer, bytes_new integer, drill text, error text, process text);
+        snapshot text, bytes_total integer, bytes_new integer, drill text, error text, process text, untold integer);
     create index if not exists runs_begun on runs (begun);
     create index if not exists runs_of on runs (policy, what, begun);
     create index if not exists runs_open on runs (id) where outcome is null;
@@ -116,11 +116,17 @@ impl Book {
         move |source| RepositoryError::State { action, path, source }.into()
     }
 
+    /// A change of several steps. It waits for another writer before its first look: one that has looked and then wants
+    /// to write would be refused at once.
+    pub(super) fn change(&self) -> rusqlite::Result<Transaction<'_>> {
+        Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate)
+    }
+
     /// Enters a run that begins, and settles its slot.
     pub fn begin(&mut self, begin: &Begin) -> Result<i64, OpsError> {
         self.mark_interrupted()?;
-        let mut enter = || -> rusqlite::Result<i64> {
-            let change = self.db.transaction()?;
+        let enter = || -> rusqlite::Result<i64> {
+            let change = self.change()?;
             let trigger = match (begin.scheduled, begin.attempt) {
                 (false, _) => "manual",
                 (true, 0 | 1) => "schedule",
@@ -154,7 +160,7 @@ impl Book {
         let error: Option<String> = end.error.as_ref().map(|text| text.chars().take(ERROR_CHARS).collect());
         let drill = end.drill.map(|passed| if passed { "passed" } else { "failed" });
         let sql = "update runs set ended = ?2, outcome = ?3, exit = ?4, snapshot = ?5, bytes_total = ?6, bytes_new = ?7, \
-                   drill = ?8, error = ?9, process = null where id = ?1";
+                   drill = ?8, error = ?9, process = null, untold = null where id = ?1";
         let entered = self.db.execute(
             sql,
             params![
@@ -188,21 +194,43 @@ impl Book {
         trimmed.map(drop).map_err(self.failed("trim"))
     }
 
-    /// Marks the runs whose process is gone; how many there were.
+    /// Marks the runs whose process is gone, and that nobody has been told of them; how many there were.
     pub fn mark_interrupted(&self) -> Result<usize, OpsError> {
         let look = || -> rusqlite::Result<Vec<(i64, Option<String>)>> {
             let mut query = self.db.prepare("select id, process from runs where outcome is null")?;
             query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
         };
         let open = look().map_err(self.failed("look for open runs in"))?;
-        let gone: Vec<i64> =
-            open.into_iter().filter(|(_, mark)| mark.as_deref().is_none_or(owner_is_gone)).map(|(id, _)| id).collect();
+        let gone: Vec<i64> = open
+            .into_iter()
+            .filter(|(_, mark)| mark.as_deref().is_none_or(owner_is_gone_here))
+            .map(|(id, _)| id)
+            .collect();
         for id in &gone {
-            let sql = "update runs set outcome = 'interrupted', process = null, \
+            let sql = "update runs set outcome = 'interrupted', process = null, untold = 1, \
                        error = 'it was killed, or the machine went down' where id = ?1 and outcome is null";
             self.db.execute(sql, params![id]).map_err(self.failed("mark an interrupted run in"))?;
         }
         Ok(gone.len())
+    }
+
+    /// A policy's runs that were cut short without a word, oldest first; each is given once. Those with a slot are the
+    /// service's, which may run them again.
+    pub fn untold(&self, policy: &PolicyName, with_slot: bool) -> Result<Vec<RunRecord>, OpsError> {
+        let look = || -> rusqlite::Result<Vec<RunRecord>> {
+            let change = self.change()?;
+            let of = "policy = ?1 and untold = 1 and (slot is not null) = ?2";
+            let key = params![policy.as_str(), with_slot];
+            let sql = format!("select {COLUMNS} from runs where {of} order by id");
+            let found: rusqlite::Result<Vec<RunRecord>> = change.prepare(&sql)?.query_map(key, record)?.collect();
+            let found = found?;
+            if !found.is_empty() {
+                change.execute(&format!("update runs set untold = null where {of}"), key)?;
+            }
+            change.commit()?;
+            Ok(found)
+        };
+        look().map_err(self.failed("look for runs in"))
     }
 
     pub fn run(&self, id: i64) -> Result<Option<RunRecord>, OpsError> {
@@ -373,9 +401,14 @@ mod tests {
         assert_eq!(book.settled(&policy, What::Snapshot).unwrap(), Some(slot.parse().unwrap()));
         assert_eq!(book.mark_interrupted().unwrap(), 0, "this process lives");
         assert_eq!(book.run(id).unwrap().unwrap().outcome, None);
+        // As a process of an earlier boot.
+        book.db.execute("update runs set process = '0-' || process", []).unwrap();
+        assert_eq!(book.mark_interrupted().unwrap(), 1, "the machine went down");
+        let told: Vec<i64> = book.untold(&policy, true).unwrap().iter().map(|run| run.id).collect();
+        assert_eq!(told, [id]);
+        assert!(book.untold(&policy, true).unwrap().is_empty() && book.untold(&policy, false).unwrap().is_empty());
+        book.db.execute("update runs set outcome = null", []).unwrap();
         // As another process, one that is gone.
-        book.db.execute("update runs set process = replace(process, '/', '/1')", []).unwrap();
-        assert_eq!(book.mark_interrupted().unwrap(), 0, "a mark of another boot cannot be judged");
         let mark = owner_mark().rsplit_once('/').unwrap().0.to_owned() + "/1";
         book.db.execute("update runs set process = ?1", params![mark]).unwrap();
         let unfinished = book.unfinished().unwrap();

@@ -1,7 +1,8 @@
 //! Notifications that wait to be sent. Each is for one channel of one policy; which address that is stands in the policy
 //! alone, so nothing here is a secret.
 //!
-//! Invariant: one sender at a time has a message: taking it moves its next time, and only one can do that.
+//! Invariant: one sender at a time has a message: taking it moves its next time, and only one can do that. It has it when
+//! that is written down, not before: on a full disk a message would be sent again and again.
 
 use super::book::{Book, time};
 use crate::ops::OpsError;
@@ -57,8 +58,14 @@ impl Book {
                 attempts: row.get(5)?,
             })
         };
-        let taken = self.db.query_row(sql, params![now.timestamp(), (now + CLAIM).timestamp()], row).optional();
-        taken.map_err(self.failed("look for a notification in"))
+        let take = || -> rusqlite::Result<Option<Waiting>> {
+            let change = self.change()?;
+            let key = params![now.timestamp(), (now + CLAIM).timestamp()];
+            let taken = change.query_row(sql, key, row).optional()?;
+            change.commit()?;
+            Ok(taken)
+        };
+        take().map_err(self.failed("look for a notification in"))
     }
 
     /// It was sent, or nobody wants it any more.

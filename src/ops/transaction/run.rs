@@ -100,12 +100,8 @@ pub fn save(
     lock: (&Arc<State>, &PolicyLock),
     run: &Run,
 ) -> Result<Option<SnapshotId>, OpsError> {
-    let options = SnapshotOptions {
-        tags: vec![tag.parse().map_err(|e| OpsError::failed(format!("{e}"), "report this"))?],
-        trigger: Trigger::Rollback,
-        only: Vec::new(),
-        force: false,
-    };
+    let tags = vec![tag.parse().map_err(|e| OpsError::failed(format!("{e}"), "report this"))?];
+    let options = SnapshotOptions { tags, ..SnapshotOptions::of(Trigger::Rollback) };
     run.events.step("safety snapshot");
     let sources = check::sources(installation, policy, &run.cancel);
     let planned = snapshot::plan(policy, &sources, &options)?;

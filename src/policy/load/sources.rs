@@ -5,7 +5,7 @@ use crate::base::ids::{SourceName, StreamName};
 use crate::policy::document::{Bad, Table, Text, list, quote, unknown};
 use crate::policy::model::{
     App, CertificatesSpec, CommandSpec, ComposeSpec, Databases, EnvSpec, FilesSpec, Fingerprint, GitSpec, NginxSpec,
-    OnRollback, Pin, PostgresSpec, RedisSpec, SourcePolicy, SourceSpec, Target, Via, VolumeSpec,
+    OnRollback, Pin, PostgresSpec, RECOVERY, RedisSpec, SourcePolicy, SourceSpec, Target, Via, VolumeSpec,
 };
 use crate::policy::values;
 use std::path::{Path, PathBuf};
@@ -93,6 +93,11 @@ fn check_names(document: &Table<'_>, given: &[Given<'_>]) {
         }
         if one.own_name().is_empty() {
             continue;
+        }
+        if one.own_name() == RECOVERY {
+            let message =
+                format!("source name {} is the one of what every snapshot holds for a recovery", quote(RECOVERY));
+            document.report.hinted(one.name.map_or(one.at, |name| name.at), message, "choose another name");
         }
         match one.name {
             None if others().any(|other| other.name.is_none() && other.kind == one.kind) => {

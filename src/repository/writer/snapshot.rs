@@ -250,6 +250,11 @@ impl SnapshotWriter {
             repository.storage().put_new(&layout::refs(refs_id), &refs_bytes)?;
         }
 
+        // No reader would take it.
+        let mut names = HashSet::new();
+        if let Some(twice) = draft.sources.iter().find(|source| !names.insert(&source.name)) {
+            return Err(RepositoryError::Twice { name: twice.name.clone() });
+        }
         let manifest = Manifest {
             kind: "manifest".to_owned(),
             format: FORMAT,

@@ -36,6 +36,9 @@ pub struct EnvFile {
 pub struct EnvFacts {
     pub files: Vec<FileFacts>,
     pub checks: Vec<EnvCheck>,
+    /// Tells the key under which the values are hashed from others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 /// One file.
@@ -203,7 +206,8 @@ pub fn examine(
     fact_key: &[u8; 32],
     outside: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
 ) -> (EnvFacts, Vec<String>) {
-    let mut facts = EnvFacts::default();
+    let key = hex::encode(&blake3::keyed_hash(fact_key, b"which key this is").as_bytes()[..8]);
+    let mut facts = EnvFacts { key: Some(key), ..EnvFacts::default() };
     let mut warnings = Vec::new();
     let mut parsed: Vec<Parsed<'_>> = Vec::new();
     let mut project: HashMap<String, String> = HashMap::new();

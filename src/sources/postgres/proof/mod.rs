@@ -52,7 +52,9 @@ fn prove(ask: &Ask<'_>) -> Result<Proof, SourceError> {
     let server = match proof.step(trial, "start server", true, || server::start(ask))? {
         Found::Server(server) => server,
         Found::None(why) => {
-            proof.add(Check::skipped("restore", "", why));
+            // A dump that nothing has loaded is not proved.
+            let wanted = format!("a server of PostgreSQL {}", ask.major());
+            proof.add(Check::failed("restore", "", wanted, "none can be started", why));
             return Ok(proof);
         }
     };

@@ -1,0 +1,194 @@
+//! What happens without a word of its own is told all the same: a run that was killed, stopped or held up, a snapshot that
+//! is oddly small, a policy that has broken; and what goes well in part makes nothing good.
+
+use crate::hear::{Ear, Heard};
+use crate::serve::{
+    Daemon, application, begin_history, end_sleeps, hanging, missed, one, outcomes, own_seconds, runs, wait,
+};
+use crate::world::World;
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
+use std::process::Stdio;
+
+fn hook(ear: &Ear) -> String {
+    format!("[notify]\nwebhook = \"{}\"\n", ear.url("/hook"))
+}
+
+fn events(heard: &[Heard]) -> Vec<(String, String)> {
+    let word = |h: &Heard, field: &str| h.json()[field].as_str().unwrap_or_default().to_owned();
+    heard.iter().map(|h| (word(h, "event"), word(h, "outcome"))).collect()
+}
+
+fn told(event: &str, outcome: &str) -> (String, String) {
+    (event.to_owned(), outcome.to_owned())
+}
+
+#[test]
+fn a_timers_run_that_was_killed_or_stopped_is_told_by_the_next() {
+    let ear = Ear::new();
+    let world = World::new();
+    let seconds = own_seconds(11);
+    application(&world, "shop", &format!("{}{}", hook(&ear), hanging(&world, &seconds)));
+    begin_history(&world);
+    let start = || {
+        let _ = fs::remove_file(world.path("marker"));
+        let mut command = world.command(&["--scheduled", "-q", "snapshot"]);
+        let run = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        wait(|| world.path("marker").exists(), || "it does not begin".to_owned());
+        run
+    };
+    let mut run = start();
+    run.kill().unwrap();
+    run.wait().unwrap();
+    end_sleeps(&seconds);
+    // As a machine that goes down in a backup: whose run this was is known, and nothing of it lives.
+    fs::write(world.path("free"), "").unwrap();
+    world.run(&["--scheduled", "-q", "snapshot"]).exits(0);
+    assert_eq!(events(&ear.wait(2)), [told("failure", "interrupted"), told("recovery", "done")]);
+    // What was stopped took no snapshot either.
+    fs::remove_file(world.path("free")).unwrap();
+    let mut run = start();
+    kill_process(Pid::from_child(&run), Signal::TERM).unwrap();
+    run.wait().unwrap();
+    let heard = ear.wait(3);
+    assert_eq!(events(&heard[2..]), [told("failure", "interrupted")]);
+    end_sleeps(&seconds);
+}
+
+#[test]
+fn a_run_that_somebody_else_stopped_is_tried_again() {
+    let world = World::new();
+    let seconds = own_seconds(12);
+    application(&world, "shop", &hanging(&world, &seconds));
+    begin_history(&world);
+    missed(&world, "shop");
+    let daemon = Daemon::start(&world, &[]);
+    wait(|| world.path("marker").exists(), || daemon.log());
+    fs::write(world.path("free"), "").unwrap();
+    let log = daemon.log();
+    let pid = log.split("(process ").nth(1).unwrap().split(')').next().unwrap().parse().unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::TERM).unwrap();
+    daemon.says("stopped by a signal from outside");
+    daemon.says("snapshot of shop: done");
+    assert_eq!(outcomes(&world, "shop"), ["done", "failed"]);
+    end_sleeps(&seconds);
+}
+
+#[test]
+fn a_run_of_an_earlier_boot_is_made_good() {
+    let ear = Ear::new();
+    let world = one(&hook(&ear));
+    let db = rusqlite::Connection::open(world.path("state/history.db")).unwrap();
+    let slot = chrono::Utc::now().timestamp() - 3600;
+    let insert = "insert into runs (policy, what, trigger, slot, attempt, begun, process)
+                  values ('shop', ?1, 'schedule', ?2, ?3, ?2, '0d8e8c60-boot/pid:[1]/17/400')";
+    db.execute(insert, rusqlite::params!["snapshot", slot, 1]).unwrap();
+    // One that has been tried often enough is not tried for ever; it is told.
+    db.execute(insert, rusqlite::params!["verify", slot, 7]).unwrap();
+    let file = world.path("config/policies/shop.toml");
+    let policy = fs::read_to_string(&file).unwrap();
+    fs::write(&file, policy.replace("verify = \"off\"", "verify = \"0 2 * * *\"")).unwrap();
+    let daemon = Daemon::start(&world, &[]);
+    daemon.says("snapshot of shop: done");
+    let heard = ear.wait(1);
+    assert_eq!(events(&heard), [told("failure", "interrupted")]);
+    assert_eq!(heard[0].json()["what"], "verify");
+    assert_eq!(runs(&world, "shop")[0]["attempt"], 2);
+    assert_eq!(daemon.stop().0, Some(0));
+}
+
+#[test]
+fn a_snapshot_that_is_oddly_small_is_told_until_somebody_says_that_it_is_meant() {
+    let ear = Ear::new();
+    let world = one(&hook(&ear));
+    let file = world.path("shop/uploads/large");
+    fs::write(&file, vec![7; 400 << 10]).unwrap();
+    world.run(&["snapshot"]).exits(0);
+    fs::write(&file, "").unwrap();
+    let small = &["under half of the", "lifeboat snapshot --accept-size"];
+    world.run(&["snapshot"]).exits(0).says(small);
+    world.run(&["snapshot"]).exits(0).says(small);
+    let heard = ear.wait(1);
+    assert_eq!(events(&heard), [told("failure", "suspect")], "it is told once");
+    assert!(heard[0].json()["text"].as_str().unwrap().contains("under half of the"), "{heard:#?}");
+    // A drill proves what would be restored today, not what was well once.
+    let newest = world.json(&["list"])["snapshots"][0]["id"].clone();
+    assert_eq!(world.json(&["drill"])["snapshot"], newest);
+    world.run(&["snapshot", "--accept-size"]).exits(0);
+    assert_eq!(events(&ear.wait(2))[1], told("recovery", "done"));
+    world.run(&["snapshot"]).exits(0);
+    assert_eq!(runs(&world, "shop")[0]["outcome"], "done");
+    assert_eq!(ear.heard().len(), 2);
+}
+
+#[test]
+fn a_policy_that_has_broken_is_told_to_whom_it_named_before() {
+    let ear = Ear::new();
+    let world = one(&hook(&ear));
+    let file = world.path("config/policies/shop.toml");
+    let policy = fs::read_to_string(&file).unwrap();
+    let daemon = Daemon::start(&world, &[]);
+    assert_eq!(daemon.stop().0, Some(0));
+    fs::write(&file, policy.replace("recipients", "recipents")).unwrap();
+    // Also to a service that has never seen it whole.
+    missed(&world, "shop");
+    let daemon = Daemon::start(&world, &[]);
+    daemon.says("policy shop cannot be read; what it said before still runs");
+    assert_eq!(events(&ear.wait(1)), [told("failure", "usage")]);
+    assert_eq!(daemon.stop().0, Some(0));
+    begin_history_of(&world);
+    world.run(&["-p", "shop", "--scheduled", "-q", "snapshot"]).exits(2);
+    assert_eq!(events(&ear.wait(2))[1], told("failure", "usage"), "a timer's as well");
+    fs::write(&file, &policy).unwrap();
+    world.run(&["snapshot"]).exits(0);
+    assert_eq!(events(&ear.wait(3))[2], told("recovery", "done"));
+}
+
+fn begin_history_of(world: &World) {
+    let db = rusqlite::Connection::open(world.path("state/history.db")).unwrap();
+    db.execute_batch("delete from runs; delete from alarms; delete from outbox").unwrap();
+}
+
+#[test]
+fn what_goes_well_in_part_makes_nothing_good() {
+    let ear = Ear::new();
+    let more = format!(
+        "[notify]\non = [\"failure\", \"weekly\"]\nwebhook = \"{}\"\nhealthchecks = \"{}\"\n\
+         [[source]]\nkind = \"files\"\nname = \"gone\"\npaths = [\"gone\"]\n",
+        ear.url("/hook"),
+        ear.url("/ping")
+    );
+    let world = one(&more);
+    let lines = |from: usize| ear.heard()[from..].iter().map(|h| h.line.clone()).collect::<Vec<_>>();
+    world.run(&["snapshot"]).exits(3);
+    assert_eq!(lines(0), ["POST /hook", "POST /ping/fail"]);
+    world.run(&["snapshot", "--only", "uploads"]).exits(0);
+    assert_eq!(ear.heard().len(), 2, "{:?}", lines(2));
+    // A watchdog hears of each snapshot whatever the others want to hear, and of nothing but snapshots that it is well.
+    fs::create_dir(world.path("shop/gone")).unwrap();
+    world.run(&["snapshot"]).exits(0);
+    assert_eq!(lines(2), ["POST /hook", "POST /ping"]);
+    world.run(&["snapshot"]).exits(0);
+    assert_eq!(lines(4), ["POST /ping"]);
+    let db = rusqlite::Connection::open(world.path("state/history.db")).unwrap();
+    let before = (chrono::Utc::now() - chrono::TimeDelta::days(8)).timestamp();
+    db.execute("insert or replace into settled values ('shop', 'weekly', ?1)", [before]).unwrap();
+    let daemon = Daemon::start(&world, &[]);
+    ear.wait(6);
+    assert_eq!(daemon.stop().0, Some(0));
+    assert_eq!(lines(5), ["POST /hook"]);
+}
+
+#[test]
+fn what_a_verification_found_is_said() {
+    let ear = Ear::new();
+    let world = one(&hook(&ear));
+    world.run(&["snapshot"]).exits(0);
+    let stored = world.files("repository");
+    let (archive, _) = stored.iter().find(|(path, _)| path.to_string_lossy().contains("/data/")).unwrap();
+    fs::remove_file(archive).unwrap();
+    world.run(&["verify"]).exits(4);
+    let heard = ear.wait(1);
+    assert_eq!(events(&heard), [told("failure", "integrity")]);
+    assert!(heard[0].json()["error"].as_str().unwrap().contains("missing"), "{heard:#?}");
+}
