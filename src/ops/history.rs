@@ -47,6 +47,8 @@ pub enum Happened {
 /// How a snapshot or a drill was run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Ran {
+    #[serde(skip)]
+    id: i64,
     pub trigger: String,
     pub slot: Option<DateTime<Utc>>,
     pub attempt: u32,
@@ -57,8 +59,8 @@ pub struct Ran {
 
 impl From<RunRecord> for Ran {
     fn from(run: RunRecord) -> Self {
-        let RunRecord { trigger, slot, attempt, begun, ended, outcome, .. } = run;
-        Self { trigger, slot, attempt, begun, ended, outcome }
+        let RunRecord { id, trigger, slot, attempt, begun, ended, outcome, .. } = run;
+        Self { id, trigger, slot, attempt, begun, ended, outcome }
     }
 }
 
@@ -69,6 +71,15 @@ impl Happened {
             Happened::Drill { drill, .. } => drill.time,
             Happened::Run { run } => run.begun,
         }
+    }
+
+    /// Runs are remembered to the second: within one, the order in which they were entered says more than a fraction.
+    fn order(&self) -> (i64, i64, DateTime<Utc>) {
+        let id = match self {
+            Happened::Snapshot { run, .. } | Happened::Drill { run, .. } => run.as_ref().map_or(0, |run| run.id),
+            Happened::Run { run } => run.id,
+        };
+        (self.time().timestamp(), id, self.time())
     }
 }
 
@@ -115,7 +126,7 @@ pub fn history(
     });
     let mut events: Vec<Happened> = snapshots.chain(drilled).collect();
     tell_runs(&mut events, runs);
-    events.sort_by_key(|e| std::cmp::Reverse(e.time()));
+    events.sort_by_key(|e| std::cmp::Reverse(e.order()));
     let left_out = last.map_or(0, |last| events.len().saturating_sub(last));
     events.truncate(events.len() - left_out);
     Ok(HistoryReport {
