@@ -4,9 +4,8 @@
 
 use super::board::Board;
 use crate::ops::OpsError;
-use crate::ops::access::host_name;
 use crate::ops::runs::{Book, RunRecord};
-use crate::ops::status::{self, PolicyStatus, Ran, Sight, judge, unreadable};
+use crate::ops::status::{self, PolicyStatus, Ran, Sight, judge, unreadable, unseen};
 use crate::policy::Policy;
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -70,10 +69,9 @@ impl<'a> Desk<'a> {
         if looking {
             self.board.want(name);
         }
-        let blank = || -> Result<Sight, OpsError> { Ok(Sight::blank(policy.app.name.clone(), host_name()?, self.now)) };
         let status = match &sight {
             Some(sight) => judge(policy, sight, &ran, true, None, self.now),
-            None => PolicyStatus { looked: None, ..judge(policy, &blank()?, &ran, true, None, self.now) },
+            None => unseen(policy, &ran, self.now),
         };
         Ok(Seen { status, ran, sight, looking })
     }

@@ -15,7 +15,10 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 struct Answer {
     status: u16,
+    /// In small letters.
     head: String,
+    /// The content security policy, as it is.
+    policy: String,
     body: String,
 }
 
@@ -45,7 +48,11 @@ impl Site {
         let text = String::from_utf8(bytes).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text:?}"));
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Answer { status, head: head.to_lowercase(), body: body.to_owned() }
+        let line = head
+            .lines()
+            .find_map(|l| l.split_once(": ").filter(|(k, _)| k.eq_ignore_ascii_case("content-security-policy")));
+        let policy = line.map_or_else(String::new, |(_, policy)| policy.to_owned());
+        Answer { status, head: head.to_lowercase(), policy, body: body.to_owned() }
     }
 
     fn ask(&self, method: &str, path: &str, host: &str) -> Answer {
@@ -139,7 +146,7 @@ fn numbers_and_health_for_machines() {
     world.run(&["snapshot", "--drill"]).exits(0);
     let site = Site::of(&world);
     let health: Value = {
-        site.seen("/health", "\"amber\"");
+        site.seen("/metrics", "lifeboat_snapshots{policy=\"shop\"} 1");
         let answer = site.get("/health");
         assert!(answer.head.contains("content-type: application/json"), "{answer:?}");
         serde_json::from_str(&answer.body).unwrap()
@@ -213,7 +220,7 @@ fn whoever_is_slow_or_says_too_much_holds_nobody_up() {
         })
         .collect();
     let begun = Instant::now();
-    let answer = site.get("/health");
+    let answer = site.ask("GET", "/health", &site.at);
     let took = begun.elapsed();
     assert!(answer.body.contains("shop") && took < Duration::from_secs(15), "{took:?}");
     drop(slow);
@@ -242,7 +249,7 @@ fn it_sleeps_as_deep_when_it_listens() {
 /// A repository with a long life, as it would be seen: hundreds of snapshots, a year of drills, 10,000 runs.
 fn long_life(world: &World) {
     world.run(&["snapshot", "--drill"]).exits(0);
-    world.run(&["status"]).exits(0);
+    world.run(&["status"]);
     let file = world.path("state/status/shop.json");
     let mut sight: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
     let now = chrono::Utc::now();
@@ -351,9 +358,15 @@ fn browser(profile: &Path, args: &[&str]) -> String {
 }
 
 /// The page as a file that says how wide it came out, in a frame of the width of a screen.
-fn measured(dir: &Path, page: &str, width: u32) -> PathBuf {
+fn measured(dir: &Path, page: &Answer, width: u32) -> PathBuf {
     let tell = "<script>addEventListener('load',()=>{const d=document.documentElement;const wide=[...document.querySelectorAll('body *')].filter(e=>!e.closest('.wide')&&!e.closest('svg')&&!e.closest('.skip')&&e.getBoundingClientRect().right>innerWidth+0.5).map(e=>e.tagName+'.'+e.className);parent.document.title=[innerWidth,d.scrollWidth,getComputedStyle(document.body).backgroundColor,wide.join(' ')].join('|')})</script>";
-    let inner = page.replace("</body>", &format!("{tell}</body>")).replace('&', "&amp;").replace('"', "&quot;");
+    // Under its own policy, but for this one script.
+    let policy = format!(
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"{}; script-src 'unsafe-inline'\">",
+        page.policy
+    );
+    let inner = page.body.replace("<head>", &format!("<head>{policy}"));
+    let inner = inner.replace("</body>", &format!("{tell}</body>")).replace('&', "&amp;").replace('"', "&quot;");
     let frame = format!(
         "<!doctype html><title>none</title><iframe width=\"{width}\" height=\"800\" style=\"border:0\" srcdoc=\"{inner}\"></iframe>"
     );
@@ -388,7 +401,8 @@ fn a_browser_shows_it_on_a_desk_a_phone_and_in_the_dark() {
     // The picture has a mark for every snapshot and drill, twice.
     assert_eq!(dom.matches("<rect class=\"snap\"").count() + dom.matches("<rect class=\"odd\"").count(), 2 * 457);
     assert_eq!((dom.matches("<circle class=\"pass\"").count(), dom.matches("<path class=\"fail\"").count()), (102, 2));
-    let page = site.get("/").body;
+    let page = site.get("/");
+    assert!(page.policy.contains("style-src 'sha256-"), "{page:?}");
     // The policy lets its style in: another would be dropped, and the letters would be black on white.
     for width in [320u32, 390, 768, 1280] {
         let file = measured(world.dir.path(), &page, width);

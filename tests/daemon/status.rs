@@ -76,7 +76,7 @@ fn health_checks_and_failures_are_red() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let world =
-        one(&format!("[[health]]\ntcp = \"127.0.0.1:{port}\"\n\n[[health]]\ndisk = \"/\"\nmin_free = \"0%\"\n"));
+        one(&format!("[[health]]\ntcp = \"127.0.0.1:{port}\"\n\n[[health]]\ndisk = \"/\"\nmin_free = \"1%\"\n"));
     world.run(&["snapshot"]).exits(0);
     let json = world.json(&["status"]);
     level(&json["policies"][0], "health", "green");

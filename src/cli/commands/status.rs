@@ -181,11 +181,14 @@ fn from_outside(session: &Session, args: &StatusArgs, url: &str) -> Result<Exit,
     let name: Option<PolicyName> =
         session.global.policy.as_deref().map(|text| argument("--policy", text)).transpose()?;
     let seen = status::silence(&session.installation, &request, name.as_ref(), max_age(args)?, &session.run)?;
-    let exit = match (seen.problems.is_empty() || seen.lines.is_empty(), seen.level) {
-        (false, _) => Exit::Integrity,
-        (true, Level::Red) => Exit::Failed,
+    let exit = match seen.level {
+        _ if !seen.problems.is_empty() => Exit::Integrity,
+        Level::Red => Exit::Failed,
         _ => Exit::Done,
     };
+    if seen.lines.is_empty() {
+        session.out.alarm("there is no snapshot of what was asked for");
+    }
     seen.problems.iter().for_each(|problem| session.out.alarm(problem));
     if seen.trusted == "first use" {
         session.out.alarm(&format!(

@@ -117,8 +117,22 @@ fn end(worst: Option<Level>) -> String {
     worst.map_or_else(String::new, |worst| format!("<span class=\"end\">{}</span>", level(worst)))
 }
 
+/// A number and its unit stay together.
+fn together(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 16);
+    let mut letters = text.chars().peekable();
+    let mut last = ' ';
+    while let Some(c) = letters.next() {
+        let unit = c == ' ' && last.is_ascii_digit() && letters.peek().is_some_and(|next| "smhd".contains(*next));
+        out.push(if unit { '\u{a0}' } else { c });
+        last = c;
+    }
+    out
+}
+
 /// The headline: what is lost and when it is back in large letters, the rest below.
 fn headline(out: &mut String, text: &str) -> fmt::Result {
+    let text = &together(text);
     let (first, rest) = match text.split_once("; ") {
         Some((first, rest)) => (format!("{first}."), rest),
         None => (text.to_owned(), ""),

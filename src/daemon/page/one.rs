@@ -85,8 +85,8 @@ fn facts(out: &mut String, status: &PolicyStatus, now: DateTime<Utc>) -> fmt::Re
     }
     if let Some(drill) = &status.drill {
         let (class, word) = outcome(drill.outcome);
-        let word = format!("<span class=\"{class}\">{word}</span> {}", relative(drill.time, now));
-        fact(out, "Newest drill", &word, &counts(drill))?;
+        let word = format!("<span class=\"{class}\">{word}</span>");
+        fact(out, "Newest drill", &word, &format!("{}, {}", relative(drill.time, now), counts(drill)))?;
     }
     if let Some(repository) = &status.repository {
         let size = repository.stored_bytes.map_or_else(|| "unknown".to_owned(), human_size);
@@ -297,7 +297,7 @@ fn history(out: &mut String, (runs, all): &(Vec<RunRecord>, usize), now: DateTim
             let error: String = run.error.iter().flat_map(|e| e.chars()).take(ERROR_CHARS).collect();
             writeln!(
                 out,
-                "<tr><th scope=\"row\">{}</th><td>{} <span class=\"dim\">{}</span></td><td class=\"{class}\">{}</td>\
+                "<tr><th scope=\"row\">{}</th><td class=\"nowrap\">{} <span class=\"dim\">{}</span></td><td class=\"{class}\">{}</td>\
                  <td class=\"num\">{}</td><td class=\"text\">{}</td></tr>",
                 ago(run.begun, now),
                 run.what.as_str(),

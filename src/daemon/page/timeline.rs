@@ -75,7 +75,7 @@ fn picture(out: &mut String, class: &str, paper: &Paper, sight: &Sight, small: b
     let tallest = (TALLEST.min(base - 8.0)).max(LOWEST);
     let most = snapshots.iter().map(|s| s.bytes_new).max().unwrap_or(0).max(1) as f64;
     // Bars touch each other where there are many, and never hide the line.
-    let thick = ((width - 2.0 * SIDE) / snapshots.len().max(1) as f64 * 0.6).clamp(1.4, 7.0);
+    let thick = ((width - 2.0 * SIDE) / snapshots.len().max(1) as f64 * 0.6).clamp(0.9, 7.0);
     for snapshot in &snapshots {
         let tall = LOWEST + (tallest - LOWEST) * (snapshot.bytes_new as f64 / most).sqrt();
         let class = if snapshot.outcome == Outcome::Complete && !snapshot.forked { "snap" } else { "odd" };
@@ -116,7 +116,7 @@ fn picture(out: &mut String, class: &str, paper: &Paper, sight: &Sight, small: b
 /// Dates below the line, as many as there is room for, and now.
 fn ticks(out: &mut String, paper: &Paper, height: f64) -> fmt::Result {
     let days = (paper.to - paper.from).num_days().max(1);
-    let room = ((paper.width / 110.0) as i64).max(2);
+    let room = ((paper.width / 90.0) as i64).max(2);
     let step = [1, 2, 7, 14, 28, 56, 91, 182].into_iter().find(|step| days / step <= room).unwrap_or(365);
     let y = height - 6.0;
     let mut at = paper.to - TimeDelta::days(step);

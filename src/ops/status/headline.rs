@@ -6,6 +6,9 @@ use chrono::Local;
 /// For a policy that cannot be read.
 pub(super) const UNREADABLE: &str = "If this server died now: nobody knows, the policy cannot be read.";
 
+/// For one that nobody has looked at.
+pub(super) const UNSEEN: &str = "If this server died now: nobody has looked yet what would be lost.";
+
 /// `41 s`, `4 min`, `3 h 12 min`, `9 d 3 h`.
 pub fn about(seconds: u64) -> String {
     match seconds {

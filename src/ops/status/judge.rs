@@ -7,7 +7,7 @@
 use super::headline;
 use super::ran::Ran;
 use super::sight::{Sight, SnapshotSight};
-use crate::base::ids::SnapshotId;
+use crate::base::ids::{HostName, SnapshotId};
 use crate::base::time::{relative, rfc3339};
 use crate::base::units::{human_duration, human_size};
 use crate::ops::drill::{DrillLine, DrillOutcome};
@@ -150,6 +150,35 @@ pub fn unreadable(name: String, problem: String) -> PolicyStatus {
     }
 }
 
+/// A policy that nobody has looked at yet.
+pub fn unseen(policy: &Policy, ran: &Ran, now: DateTime<Utc>) -> PolicyStatus {
+    let name = policy.app.name.to_string();
+    let hint = Some(format!("`lifeboat -p {name} status` looks"));
+    let detail = "nobody has looked yet".to_owned();
+    let mut checks = vec![Check { check: "repository", level: Level::Amber, detail, hint }];
+    for (what, since) in &ran.failing {
+        let detail = format!("{} has failed since {}", what.as_str(), rfc3339(*since));
+        let hint = Some(format!("`lifeboat -p {name} history`"));
+        checks.push(Check { check: "runs", level: failing(*what), detail, hint });
+    }
+    PolicyStatus {
+        level: checks.iter().map(|c| c.level).max().unwrap_or(Level::Amber),
+        headline: headline::UNSEEN.to_owned(),
+        not_covered: policy.external.clone(),
+        checks,
+        next: next(policy, None, now),
+        ..unreadable(name, String::new())
+    }
+}
+
+/// How bad it is that runs of this kind fail: red, where the next restore may be at stake.
+fn failing(what: What) -> Level {
+    match what {
+        What::Snapshot | What::Drill | What::Verify => Level::Red,
+        _ => Level::Amber,
+    }
+}
+
 /// Judges what was seen of a policy. `served`: a service runs here. `max_age`: instead of what the schedule promises.
 pub fn judge(
     policy: &Policy,
@@ -195,16 +224,16 @@ pub fn judge(
         newest: sight.complete().next_back().cloned(),
         drill: repository.drills.last().cloned(),
         health: sight.health.clone(),
-        next: next(policy, sight, now),
+        next: next(policy, Some(&sight.host), now),
     };
     status.headline = headline::of(&status);
     status
 }
 
 /// When everything of a policy runs next.
-fn next(policy: &Policy, sight: &Sight, now: DateTime<Utc>) -> Vec<Next> {
+fn next(policy: &Policy, host: Option<&HostName>, now: DateTime<Utc>) -> Vec<Next> {
     let schedule = &policy.schedule;
-    let later = delay(&sight.host, &policy.app.name, schedule.jitter);
+    let later = host.map_or(TimeDelta::zero(), |host| delay(host, &policy.app.name, schedule.jitter));
     let all = [
         (What::Snapshot, &schedule.snapshot),
         (What::Drill, &schedule.drill),
@@ -312,18 +341,14 @@ impl Judge<'_> {
         if !self.ran.known {
             return;
         }
-        let failing = self.ran.failing.clone();
-        for (what, since) in &failing {
-            let level = match what {
-                What::Snapshot | What::Drill | What::Verify => Level::Red,
-                _ => Level::Amber,
-            };
+        let all = self.ran.failing.clone();
+        for (what, since) in &all {
             let run = self.ran.newest.get(what).and_then(|run| run.error.as_deref());
             let why = run.map_or_else(String::new, |error| format!(": {error}"));
             let text = format!("{} has failed since {}{why}", what.as_str(), rfc3339(*since));
-            self.add("runs", level, text, Some(self.command("history")));
+            self.add("runs", failing(*what), text, Some(self.command("history")));
         }
-        if failing.is_empty() {
+        if all.is_empty() {
             let last = self.ran.newest.values().max_by_key(|run| run.begun);
             let last = last.map(|run| format!("nothing fails; {} ran {}", run.what.as_str(), self.ago(run.begun)));
             self.green("runs", last.unwrap_or_else(|| "nothing has run yet".to_owned()));

@@ -1,7 +1,8 @@
 //! The same for machines: OpenMetrics text. Every metric is a gauge, so that the text is also what Prometheus' older
 //! format and the node exporter's textfile collector read: there the lines of `# UNIT` and `# EOF` are comments.
 //!
-//! Labels are the policy's name and words of this program; nothing else, so the number of series stays small.
+//! Labels are the policy's name, words of this program, and what the policy calls its health checks; nothing else, so the
+//! number of series stays small.
 
 use super::judge::{Level, PolicyStatus};
 use super::ran::Ran;

@@ -24,7 +24,7 @@ use crate::place::owner_is_gone;
 use std::path::Path;
 
 pub use headline::{about, overall};
-pub use judge::{Check, Level, Loss, Next, PolicyStatus, Recovery, judge, unreadable};
+pub use judge::{Check, Level, Loss, Next, PolicyStatus, Recovery, judge, unreadable, unseen};
 pub use look::look;
 pub use ran::Ran;
 pub use sight::{CopySight, RepositorySight, Room, SeenGap, Sight, SnapshotSight, drill_page, looked, recall};
