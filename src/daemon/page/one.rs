@@ -235,7 +235,7 @@ fn drills(out: &mut String, sight: &Sight, state_dir: &Path, now: DateTime<Utc>)
             };
             writeln!(
                 out,
-                "<tr><th scope=\"row\">{}</th><td class=\"{class}\">{word}</td><td>{}</td><td class=\"num\">{}</td>\
+                "<tr><th scope=\"row\">{}</th><td class=\"{class}\">{word}</td><td class=\"nowrap\">{}</td><td class=\"num\">{}</td>\
                  <td><code class=\"nowrap\">{}</code></td><td>{report}</td></tr>",
                 ago(drill.time, now),
                 counts(drill),

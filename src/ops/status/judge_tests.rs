@@ -1,13 +1,17 @@
 //! Every rule of every check: what turns it amber, what red. No clock, no server.
 
-use super::*;
+use super::{Level, PolicyStatus, judge, unreadable, unseen};
 use crate::base::ids::Sequence;
-use crate::ops::drill::CheckCounts;
-use crate::ops::runs::RunRecord;
-use crate::ops::status::overall;
-use crate::ops::status::sight::{CopySight, Room, SeenGap};
+use crate::ops::drill::{CheckCounts, DrillLine, DrillOutcome};
+use crate::ops::health::Health;
+use crate::ops::runs::{RunRecord, What};
+use crate::ops::status::sight::{CopySight, Room, SeenGap, Sight, SnapshotSight};
+use crate::ops::status::{Ran, overall};
 use crate::ops::{Outcome, Trigger};
+use crate::policy::Policy;
+use chrono::{DateTime, TimeDelta, Utc};
 use std::path::Path;
+use std::time::Duration;
 
 const NOW: &str = "2026-11-21T05:12:00Z";
 
@@ -284,6 +288,16 @@ fn verifications_stop() {
     let of = |now: &str| judge(&policy(""), &sight(), &done, true, None, at(now));
     is(&of("2026-11-22T05:00:00Z"), "verify", Level::Green, "all was well");
     is(&of("2026-11-22T06:00:00Z"), "verify", Level::Amber, "all was well");
+}
+
+#[test]
+fn what_nobody_has_looked_at_is_not_well() {
+    let mut ran = ran(&[]);
+    let status = unseen(&policy(""), &ran, at(NOW));
+    is(&status, "repository", Level::Amber, "nobody has looked yet");
+    assert!(status.level == Level::Amber && status.looked.is_none() && status.newest.is_none(), "{status:#?}");
+    ran.failing = vec![(What::Snapshot, at("2026-11-21T02:00:42Z"))];
+    assert_eq!(unseen(&policy(""), &ran, at(NOW)).level, Level::Red);
 }
 
 #[test]
