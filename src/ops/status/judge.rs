@@ -523,7 +523,7 @@ impl Judge<'_> {
             None => {}
             Some([]) => self.green("coverage", "everything that was found is captured by a source"),
             Some(gaps) => {
-                for gap in gaps.to_vec() {
+                for gap in gaps.iter().cloned() {
                     self.add("coverage", Level::Amber, gap.what, gap.hint);
                 }
             }

@@ -20,12 +20,13 @@ struct Family {
     unit: &'static str,
     help: &'static str,
     /// Labels beside the policy, and the value.
-    of: fn(&PolicyStatus, &Ran, DateTime<Utc>) -> Vec<(Labels, f64)>,
+    of: fn(&PolicyStatus, &Ran, DateTime<Utc>) -> Samples,
 }
 
 type Labels = Vec<(&'static str, String)>;
+type Samples = Vec<(Labels, f64)>;
 
-fn one(value: Option<f64>) -> Vec<(Labels, f64)> {
+fn one(value: Option<f64>) -> Samples {
     value.map(|value| (Vec::new(), value)).into_iter().collect()
 }
 
@@ -37,13 +38,13 @@ fn truth(is: bool) -> f64 {
     if is { 1.0 } else { 0.0 }
 }
 
-fn of_runs(ran: &Ran, value: impl Fn(What) -> Option<f64>) -> Vec<(Labels, f64)> {
+fn of_runs(ran: &Ran, value: impl Fn(What) -> Option<f64>) -> Samples {
     let label = |what: What| vec![("run", what.as_str().to_owned())];
     ran.newest.keys().filter_map(|what| Some((label(*what), value(*what)?))).collect()
 }
 
 /// The worst of each check's name.
-fn checks(status: &PolicyStatus) -> Vec<(Labels, f64)> {
+fn checks(status: &PolicyStatus) -> Samples {
     let mut worst: BTreeMap<&str, Level> = BTreeMap::new();
     for check in &status.checks {
         let level = worst.entry(check.check).or_insert(check.level);
