@@ -64,7 +64,8 @@ impl<'a> Desk<'a> {
             None => None,
         };
         let looked = sight.as_ref().map(|sight| sight.looked);
-        let fresh = |looked: DateTime<Utc>| looked + STALE > self.now && ended.is_none_or(|ended| ended <= looked);
+        // Both are whole seconds: what ended within the look's own second may not have been seen.
+        let fresh = |looked: DateTime<Utc>| looked + STALE > self.now && ended.is_none_or(|ended| ended < looked);
         let looking = !looked.is_some_and(fresh);
         if looking {
             self.board.want(name);

@@ -33,7 +33,7 @@ const DELIVER_LIMIT: Duration = Duration::from_secs(300);
 /// A look has limits of its own.
 const LOOK_LIMIT: Duration = Duration::from_secs(180);
 /// A policy is looked at no more often, whoever asks.
-const LOOK_PAUSE: Duration = Duration::from_secs(30);
+const LOOK_PAUSE: Duration = Duration::from_secs(10);
 /// What is run lets the application go first.
 const NICENESS: i32 = 10;
 /// Where the run history cannot be used, it is tried again after this.

@@ -23,7 +23,7 @@ fn at(text: &str) -> DateTime<Utc> {
 fn policy(more: &str) -> Policy {
     let recipient = age::x25519::Identity::generate().to_public();
     let text = format!(
-        "[app]\nname = \"shop\"\nroot = \"/opt/shop\"\n[repository]\nurl = \"s3://b/p\"\nrecipients = [\"{recipient}\"]\n\
+        "[app]\nname = \"shop\"\nroot = \"/opt/shop\"\n[repository]\nurl = \"s3://backups/shop\"\nrecipients = [\"{recipient}\"]\n\
          [schedule]\ntimezone = \"UTC\"\nsnapshot = \"0 2 * * *\"\nverify = \"15 * * * *\"\njitter = \"0s\"\n{more}"
     );
     crate::policy::parse(Path::new("shop.toml"), &text).unwrap()
