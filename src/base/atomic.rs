@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// What shall happen when the name is taken.
@@ -37,6 +37,8 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32, if_exists: IfExists) -> io::R
     let tmp = temporary_beside(path)?;
     let result = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&tmp)?;
+        // The process's mask must not take from what was asked for.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
         file.sync_all()?;
         match if_exists {

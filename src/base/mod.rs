@@ -3,6 +3,7 @@
 pub mod atomic;
 pub mod cancel;
 pub mod events;
+pub mod html;
 pub mod ids;
 pub mod secret;
 pub mod stream;

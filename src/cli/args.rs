@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Backup, restore and rollback for web applications on one server.
@@ -130,6 +131,8 @@ pub enum Command {
         #[command(subcommand)]
         command: NotifyCommand,
     },
+    /// Say what a loss would cost now, and whether everything is fine: of every installed policy, or one.
+    Status(StatusArgs),
     /// Show what happened: snapshots, drills and every other run on this host, newest first.
     History(HistoryArgs),
     /// Give a snapshot a tag: it is kept until untagged (with `keep_tagged`), and can be named by it.
@@ -492,6 +495,9 @@ pub struct ServeArgs {
     /// How many policies may run at the same time.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub jobs: u8,
+    /// Answer on this address of this machine: the status page, /health and /metrics (127.0.0.1:7800).
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -501,6 +507,36 @@ pub enum NotifyCommand {
     /// Send what waits to be sent, of every policy: the service does so by itself.
     #[command(hide = true)]
     Deliver,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Red when the newest complete snapshot is older (26h, 8d) [default: what the schedule promises].
+    #[arg(long, value_name = "AGE")]
+    pub max_age: Option<String>,
+    /// Write the metrics of `serve --listen` to this file as well, for a collector of text files.
+    #[arg(long, value_name = "FILE")]
+    pub metrics: Option<PathBuf>,
+    #[command(flatten)]
+    pub reading: Watching,
+}
+
+/// Which repository to look at from outside: no key is needed.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Watching {
+    /// Look at a repository (a folder, or s3://bucket/prefix) of another host: no policy and no key is needed. With
+    /// --policy only at the snapshots of that name.
+    #[arg(long, value_name = "URL")]
+    pub repository: Option<String>,
+    /// The repository id that is expected (SHA256:…): the fingerprint of its root key.
+    #[arg(long, value_name = "FINGERPRINT", requires = "repository")]
+    pub signer: Option<String>,
+    /// A snapshot's sequence and header hash that somebody else remembers: the history must hold it.
+    #[arg(long, value_name = "SEQ:HASH", requires = "repository")]
+    pub expect: Option<String>,
+    /// Only the snapshots of this host.
+    #[arg(long, value_name = "NAME", requires = "repository")]
+    pub host: Option<String>,
 }
 
 #[derive(Debug, Args)]

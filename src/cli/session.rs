@@ -219,7 +219,7 @@ where
 }
 
 /// `SEQ:HASH`.
-fn expected(text: &str) -> Result<(Sequence, ObjectId), Failure> {
+pub fn expected(text: &str) -> Result<(Sequence, ObjectId), Failure> {
     let parts = text.split_once(':').and_then(|(sequence, hash)| Some((sequence.parse().ok()?, hash)));
     let (sequence, hash) = parts.ok_or_else(|| {
         Failure::usage(format!("{text:?} is not SEQ:HASH"), "write a sequence, a colon and 64 hex digits")

@@ -4,15 +4,15 @@
 //! for after the last one that was started, so neither a restart nor a clock that is set back runs one twice; what waits
 //! for another run of its policy, or for room, is started when that ends.
 
-use crate::base::ids::{HostName, PolicyName};
+use crate::base::ids::PolicyName;
 use crate::ops::runs::What;
 use crate::policy::model::When;
 use crate::policy::schedule::{newest_between, next_after};
 use chrono::{DateTime, Local, TimeDelta, Utc};
 use chrono_tz::Tz;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
-use std::time::Duration;
+
+pub use crate::policy::schedule::delay;
 
 /// A slot that is later than this was missed: nobody was awake.
 const MISSED: TimeDelta = TimeDelta::minutes(10);
@@ -34,14 +34,6 @@ pub struct Rule {
     pub catch_up: bool,
     pub retries: u32,
     pub retry: TimeDelta,
-}
-
-/// The delay within a policy's jitter: always the same for it, another for another host or policy.
-pub fn delay(host: &HostName, policy: &PolicyName, jitter: Duration) -> TimeDelta {
-    let hash = Sha256::digest(format!("{host}/{policy}").as_bytes());
-    let number = u64::from(u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]));
-    let seconds = (number * jitter.as_secs().min(u64::from(u32::MAX))) >> 32;
-    TimeDelta::seconds(i64::try_from(seconds).unwrap_or(0))
 }
 
 /// What to run now.

@@ -27,6 +27,8 @@ pub enum Task {
     Run(Job),
     /// Send the notifications that are due.
     Deliver,
+    /// Look at a policy, for whoever asks how things are.
+    Look(String),
 }
 
 /// A process at work.
@@ -94,6 +96,16 @@ impl Program {
         let mut command = self.command();
         command.args(["notify", "deliver"]);
         start(command, Task::Deliver, limit)
+    }
+}
+
+impl Program {
+    /// Starts a look at a policy.
+    pub fn look(&self, name: &str, policy_file: &Path, limit: Duration) -> io::Result<Running> {
+        let mut command = self.command();
+        command.arg("--policy").arg(policy_file).arg("status");
+        // It judges as well, and that is told elsewhere.
+        start(command, Task::Look(name.to_owned()), limit)
     }
 }
 

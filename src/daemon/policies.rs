@@ -2,6 +2,7 @@
 //! where it could be read before, what it said then still runs: the run itself says what is wrong.
 
 use super::agenda::{Rule, delay};
+use super::board::Shown;
 use crate::base::ids::{HostName, PolicyName};
 use crate::ops::access::Installation;
 use crate::ops::runs::What;
@@ -12,6 +13,7 @@ use crate::repository::chain::full_text;
 use chrono::TimeDelta;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 /// The weekly word comes on Monday morning.
 const WEEKLY: &str = "0 9 * * 1";
@@ -20,7 +22,7 @@ const WEEKLY: &str = "0 9 * * 1";
 #[derive(Default)]
 pub struct Policies {
     /// By the name of the file, which is the policy's.
-    good: BTreeMap<String, Policy>,
+    good: BTreeMap<String, Arc<Policy>>,
     /// What is wrong with a file, in one line.
     broken: BTreeMap<String, String>,
 }
@@ -41,21 +43,21 @@ impl Policies {
             let file = installation.policies().join(format!("{name}.toml"));
             match policy::load(&file) {
                 Ok(policy) => {
-                    let known = self.good.get(&name).is_some_and(|before| *before == policy);
+                    let known = self.good.get(&name).is_some_and(|before| **before == policy);
                     if self.broken.remove(&name).is_some() || !known {
                         tracing::info!("policy {name} is loaded");
                     }
                     if let Err(e) = policy::remember(&installation.state_dir, &policy) {
                         tracing::warn!("the text of policy {name} is not kept for the day it breaks: {e}");
                     }
-                    self.good.insert(name, policy);
+                    self.good.insert(name, Arc::new(policy));
                 }
                 Err(e) => {
                     // Before this service began it may have been good.
                     if !self.good.contains_key(&name)
                         && let Some(before) = policy::recall(&installation.state_dir, &file)
                     {
-                        self.good.insert(name.clone(), before);
+                        self.good.insert(name.clone(), Arc::new(before));
                     }
                     self.complain(name, &file, &e);
                 }
@@ -83,7 +85,12 @@ impl Policies {
     }
 
     pub fn get(&self, name: &PolicyName) -> Option<&Policy> {
-        self.good.get(name.as_str())
+        self.good.get(name.as_str()).map(Arc::as_ref)
+    }
+
+    /// For whoever answers requests.
+    pub fn shown(&self) -> Shown {
+        Shown { good: self.good.clone(), broken: self.broken.clone() }
     }
 
     pub fn names(&self) -> Vec<PolicyName> {

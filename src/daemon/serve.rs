@@ -1,7 +1,9 @@
 //! The loop: look at what has ended, what has changed and what is due; sleep.
 
 use super::agenda::{Agenda, Job, Verdict};
+use super::board::Board;
 use super::child::{Exited, Program, Running, Task};
+use super::http;
 use super::ledger::{self, Stopped};
 use super::policies::Policies;
 use super::systemd::Manager;
@@ -15,16 +17,23 @@ use crate::place::owner_mark;
 use crate::repository::chain::full_text;
 use chrono::{DateTime, Utc};
 use rustix::fs::{FlockOperation, flock};
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// After a change of a file: an editor makes several.
 const SETTLE: Duration = Duration::from_millis(500);
 /// A sender that takes longer hangs.
 const DELIVER_LIMIT: Duration = Duration::from_secs(300);
+/// A look has limits of its own.
+const LOOK_LIMIT: Duration = Duration::from_secs(180);
+/// A policy is looked at no more often, whoever asks.
+const LOOK_PAUSE: Duration = Duration::from_secs(10);
 /// What is run lets the application go first.
 const NICENESS: i32 = 10;
 /// Where the run history cannot be used, it is tried again after this.
@@ -38,6 +47,8 @@ pub struct Settings {
     pub program: PathBuf,
     /// How many policies may run at once.
     pub at_once: usize,
+    /// Where requests are answered, of this machine alone.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Serves until it is asked to stop (SIGTERM, SIGINT).
@@ -47,8 +58,14 @@ pub fn serve(settings: &Settings) -> Result<(), OpsError> {
         tracing::debug!("the niceness stays as it is: {e}");
     }
     let mut daemon = Daemon::new(settings)?;
+    let listener = settings.listen.map(http::bind).transpose()?;
     daemon.reload();
     daemon.pick_up()?;
+    if let Some(listener) = listener {
+        let at = listener.local_addr().map_or_else(|_| String::new(), |at| at.to_string());
+        http::answer(listener, daemon.board.clone())?;
+        tracing::info!("listening on http://{at}");
+    }
     daemon.manager.ready();
     tracing::info!("serving {}", daemon.status());
     while !daemon.wakeup.stop_asked() {
@@ -84,6 +101,11 @@ struct Daemon {
     running: Vec<Running>,
     wakeup: Wakeup,
     manager: Manager,
+    board: Arc<Board>,
+    /// Somebody may ask.
+    listens: bool,
+    /// When each policy was looked at.
+    looks: HashMap<String, Instant>,
     /// When a change of files is looked at.
     look_at_files: Option<Instant>,
     /// A sender that failed is not started again before this.
@@ -95,6 +117,8 @@ struct Daemon {
 impl Daemon {
     fn new(settings: &Settings) -> Result<Self, OpsError> {
         let trouble = |e| OpsError::file("set up the sleep of", "the service", e);
+        let wakeup = Wakeup::new().map_err(trouble)?;
+        let board = Arc::new(Board::new(settings.installation.clone(), wakeup.waker().map_err(trouble)?));
         Ok(Self {
             program: Program { path: settings.program.clone(), installation: settings.installation.clone() },
             host: host_name()?,
@@ -102,8 +126,11 @@ impl Daemon {
             policies: Policies::default(),
             agenda: Agenda::new(settings.at_once),
             running: Vec::new(),
-            wakeup: Wakeup::new().map_err(trouble)?,
+            wakeup,
             manager: Manager::find(),
+            board,
+            listens: settings.listen.is_some(),
+            looks: HashMap::new(),
             look_at_files: None,
             no_post_before: None,
             trouble: false,
@@ -114,6 +141,7 @@ impl Daemon {
         let now = Utc::now();
         self.wakeup.watch(&self.program.installation);
         self.policies.reload(&self.program.installation);
+        self.board.show(self.policies.shown());
         let rules = self.policies.rules(&self.host);
         // What is seen for the first time is remembered: a slot that is missed from now on is caught up.
         for (policy, what, _) in &rules {
@@ -153,6 +181,7 @@ impl Daemon {
             self.reload();
         }
         self.start_due();
+        self.look();
         let post = self.post();
         self.running.iter_mut().for_each(|running| running.watch(Instant::now()));
         self.manager.alive();
@@ -196,17 +225,28 @@ impl Daemon {
             match self.running[at].ended() {
                 Ok(Some(exited)) => {
                     let running = self.running.swap_remove(at);
-                    if let Task::Run(job) = &running.task {
-                        // Who stops the service may stop what it runs in the same moment.
-                        let stopped = match running.stopped() {
-                            Stopped::No if self.wakeup.stop_asked() => Stopped::Asked,
-                            stopped => stopped,
-                        };
-                        let settled = self.ended(job, exited, stopped);
-                        self.report(settled);
-                    } else if exited.code != 0 {
-                        tracing::warn!("the sender of notifications ended with exit code {}", exited.code);
-                        self.no_post_before = Some(Instant::now() + TROUBLE_PAUSE);
+                    match &running.task {
+                        Task::Run(job) => {
+                            // Who stops the service may stop what it runs in the same moment.
+                            let stopped = match running.stopped() {
+                                Stopped::No if self.wakeup.stop_asked() => Stopped::Asked,
+                                stopped => stopped,
+                            };
+                            let settled = self.ended(job, exited, stopped);
+                            self.report(settled);
+                            if self.listens {
+                                self.board.want(job.policy.as_str());
+                            }
+                        }
+                        Task::Deliver if exited.code != 0 => {
+                            tracing::warn!("the sender of notifications ended with exit code {}", exited.code);
+                            self.no_post_before = Some(Instant::now() + TROUBLE_PAUSE);
+                        }
+                        // What is wrong is shown; that nothing could be seen is not.
+                        Task::Look(name) if exited.code > 1 || running.stopped() == Stopped::TimedOut => {
+                            tracing::warn!("{name} could not be looked at: exit code {}", exited.code);
+                        }
+                        Task::Deliver | Task::Look(_) => {}
                     }
                 }
                 Ok(None) => at += 1,
@@ -311,6 +351,24 @@ impl Daemon {
         None
     }
 
+    /// Looks at what somebody asks for, unless that was done just now.
+    fn look(&mut self) {
+        let now = Instant::now();
+        for name in self.board.wanted() {
+            let is_at_it = self.running.iter().any(|r| matches!(&r.task, Task::Look(at) if *at == name));
+            let just_now = self.looks.get(&name).is_some_and(|at| now.duration_since(*at) < LOOK_PAUSE);
+            let Ok(policy) = name.parse::<PolicyName>() else { continue };
+            let Some(policy) = self.policies.get(&policy).filter(|_| !is_at_it && !just_now) else { continue };
+            match self.program.look(&name, &policy.file, LOOK_LIMIT) {
+                Ok(running) => {
+                    self.running.push(running);
+                    self.looks.insert(name, now);
+                }
+                Err(e) => tracing::error!("{name} cannot be looked at: {e}"),
+            }
+        }
+    }
+
     fn report(&mut self, done: Result<(), OpsError>) {
         if let Err(e) = done {
             tracing::error!("{}", full_text(&e));
@@ -330,7 +388,7 @@ impl Daemon {
             .iter()
             .filter_map(|running| match &running.task {
                 Task::Run(job) => Some(format!("{} of {}", job.what.as_str(), job.policy)),
-                Task::Deliver => None,
+                Task::Deliver | Task::Look(_) => None,
             })
             .collect();
         if !jobs.is_empty() {

@@ -26,6 +26,8 @@ pub struct Woken {
 
 pub struct Wakeup {
     signals: UnixStream,
+    /// Its other end.
+    raised: UnixStream,
     stop: Arc<AtomicBool>,
     reload: Arc<AtomicBool>,
     clock: OwnedFd,
@@ -46,7 +48,7 @@ impl Wakeup {
         }
         let clock = timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         let files = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        Ok(Self { signals, stop, reload, clock, files })
+        Ok(Self { signals, raised, stop, reload, clock, files })
     }
 
     /// Watches where policies lie, and where their folder would lie. Watching again what is watched changes nothing.
@@ -65,6 +67,13 @@ impl Wakeup {
         if let Err(e) = inotify::add_watch(&self.files, &installation.config_dir, flags) {
             tracing::debug!("{} is not watched: {e}", installation.config_dir.display());
         }
+    }
+
+    /// What is written here ends the sleep. Nothing else comes of it.
+    pub fn waker(&self) -> io::Result<UnixStream> {
+        let waker = self.raised.try_clone()?;
+        waker.set_nonblocking(true)?;
+        Ok(waker)
     }
 
     pub fn stop_asked(&self) -> bool {

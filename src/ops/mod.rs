@@ -25,6 +25,7 @@
 //! - [`notify`]: who hears of it
 //! - [`drill`]: a snapshot restored into throw-away services, and held against its facts
 //! - [`health`]: the policy's health checks
+//! - [`status`]: what a loss would cost now, and whether everything is fine
 //! - [`transaction`]: changing the live application so that it ends new or old, never between
 
 pub mod access;
@@ -50,6 +51,7 @@ pub mod rollback;
 pub mod runs;
 pub mod setup;
 pub mod snapshot;
+pub mod status;
 pub mod storage;
 pub mod streams;
 pub mod transaction;

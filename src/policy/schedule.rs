@@ -6,10 +6,13 @@
 //! one. An expression whose hour is `*` names hours and not times of the day: it follows the time that passes, so it goes
 //! on through both.
 
-use crate::policy::model::When;
-use chrono::{DateTime, MappedLocalTime, NaiveDateTime, TimeDelta, TimeZone, Utc};
+use crate::base::ids::{HostName, PolicyName};
+use crate::policy::model::{Schedule, When};
+use chrono::{DateTime, Local, MappedLocalTime, NaiveDateTime, TimeDelta, TimeZone, Utc};
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
+use sha2::{Digest, Sha256};
+use std::time::Duration;
 
 /// Why an expression was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +69,22 @@ const LONGEST_CHANGE: TimeDelta = TimeDelta::hours(25);
 pub fn next_after<Z: TimeZone>(when: &When, zone: &Z, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let When::Cron(expression) = when else { return None };
     Slots::new(expression)?.next(zone, now)
+}
+
+/// The same in a policy's own time zone.
+pub fn coming(schedule: &Schedule, when: &When, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    match schedule.timezone {
+        Some(zone) => next_after(when, &zone, after),
+        None => next_after(when, &Local, after),
+    }
+}
+
+/// The delay within a policy's jitter: always the same for it, another for another host or policy.
+pub fn delay(host: &HostName, policy: &PolicyName, jitter: Duration) -> TimeDelta {
+    let hash = Sha256::digest(format!("{host}/{policy}").as_bytes());
+    let number = u64::from(u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]));
+    let seconds = (number * jitter.as_secs().min(u64::from(u32::MAX))) >> 32;
+    TimeDelta::seconds(i64::try_from(seconds).unwrap_or(0))
 }
 
 /// The newest slot in `(after, until]`.

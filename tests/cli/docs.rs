@@ -91,6 +91,7 @@ fn the_documented_examples_are_what_is_printed() {
     let (repository, identity) = (world.repository(), world.identity());
     let there = ["--repository", repository.to_str().unwrap(), "--identity", identity.to_str().unwrap()];
     check(&world.json(&[&["recover"], &there[..], &["--dry-run"]].concat()));
+    check(&world.json(&["status", "--repository", repository.to_str().unwrap()]));
     check(&world.json(&["ls", "latest", "-p", "shop"]));
     check(&world.json(&["drill", "-p", "shop", "--dry-run"]));
     let proved = world.json(&["snapshot", "-p", "shop", "--drill"]);

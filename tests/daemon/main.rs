@@ -1,10 +1,14 @@
-//! The service: a simulated year, the real daemon with real policies, whoever hears of what happens, the units.
+//! The service: a simulated year, the real daemon with real policies, whoever hears of what happens, what it says of
+//! itself to people and machines, the units.
 
 mod books;
 mod hear;
+mod metrics;
 mod notify;
+mod page;
 mod serve;
 mod sink;
+mod status;
 mod told;
 mod units;
 #[path = "../cli/world.rs"]

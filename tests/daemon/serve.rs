@@ -67,11 +67,18 @@ impl Daemon {
 
     /// What it needs for itself, and with the pages of its program. Those of a build for tests are many, and shared.
     #[track_caller]
-    fn is_small(&self) {
+    pub fn is_small(&self) {
         let (own, all) = (self.number("status", "RssAnon:"), self.number("status", "VmRSS:"));
         println!("{own} KiB of its own, {all} KiB resident");
         assert!(own <= 10 << 10, "{own} KiB of its own");
         assert!(cfg!(debug_assertions) || all <= 25 << 10, "{all} KiB resident");
+    }
+
+    /// How often any of its threads went to sleep.
+    pub fn switches(&self) -> u64 {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let of = |thread: String| self.number(&format!("task/{thread}/status"), "voluntary_ctxt_switches:");
+        threads.map(|thread| of(thread.unwrap().file_name().to_string_lossy().into_owned())).sum()
     }
 
     fn number(&self, file: &str, field: &str) -> u64 {

@@ -184,8 +184,8 @@ fn what_a_verification_found_is_said() {
     let ear = Ear::new();
     let world = one(&hook(&ear));
     world.run(&["snapshot"]).exits(0);
-    let stored = world.files("repository");
-    let (archive, _) = stored.iter().find(|(path, _)| path.to_string_lossy().contains("/data/")).unwrap();
+    let stored = world.files("state/repository");
+    let (archive, _) = stored.iter().find(|(path, _)| path.to_string_lossy().contains("/archives/")).unwrap();
     fs::remove_file(archive).unwrap();
     world.run(&["verify"]).exits(4);
     let heard = ear.wait(1);

@@ -86,7 +86,7 @@ fn the_arguments_of_the_units_are_understood() {
     for unit in ["lifeboat.service", "lifeboat-snapshot@.service", "user/lifeboat.service"] {
         let text = fs::read_to_string(units().join(unit)).unwrap();
         let line = text.lines().find_map(|l| l.strip_prefix("ExecStart=/usr/bin/lifeboat ")).unwrap();
-        let args = line.replace("%i", "shop");
+        let args = line.replace("%i", "shop").replace("$LIFEBOAT_SERVE", "--listen 127.0.0.1:7800");
         let done = Command::new(env!("CARGO_BIN_EXE_lifeboat")).args(args.split(' ')).arg("--help").output().unwrap();
         assert!(done.status.success(), "{unit}: {done:?}");
     }

@@ -26,6 +26,7 @@ pub mod rollback;
 pub mod serve;
 pub mod show;
 pub mod snapshot;
+pub mod status;
 pub mod tag;
 mod transaction;
 pub mod verify;

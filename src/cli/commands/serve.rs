@@ -21,6 +21,6 @@ fn start(session: &Session, args: &ServeArgs) -> Result<Exit, Failure> {
     }
     let program = std::env::current_exe().map_err(|e| Failure::new(Exit::Failed, e))?;
     let installation = session.installation.clone();
-    serve(&Settings { installation, program, at_once: usize::from(args.jobs) })?;
+    serve(&Settings { installation, program, at_once: usize::from(args.jobs), listen: args.listen })?;
     Ok(Exit::Done)
 }

@@ -7,37 +7,74 @@ use crate::policy::Policy;
 use crate::policy::model::{Databases, SourceSpec, Target};
 use std::path::Path;
 
+/// How a gap of kind [`GapKind::Missing`] begins.
+pub(in crate::ops) const NO_SOURCE: &str = "no source captures ";
+
+/// Something of the application that would be gone.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::ops) struct Gap {
+    pub kind: GapKind,
+    pub what: String,
+    pub hint: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::ops) enum GapKind {
+    /// No source captures it.
+    Missing,
+    /// Somebody else's service, of which the policy does not speak.
+    External,
+    /// Not a thing that a source is easily written for.
+    Loose,
+    /// Others may read what is secret.
+    Permissions,
+}
+
+/// Databases, volumes, paths, sites and certificates that no source captures; env files that anybody may read.
+pub(in crate::ops) fn gaps(policy: &Policy, found: &Discovery) -> Vec<Gap> {
+    let mut gaps = Vec::new();
+    for find in &found.finds {
+        let missing = missing(policy, find).into_iter();
+        gaps.extend(missing.map(|(what, hint)| Gap { kind: GapKind::Missing, what, hint: Some(hint) }));
+    }
+    for external in &found.external {
+        let name = external.name.split(':').next().unwrap_or_default().to_lowercase();
+        if !policy.external.iter().any(|e| e.to_lowercase().contains(&name)) {
+            let what = format!(
+                "{} ({}) is not ours to back up, and the policy does not say so",
+                external.name, external.seen_in
+            );
+            let hint =
+                format!("[[external]] with name = {:?}, so that plans and the recovery kit say it", external.name);
+            gaps.push(Gap { kind: GapKind::External, what, hint: Some(hint) });
+        }
+    }
+    for one in found.uncovered.iter().filter(|u| u.weight == Weight::Data) {
+        let (what, hint) = (format!("{}: {}", one.what, one.why), one.hint.clone());
+        if one.what.starts_with(SECRETS_IN) {
+            gaps.push(Gap { kind: GapKind::Permissions, what, hint });
+        } else if !(one.what == OWN_FILES && has_files(policy)) {
+            gaps.push(Gap { kind: GapKind::Loose, what, hint });
+        }
+    }
+    gaps
+}
+
 impl Doctor<'_> {
-    /// Databases, volumes, paths, sites and certificates that no source captures; env files that anybody may read.
+    /// What of the application no source captures.
     pub(super) fn coverage(&mut self) -> Result<Discovery, OpsError> {
         let found = discover::discover(&self.policy.app, self.run)?;
-        let before = self.findings.len();
-        for find in &found.finds {
-            for (what, hint) in missing(self.policy, find) {
-                self.add("coverage", Verdict::Problem, what, Some(hint));
-            }
-        }
-        for external in &found.external {
-            let name = external.name.split(':').next().unwrap_or_default().to_lowercase();
-            if !self.policy.external.iter().any(|e| e.to_lowercase().contains(&name)) {
-                let text = format!(
-                    "{} ({}) is not ours to back up, and the policy does not say so",
-                    external.name, external.seen_in
-                );
-                let hint =
-                    format!("[[external]] with name = {:?}, so that plans and the recovery kit say it", external.name);
-                self.add("coverage", Verdict::Warning, text, Some(hint));
-            }
-        }
-        for one in found.uncovered.iter().filter(|u| u.weight == Weight::Data) {
-            if one.what.starts_with(SECRETS_IN) {
-                self.add("permissions", Verdict::Problem, format!("{}: {}", one.what, one.why), one.hint.clone());
-            } else if !(one.what == OWN_FILES && has_files(self.policy)) {
-                self.add("coverage", Verdict::Warning, format!("{}: {}", one.what, one.why), one.hint.clone());
-            }
-        }
-        if self.findings.len() == before {
+        let gaps = gaps(self.policy, &found);
+        if gaps.is_empty() {
             self.ok("coverage", format!("{} things found, each captured by a source", found.finds.len()));
+        }
+        for Gap { kind, what, hint } in gaps {
+            let (check, verdict) = match kind {
+                GapKind::Missing => ("coverage", Verdict::Problem),
+                GapKind::External | GapKind::Loose => ("coverage", Verdict::Warning),
+                GapKind::Permissions => ("permissions", Verdict::Problem),
+            };
+            self.add(check, verdict, what, hint);
         }
         Ok(found)
     }
@@ -52,10 +89,7 @@ fn has_files(policy: &Policy) -> bool {
 /// What of a find no source captures, and what would capture it.
 fn missing(policy: &Policy, find: &Find) -> Vec<(String, String)> {
     let none = |what: &str, fields: &str| {
-        vec![(
-            format!("no source captures {what}"),
-            format!("add a [[source]] with kind = \"{}\"{fields}", find.thing.kind()),
-        )]
+        vec![(format!("{NO_SOURCE}{what}"), format!("add a [[source]] with kind = \"{}\"{fields}", find.thing.kind()))]
     };
     match &find.thing {
         Thing::Postgres { at, own, databases } => {
@@ -78,7 +112,7 @@ fn missing(policy: &Policy, find: &Find) -> Vec<(String, String)> {
             match left.as_slice() {
                 [] => Vec::new(),
                 some => vec![(
-                    format!("no source captures database {} in {}", some.join(", "), describe(at)),
+                    format!("{NO_SOURCE}database {} in {}", some.join(", "), describe(at)),
                     "name it in the source's databases = […], or take all with [\"*\"]".to_owned(),
                 )],
             }

@@ -15,6 +15,7 @@ mod cron;
 mod host;
 
 pub use compare::compare;
+pub(in crate::ops) use coverage::{Gap, GapKind, NO_SOURCE, gaps};
 
 use crate::base::time::rfc3339;
 use crate::base::units::{human_duration, human_size};
@@ -33,7 +34,7 @@ use crate::repository::{Repository, RepositoryError};
 use crate::sources::project::Places;
 use crate::storage::s3::credentials;
 use crate::storage::s3::settings::{Conditions, Digests};
-use chrono::{DateTime, Local, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -433,10 +434,7 @@ fn newest_complete(access: &Access) -> Result<Option<&Snapshot>, OpsError> {
 
 /// When the snapshot behind one of this time was due; none when the schedule is off.
 fn due_after(policy: &Policy, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    match policy.schedule.timezone {
-        Some(zone) => schedule::next_after(&policy.schedule.snapshot, &zone, time),
-        None => schedule::next_after(&policy.schedule.snapshot, &Local, time),
-    }
+    schedule::coming(&policy.schedule, &policy.schedule.snapshot, time)
 }
 
 fn human_age(age: Duration) -> String {

@@ -11,11 +11,11 @@ use crate::repository::drills::{Drills, StoredDrill};
 use crate::repository::format::{CheckCounts, DrillObject, DrillOutcome, FORMAT, Manifest, Role};
 use crate::repository::keys::HostKey;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
 /// What `show` and `history` say of one drill.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DrillLine {
     pub snapshot: SnapshotId,
     pub time: DateTime<Utc>,

@@ -72,6 +72,28 @@ pub fn check(policy: &Policy, places: &Arc<Places>, patience: Patience<'_>, run:
     policy.health.iter().map(one).collect()
 }
 
+/// Tries every check once, all beside each other: how the application is now, no later than its slowest check says.
+pub fn check_at_once(policy: &Policy, places: &Arc<Places>, run: &Run) -> Vec<Health> {
+    let one = |check: &HealthCheck| {
+        let attempt = || attempt(policy, places, check, run);
+        tried(name(&check.kind), 1, check.interval, &run.cancel, attempt)
+    };
+    std::thread::scope(|scope| {
+        let started: Vec<_> = policy.health.iter().map(|check| (check, scope.spawn(|| one(check)))).collect();
+        let ended = started.into_iter().map(|(check, thread)| {
+            thread.join().unwrap_or_else(|_| Health {
+                name: name(&check.kind),
+                ok: false,
+                attempts: 1,
+                seconds: 0.0,
+                problem: Some("the check itself broke".to_owned()),
+                known: false,
+            })
+        });
+        ended.collect()
+    })
+}
+
 /// Tries until it passes.
 pub fn tried(
     name: String,

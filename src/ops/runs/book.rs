@@ -246,6 +246,44 @@ impl Book {
         found.map_err(self.failed("look for a run in"))
     }
 
+    /// The newest run of this kind that was done.
+    pub fn newest_done(&self, policy: &PolicyName, what: What) -> Result<Option<RunRecord>, OpsError> {
+        self.newest_where(policy, what, "outcome = 'done'")
+    }
+
+    /// The newest run of this kind that a schedule began.
+    pub fn newest_scheduled(&self, policy: &PolicyName, what: What) -> Result<Option<RunRecord>, OpsError> {
+        self.newest_where(policy, what, "trigger <> 'manual'")
+    }
+
+    fn newest_where(&self, policy: &PolicyName, what: What, which: &str) -> Result<Option<RunRecord>, OpsError> {
+        let sql = format!(
+            "select {COLUMNS} from runs where policy = ?1 and what = ?2 and {which} order by begun desc, id desc limit 1"
+        );
+        let found = self.db.query_row(&sql, params![policy.as_str(), what.as_str()], record).optional();
+        found.map_err(self.failed("look for a run in"))
+    }
+
+    /// How the runs that began since then came out: how many of each kind and outcome.
+    pub fn outcomes(&self, policy: &PolicyName, since: DateTime<Utc>) -> Result<Vec<(What, String, u64)>, OpsError> {
+        let sql = "select what, outcome, count(*) from runs where policy = ?1 and begun >= ?2 and outcome is not null
+                   group by what, outcome order by what, outcome";
+        let look = || -> rusqlite::Result<Vec<(String, String, u64)>> {
+            let mut query = self.db.prepare(sql)?;
+            let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+            query.query_map(params![policy.as_str(), since.timestamp()], row)?.collect()
+        };
+        let found = look().map_err(self.failed("count runs in"))?;
+        Ok(found.into_iter().filter_map(|(what, outcome, n)| Some((What::parse(&what)?, outcome, n))).collect())
+    }
+
+    /// When anything of the policy last ended.
+    pub fn last_end(&self, policy: &PolicyName) -> Result<Option<DateTime<Utc>>, OpsError> {
+        let sql = "select max(ended) from runs where policy = ?1";
+        let found = self.db.query_row(sql, params![policy.as_str()], |row| row.get::<_, Option<i64>>(0));
+        Ok(found.map_err(self.failed("look for a run in"))?.map(time))
+    }
+
     /// The run of a slot's attempt, by the process with this id or by any.
     pub fn of_slot(
         &self,
