@@ -55,10 +55,12 @@ cp "$stack/common/postgres.sh" "$root/ops/"
 printf '%s\n' '.env*' '*-data/' 'secrets/' '/storage/' >"$root/.gitignore"
 api=$(shuf -i 30000-34999 -n 1)
 dashboard=$(shuf -i 35000-39999 -n 1)
+# Never in the stores' folders; the second release has nothing to fill in.
 fill_in() {
-    grep -rlE 'IMAGE|BROKER|STACK|127.0.0.1:8000:|127.0.0.1:8081:' "$root" --exclude-dir=.git | xargs -r sed -i \
-        -e "s|IMAGE|$LIFEBOAT_TEST_IMAGE|g" -e "s|BROKER|$LIFEBOAT_RABBITMQ_IMAGE|g" -e "s|STACK|$hex|g" \
-        -e "s|127.0.0.1:8000:|127.0.0.1:$api:|g" -e "s|127.0.0.1:8081:|127.0.0.1:$dashboard:|g"
+    { grep -rlE 'IMAGE|BROKER|STACK|127.0.0.1:8000:|127.0.0.1:8081:' "$root"/{api,dashboard,docker,ops} || true; } |
+        xargs -r sed -i \
+            -e "s|IMAGE|$LIFEBOAT_TEST_IMAGE|g" -e "s|BROKER|$LIFEBOAT_RABBITMQ_IMAGE|g" -e "s|STACK|$hex|g" \
+            -e "s|127.0.0.1:8000:|127.0.0.1:$api:|g" -e "s|127.0.0.1:8081:|127.0.0.1:$dashboard:|g"
 }
 release() {
     fill_in
