@@ -176,10 +176,11 @@ impl Session {
         match transaction::pending(&self.installation.state_dir) {
             Ok(pending) => pending.iter().for_each(|p| {
                 self.out.alarm(&format!(
-                    "transaction {} of policy {} was cut short: `lifeboat{} restore --resume` finishes it or takes it back",
+                    "transaction {} of policy {} was cut short: `lifeboat{} {} --resume` finishes it or takes it back",
                     p.id,
                     p.policy,
-                    self.same_options(Some(p.policy.as_str()))
+                    self.same_options(Some(p.policy.as_str())),
+                    p.record.plan.what.word()
                 ));
             }),
             Err(e) => self.out.alarm(&Failure::from(e).message()),

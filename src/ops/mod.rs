@@ -127,7 +127,7 @@ pub enum OpsError {
     Busy { policy: String },
     /// A transaction was cut short, and must be settled first.
     #[error("transaction {id} of policy {policy:?} was cut short: the application may be between two states")]
-    Pending { id: String, policy: String },
+    Pending { id: String, policy: String, command: &'static str },
     /// Writers are at work where something must be alone.
     #[error("a snapshot is being written to {location}")]
     Writing { location: String },
@@ -203,8 +203,8 @@ impl OpsError {
             OpsError::Usage { hint, .. } | OpsError::Failed { hint, .. } => hint.clone(),
             OpsError::Doubt { hint, .. } => Some(hint.clone()),
             OpsError::Busy { .. } => Some("wait for it to end; `lifeboat list` shows its snapshot then".to_owned()),
-            OpsError::Pending { policy, .. } => {
-                Some(format!("`lifeboat -p {policy} restore --resume` finishes it or takes it back"))
+            OpsError::Pending { policy, command, .. } => {
+                Some(format!("`lifeboat -p {policy} {command} --resume` finishes it or takes it back"))
             }
             OpsError::Writing { .. } => Some("wait for it to end".to_owned()),
             OpsError::Serving { .. } => Some(

@@ -304,6 +304,8 @@ fn plain(said: &str, project: &ComposeProject) -> String {
     let named = said.split([' ', '\n', '"', '\'']).map(|word| word.trim_end_matches([':', ',', '.']));
     let named = named.filter(|word| word.starts_with('/')).map(PathBuf::from);
     let mut secrets: Vec<String> = own.iter().cloned().chain(named).flat_map(|file| values(&file)).collect();
+    // Every container is called by it, and no message could be read without.
+    secrets.retain(|value| *value != project.name);
     secrets.sort_by_key(|value| std::cmp::Reverse(value.len()));
     secrets.dedup();
     let mut text = unquoted(said.trim());

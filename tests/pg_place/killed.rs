@@ -125,6 +125,8 @@ fn killed(dir: &Path, server: &PostgresServer, stage: &Stage, intent: &Intent, s
     let status = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "killed::child_that_is_killed", "--ignored", "--nocapture"])
         .env("LIFEBOAT_TEST_ORDER", &file)
+        // What it leaves behind when it is killed goes with this process's folder.
+        .env("TMPDIR", dir)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -2,9 +2,11 @@
 //! nothing left over.
 
 use crate::site::Site;
+use crate::steps::{await_step, journals, steps};
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// How many parts the sweep is cut into; the whole of it is `scripts/sweep.sh`.
 fn thinned() -> usize {
@@ -58,7 +60,7 @@ fn killed_behind_every_line_of_the_journal() {
             continue;
         }
         if site.run(&["list"]).exits(0).err.contains("was cut short") {
-            site.run(&["snapshot"]).exits(5);
+            site.run(&["snapshot"]).exits(5).says(&["rollback --resume"]);
             // Once more on the way to the end.
             killed(&site, 1 + n % 4, &["rollback", "--resume"]);
             if site.run(&["list"]).exits(0).err.contains("was cut short") {
@@ -76,5 +78,50 @@ fn killed_behind_every_line_of_the_journal() {
         site.is(2);
         site.nothing_left();
     }
+    println!("{} cases, {new} of them new", new + old);
+    assert!(new > 0 && old > 0, "{new} {old}");
+}
+
+/// Killed this long after a step has begun.
+fn killed_in(site: &Site, step: &str, delay: Duration) {
+    let old = journals(site).len();
+    let mut command = site.command(&["rollback", "--to", "v1", "--yes"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    await_step(site, old, &mut child, step);
+    std::thread::sleep(delay);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn killed_in_the_middle_of_every_step() {
+    let site = Site::new(0);
+    site.run(&["rollback", "--to", "v1", "--yes"]).exits(0);
+    let all: Vec<String> =
+        steps(&site).into_iter().filter(|(_, phase)| phase == "begin").map(|(step, _)| step).collect();
+    site.run(&["rollback", "--undo", "--yes"]).exits(0);
+    let (mut new, mut old) = (0, 0);
+    for (n, step) in all.iter().enumerate().skip(3).step_by(thinned().min(6)) {
+        // The short steps take some milliseconds, the long ones some hundreds.
+        for delay in [0, 4, 60, 700].into_iter().skip(n % 3).step_by(if thinned() == 1 { 1 } else { 4 }) {
+            killed_in(&site, step, Duration::from_millis(delay));
+            if site.run(&["list"]).exits(0).err.contains("was cut short") {
+                let resumed = site.run(&["rollback", "--resume"]);
+                assert_eq!(resumed.code, 0, "{step}, {delay} ms: {resumed:#?}");
+            }
+            let is_new = fs::read_to_string(site.world.app().join("code/version")).unwrap().trim() == "1";
+            println!("{step}, {delay} ms: {}", if is_new { "new" } else { "old" });
+            if is_new {
+                new += 1;
+                site.is(1);
+                site.run(&["rollback", "--undo", "--yes"]).exits(0);
+            } else {
+                old += 1;
+            }
+            site.is(2);
+            site.nothing_left();
+        }
+    }
+    println!("{} cases, {new} of them new", new + old);
     assert!(new > 0 && old > 0, "{new} {old}");
 }

@@ -3,6 +3,10 @@
 
 #[path = "../support/docker.rs"]
 mod docker;
+#[path = "../support/engine.rs"]
+mod engine;
+#[path = "../support/postgres.rs"]
+mod postgres;
 #[path = "../support/redis.rs"]
 mod redis;
 #[path = "../cli/world.rs"]
@@ -12,5 +16,8 @@ mod world;
 mod crash;
 mod guard;
 mod recover;
+mod restart;
 mod site;
+mod steps;
+mod undone;
 mod whole;

@@ -1,6 +1,6 @@
 //! The application: version 1 tagged and captured, version 2 live.
 
-use crate::docker::{IMAGE, TestProject, docker, engine, try_docker, unique};
+use crate::docker::{IMAGE, TestProject, docker, engine, host, try_docker, unique};
 use crate::world::{Ran, World};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -14,9 +14,11 @@ services:
   cache:
     image: HOST
     user: redis
-    command: ["redis-server", "--dir", "/var/lib/redis", "--save", "", "--appendonly", "no"]
+    command: ["redis-server", "--dir", "/var/lib/redis", "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"]
     volumes: ["cache:/var/lib/redis"]
+    ports: [PORT-OF-CACHE]
     healthcheck: {test: ["CMD", "redis-cli", "ping"], interval: 1s, retries: 60}
+    restart: "RESTART"
   api:
     image: APP
     build: {context: ., args: {BASE: HOST}}
@@ -24,6 +26,8 @@ services:
     depends_on: {cache: {condition: service_healthy}}
     command: ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.2; done"]
     stop_grace_period: 2s
+    ports: [PORT-OF-API]
+    restart: "RESTART"
     volumes: ["data:/data", "./code:/code:ro"]
     healthcheck:
       test: ["CMD-SHELL", "test -n \"$$MODE\" && test \"$$MODE\" = \"$$(cat /version)\" && test \"$$MODE\" = \"$$(cat /code/version)\" && test \"$$MODE\" = \"$$(cat /data/state)\""]
@@ -59,6 +63,10 @@ pub struct Site {
     pub uid: u32,
     image: String,
     policy: String,
+    /// What its containers do when the engine comes back.
+    pub restart: &'static str,
+    /// Of the api and of the cache.
+    ports: [Option<u16>; 2],
 }
 
 impl Drop for Site {
@@ -78,16 +86,34 @@ impl Drop for Site {
 impl Site {
     /// Version 1 captured as `v1`, version 2 live and captured as `v2`.
     pub fn new(uid: u32) -> Self {
-        let site = Self::first(uid);
-        site.run(&["snapshot", "--tag", "v1"]).exits(0);
-        site.upgrade();
-        site.run(&["snapshot", "--tag", "v2"]).exits(0);
-        site
+        Self::first(uid).second()
+    }
+
+    /// The same with a port of this host for each service.
+    pub fn with_ports(api: u16, cache: u16) -> Self {
+        engine();
+        Self::made(0, "no", [Some(api), Some(cache)]).second()
+    }
+
+    /// The same on another engine, which `use_engine` names.
+    pub fn on_private_engine(restart: &'static str) -> Self {
+        Self::made(0, restart, [None, None]).second()
+    }
+
+    fn second(self) -> Self {
+        self.run(&["snapshot", "--tag", "v1"]).exits(0);
+        self.upgrade();
+        self.run(&["snapshot", "--tag", "v2"]).exits(0);
+        self
     }
 
     /// Version 1 alone.
     pub fn first(uid: u32) -> Self {
         engine();
+        Self::made(uid, "no", [None, None])
+    }
+
+    fn made(uid: u32, restart: &'static str, ports: [Option<u16>; 2]) -> Self {
         let world = World::new();
         let name = unique("rollback");
         let app = world.app();
@@ -97,7 +123,7 @@ impl Site {
         fs::write(app.join("Dockerfile"), "ARG BASE\nFROM $BASE\nCOPY code/version /version\n").unwrap();
         fs::write(app.join(".gitignore"), ".env\n").unwrap();
         let project = TestProject { dir: app.clone(), name: name.clone(), arguments: Vec::new() };
-        let site = Self { world, project, uid, image, policy: name };
+        let site = Self { world, project, uid, image, policy: name, restart, ports };
         site.write_version(1, "");
         site.own();
         site.git(&["init", "-q", "-b", "main"]);
@@ -133,7 +159,14 @@ impl Site {
     /// Code, env and compose file of a version, not committed.
     pub fn write_version(&self, version: u32, extra: &str) {
         let app = self.world.app();
-        let compose = COMPOSE.replace("EXTRA", extra).replace("HOST", IMAGE).replace("APP", &self.image);
+        let compose = COMPOSE.replace("EXTRA", extra).replace("RESTART", self.restart);
+        let port = |port: Option<u16>| port.map(|p| format!("\"127.0.0.1:{p}:6379\"")).unwrap_or_default();
+        let [api, cache] = self.ports.map(port);
+        let compose = compose
+            .replace("PORT-OF-API", &api)
+            .replace("PORT-OF-CACHE", &cache)
+            .replace("HOST", IMAGE)
+            .replace("APP", &self.image);
         fs::write(app.join("compose.yaml"), compose).unwrap();
         fs::write(app.join("code/version"), format!("{version}\n")).unwrap();
         fs::write(app.join(".env"), format!("MODE={version}\nCOMPOSE_PROJECT_NAME={}\n", self.project.name)).unwrap();
@@ -163,6 +196,7 @@ impl Site {
             command
         };
         command.env_clear().env("HOME", self.world.dir.path()).env("PATH", std::env::var_os("PATH").unwrap());
+        command.envs(host().map(|host| ("DOCKER_HOST", host)));
         command.stdin(Stdio::null());
         command
     }

@@ -115,3 +115,42 @@ fn without_an_address_nothing_is_said() {
     assert!(found[0].note.as_ref().is_some_and(|n| n.contains("not reached by TCP")), "{found:?}");
     assert!(!format!("{found:?}").contains(CANARY));
 }
+
+#[test]
+fn logins_under_keys_of_their_own() {
+    let server = PostgresServer::start_with(&["--auth-local=trust", "--auth-host=scram-sha-256"], &[]);
+    server.create("shop");
+    server
+        .sql("shop", &format!("CREATE ROLE shop LOGIN PASSWORD '{CANARY}-now'; CREATE ROLE other LOGIN PASSWORD 'x'"));
+    let port = server.port;
+    let url = server.socket_url("postgres", "shop");
+    let bench = Bench::new(&format!("[[source]]\nkind = \"postgres\"\nname = \"db\"\nurl = {url:?}\n"));
+    let (now, then) = (format!("{CANARY}-now"), format!("{CANARY}-then"));
+    // Named whole: as good as a URL, whatever is there now.
+    let named = |password: &str| {
+        format!("DB_HOST=127.0.0.1\nDB_PORT={port}\nDB_USER=shop\nDB_PASSWORD={password}\nDB_NAME=shop\n")
+    };
+    let found = check(&bench, &named(&now)).unwrap();
+    assert_eq!((found.len(), found[0].key.as_str(), &found[0].note), (1, "DB_PASSWORD", &None));
+    refused(&bench, &named(&then), &["DB_PASSWORD in backend/.env", "role \"shop\"", "--env live"]);
+    assert_eq!(check(&bench, &named(&then).replace("127.0.0.1", "elsewhere")).unwrap(), []);
+    let pg = |password: &str| format!("PGHOST=localhost:{port}\nPGUSER=shop\nPGPASSWORD={password}\nPGDATABASE=shop\n");
+    refused(&bench, &pg(&then), &["PGPASSWORD"]);
+    // Without a host or a role, the value of today tells whose it is.
+    let today = |text: &str| {
+        std::fs::create_dir_all(bench.app().join("backend")).unwrap();
+        std::fs::write(bench.app().join("backend/.env"), text).unwrap();
+    };
+    let lone = |password: &str| format!("DB_PASSWORD={password}\nSMTP_PASSWORD={password}\n");
+    assert_eq!(check(&bench, &lone(&then)).unwrap(), [], "nothing says that it is of this server");
+    today(&lone("somewhere-else"));
+    assert_eq!(check(&bench, &lone(&then)).unwrap(), [], "today's value opens nothing here");
+    today(&lone(&now));
+    refused(&bench, &lone(&then), &["DB_PASSWORD", "role \"shop\""]);
+    assert_eq!(check(&bench, &lone(&now)).unwrap(), [], "nothing changes");
+    today(&format!("POSTGRES_USER=shop\nPOSTGRES_PASSWORD={now}\n"));
+    refused(&bench, &format!("POSTGRES_USER=shop\nPOSTGRES_PASSWORD={then}\n"), &["POSTGRES_PASSWORD", "\"shop\""]);
+    server.sql("shop", &format!("ALTER ROLE shop PASSWORD '{then}'"));
+    let found = check(&bench, &named(&then)).unwrap();
+    assert_eq!((found.len(), &found[0].note), (1, &None));
+}

@@ -3,6 +3,7 @@
 
 use lifeboat::base::cancel::Cancel;
 use lifeboat::place::Docker;
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -21,6 +22,26 @@ pub fn engine() -> Docker {
     docker
 }
 
+thread_local! {
+    static HOST: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// From now on the commands of this test go to another engine than the machine's.
+pub fn use_engine(endpoint: Option<String>) {
+    HOST.set(endpoint);
+}
+
+/// `DOCKER_HOST` for this test, where it has an engine of its own.
+pub fn host() -> Option<String> {
+    HOST.with_borrow(Clone::clone)
+}
+
+fn program() -> Command {
+    let mut command = Command::new("docker");
+    command.envs(host().map(|host| ("DOCKER_HOST", host)));
+    command
+}
+
 /// Runs `docker` (the program) and returns its output; panics with its words.
 pub fn docker<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> String {
     let output = try_docker(arguments);
@@ -29,7 +50,7 @@ pub fn docker<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>)
 }
 
 pub fn try_docker<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
-    Command::new("docker").args(arguments).output().expect("the docker program, which scripts/test.sh installs")
+    program().args(arguments).output().expect("the docker program, which scripts/test.sh installs")
 }
 
 /// A name that no other test has.
@@ -119,7 +140,7 @@ impl TestProject {
     }
 
     fn try_compose(&self, command: &[&str]) -> Output {
-        Command::new("docker")
+        program()
             .current_dir(&self.dir)
             .args(["compose", "-p", &self.name])
             .args(&self.arguments)

@@ -114,18 +114,19 @@ impl Doctor<'_> {
         }
     }
 
-    /// A restore in place that was cut short stands in the way of everything.
+    /// A transaction that was cut short stands in the way of everything.
     pub(super) fn transactions(&mut self) {
         let name = &self.policy.app.name;
         match transaction::pending(&self.installation.state_dir) {
             Ok(all) => {
-                let mine: Vec<String> = all.into_iter().filter(|p| p.policy == *name).map(|p| p.id).collect();
+                let mine: Vec<_> = all.into_iter().filter(|p| p.policy == *name).collect();
                 if mine.is_empty() {
                     self.ok("transactions", "none is pending");
                 }
-                for id in mine {
+                for transaction::Pending { id, record, .. } in mine {
+                    let command = record.plan.what.word();
                     let text = format!("transaction {id} was cut short: the application may be between two states");
-                    let hint = format!("`lifeboat -p {name} restore --resume` finishes it or takes it back");
+                    let hint = format!("`lifeboat -p {name} {command} --resume` finishes it or takes it back");
                     self.add("transactions", Verdict::Problem, text, Some(hint));
                 }
             }

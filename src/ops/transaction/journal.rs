@@ -44,6 +44,8 @@ pub enum Step {
     Create,
     /// Its data stores, before anything is put into them.
     Raise,
+    /// What is never stopped, and went down with the engine.
+    Revive,
     Start,
     Reload,
     Confirm {
@@ -77,6 +79,7 @@ impl Step {
             Step::Switch { source } => format!("switch {source}"),
             Step::Create => "create the project".into(),
             Step::Raise => "start data stores".into(),
+            Step::Revive => "start what went down meanwhile".into(),
             Step::Start => "start services".into(),
             Step::Reload => "test and reload nginx".into(),
             Step::Confirm { source } => format!("confirm {source}"),
@@ -292,6 +295,11 @@ impl Record {
         end
     }
 
+    /// Whether it came to the new state once.
+    pub fn was_done(&self) -> bool {
+        self.entries.iter().any(|e| matches!(e.line, Line::End { end: End::Done }))
+    }
+
     /// Why it goes back, once it does.
     pub fn undoing(&self) -> Option<&str> {
         self.entries.iter().rev().find_map(|e| match &e.line {
@@ -388,7 +396,10 @@ pub fn pending(state_dir: &Path) -> Result<Vec<Pending>, OpsError> {
 /// Refuses to go on while one of this policy is pending.
 pub fn refuse_pending(state_dir: &Path, policy: &PolicyName) -> Result<(), OpsError> {
     match pending(state_dir)?.into_iter().find(|p| p.policy == *policy) {
-        Some(pending) => Err(OpsError::Pending { id: pending.id, policy: policy.to_string() }),
+        Some(pending) => {
+            let command = pending.record.plan.what.word();
+            Err(OpsError::Pending { id: pending.id, policy: policy.to_string(), command })
+        }
         None => Ok(()),
     }
 }

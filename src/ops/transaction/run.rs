@@ -166,6 +166,8 @@ pub struct Machine<'a> {
     stopped: Option<Instant>,
     /// All had been prepared when this process began.
     resumed: bool,
+    /// It had come to its end, and is taken back because somebody asked for it.
+    asked: bool,
     /// A signal turns it round; nothing but a crash cuts it off.
     _held: Held,
     pub report: TransactionReport,
@@ -182,7 +184,20 @@ impl<'a> Machine<'a> {
     ) -> Self {
         let report = TransactionReport::of(plan, Outcome::Done);
         let held = stage.run.cancel.hold();
-        Self { stage, plan, journal, clock, known, begun, late, stopped: None, resumed: false, _held: held, report }
+        Self {
+            stage,
+            plan,
+            journal,
+            clock,
+            known,
+            begun,
+            late,
+            stopped: None,
+            resumed: false,
+            asked: false,
+            _held: held,
+            report,
+        }
     }
 
     /// The steps that a record says have begun, and what was intended on the way.
@@ -192,6 +207,12 @@ impl<'a> Machine<'a> {
             _ => None,
         });
         (steps.collect(), record.intended())
+    }
+
+    /// For one that had ended: what runs today is what its owner wants to run.
+    pub fn asked(mut self) -> Self {
+        self.asked = true;
+        self
     }
 
     /// Forward to the end, or back. Without a reader everything has been prepared.
@@ -350,6 +371,22 @@ impl<'a> Machine<'a> {
         [Step::Create, Step::Raise, Step::Start].iter().any(|step| self.begun.contains(step))
     }
 
+    /// A restart of the engine takes down what no step stops, and whatever comes next needs it.
+    fn revive(&mut self) -> Result<(), OpsError> {
+        if self.asked {
+            return Ok(());
+        }
+        let plan = self.plan;
+        let intents = self.intents();
+        let switched = intents.iter().filter(|i| self.begun.contains(&Step::Switch { source: i.source.clone() }));
+        let busy: Vec<String> = switched.flat_map(|i| i.restarts.clone()).collect();
+        let fallen = plan.services.fallen(&self.stage.places, &busy)?;
+        if fallen.is_empty() {
+            return Ok(());
+        }
+        self.step(Step::Revive, |m| plan.services.revive(&fallen, &m.stage.places, &m.stage.run.cancel))
+    }
+
     fn start(&mut self) -> Result<(), OpsError> {
         match &self.plan.up {
             Some(up) => up.forward(&self.stage),
@@ -367,6 +404,9 @@ impl<'a> Machine<'a> {
     /// All is prepared: the new for the old.
     fn exchange(&mut self, reader: Option<&SnapshotReader>) -> Result<(), OpsError> {
         let plan = self.plan;
+        if self.resumed {
+            self.revive()?;
+        }
         if self.resumed && !self.begun.contains(&Step::Start) {
             // After a restart of the engine they may run again.
             self.step(Step::Stop, Self::stop)?;
@@ -509,6 +549,7 @@ impl<'a> Machine<'a> {
         let switched: Vec<&Intent> = intents.iter().filter(|i| was_begun(self, &switch, i)).collect();
         let prepared: Vec<&Intent> = intents.iter().filter(|i| was_begun(self, &prepare, i)).collect();
         let stopped = self.begun.contains(&Step::Stop) || self.begun.contains(&Step::StopAgain);
+        self.revive()?;
         if !switched.is_empty() || self.came_up() {
             self.step(Step::StopAgain, Self::stop)?;
         }

@@ -34,13 +34,16 @@ pub struct Service {
 pub struct Services {
     pub project: Option<String>,
     pub stop: Vec<Service>,
+    /// What goes on running meanwhile: it has to run for what comes after.
+    #[serde(default)]
+    pub stay: Vec<Service>,
     /// Why nothing is stopped, where nothing is.
     pub note: Option<String>,
 }
 
 impl Services {
     fn none(note: impl Into<String>) -> Self {
-        Self { project: None, stop: Vec::new(), note: Some(note.into()) }
+        Self { note: Some(note.into()), ..Self::default() }
     }
 
     /// Finds what runs now of what the policy stops.
@@ -69,26 +72,25 @@ impl Services {
             ));
         }
         let keep = stores(policy);
-        let mut stop = Vec::new();
+        let (mut stop, mut stay) = (Vec::new(), Vec::new());
         for container in project.containers.iter().filter(|c| is_up(c)) {
             let Some(labels) = container.compose() else { continue };
             let wanted = match policy.rollback.stop.as_slice() {
                 [] => !keep.contains(&labels.service) && !keep.contains(&container.name),
                 named => named.contains(&labels.service),
             };
-            if wanted {
-                let health = docker.inspect(&container.id).map_err(from_place)?.health;
-                stop.push(Service {
-                    after: dependencies(container),
-                    service: labels.service,
-                    container: container.name.clone(),
-                    id: container.id.clone(),
-                    health,
-                });
-            }
+            let health = docker.inspect(&container.id).map_err(from_place)?.health;
+            let list = if wanted { &mut stop } else { &mut stay };
+            list.push(Service {
+                after: dependencies(container),
+                service: labels.service,
+                container: container.name.clone(),
+                id: container.id.clone(),
+                health,
+            });
         }
         let note = stop.is_empty().then(|| format!("no service of project {} that is stopped runs", project.name));
-        Ok(Self { project: Some(project.name), stop: in_order(stop), note })
+        Ok(Self { project: Some(project.name), stop: in_order(stop), stay: in_order(stay), note })
     }
 
     /// Stops them, the last one first.
@@ -119,6 +121,36 @@ impl Services {
         Ok(())
     }
 
+    /// Those that went on running and do not any more, as after a restart of the engine. `busy` are left to whoever has
+    /// stopped them on purpose.
+    pub fn fallen(&self, places: &Places, busy: &[String]) -> Result<Vec<&Service>, OpsError> {
+        let mut fallen = Vec::new();
+        for service in self.stay.iter().filter(|s| !busy.contains(&s.container)) {
+            let docker = places.docker().map_err(from_place)?;
+            match with_name(service, |name| docker.inspect(name)) {
+                Ok(container) if container.is_running() => {}
+                Ok(_) => fallen.push(service),
+                // Somebody removed it: there is nothing to start.
+                Err(PlaceError::NoContainer { .. }) => {}
+                Err(e) => return Err(from_place(e)),
+            }
+        }
+        Ok(fallen)
+    }
+
+    /// Starts those again, and waits for them where they can tell their health.
+    pub fn revive(&self, fallen: &[&Service], places: &Places, cancel: &Cancel) -> Result<(), OpsError> {
+        let docker = places.docker().map_err(from_place)?;
+        for service in fallen {
+            with_name(service, |name| docker.start_container(name)).map_err(from_place)?;
+        }
+        for service in fallen.iter().filter(|s| s.health.as_deref() == Some("healthy")) {
+            let project = self.project.as_deref().unwrap_or_default();
+            await_healthy(&docker, project, &service.service, cancel)?;
+        }
+        Ok(())
+    }
+
     /// The same for looking at their health.
     pub fn watched(&self) -> Vec<Watched<'_>> {
         self.stop.iter().map(|s| Watched { container: &s.container, was: s.health.as_deref() }).collect()
@@ -131,7 +163,7 @@ impl Services {
 }
 
 /// Containers that were made anew since have the name, and not the id.
-fn with_name(service: &Service, act: impl Fn(&str) -> Result<(), PlaceError>) -> Result<(), PlaceError> {
+fn with_name<T>(service: &Service, act: impl Fn(&str) -> Result<T, PlaceError>) -> Result<T, PlaceError> {
     match act(&service.id) {
         Err(PlaceError::NoContainer { .. }) => act(&service.container),
         other => other,

@@ -39,7 +39,7 @@ pub fn resume(installation: &Installation, policy: &Policy, run: &Run) -> Result
     machine.report.safety.clone_from(&record.safety);
     if let Some(why) = record.undoing() {
         machine.report.failed = Some(why.to_owned());
-        return machine.undo();
+        return if record.was_done() { machine.asked().undo() } else { machine.undo() };
     }
     let settled = |s: &crate::sources::placing::Intent| record.done(&Step::Settle { source: s.source.clone() });
     let switched = |l: &Late| record.begun(&Step::Switch { source: l.source.clone() });
@@ -103,7 +103,7 @@ pub fn undo(
     journal.add(&clock.entry(Line::Undo { why: "it was asked for".into(), safety: safety.clone() }))?;
     let mut machine = Machine::new(stage, plan, journal, clock, known, Machine::so_far(record));
     machine.report.safety = safety;
-    machine.undo()
+    machine.asked().undo()
 }
 
 /// Removes what was replaced and has been kept long enough. What goes wrong is a warning: it is tried again next time.

@@ -1,11 +1,12 @@
 //! Whether the env files that a rollback leaves behind still open the database: a password that was changed since the
 //! snapshot stands in today's env and in the server, and not in the snapshot's env.
 //!
-//! Login URLs of this very server are looked for among the values, and each role's password is tried where the server
-//! asks for one: by TCP, at the container's own address (images trust their loopback address). A password goes through
+//! Login URLs of this very server are looked for among the values, and logins under several keys ([`login_keys`]); each
+//! role's password is tried where the server asks for one: by TCP, at the container's own address (images trust their loopback address). A password goes through
 //! the environment, and only a refusal of the password is an error; whatever else keeps from trying is a note.
 
-use super::connection::{Connection, psql};
+use super::connection::{Connection, literal, psql};
+use super::login_keys::{self, Parts};
 use super::url::split_port;
 use crate::base::cancel::Cancel;
 use crate::base::secret::Secret;
@@ -54,25 +55,104 @@ pub fn check_logins(
     let located = Located { place: found.place, env };
     let connection = Connection::new(spec, &located, &format!("login/{}", source.name), cancel)?;
     let server = Reach::of(spec, found.container.as_ref(), &connection);
-    let mut logins: Vec<Login> = Vec::new();
-    let mut tried: Vec<(String, Secret<String>)> = Vec::new();
+    let mut door =
+        Door { connection: &connection, server: &server, app, cancel, logins: Vec::new(), tried: Vec::new() };
     for candidate in candidates(files, app, spec, &connection.user) {
-        cancel.check()?;
         let is_ours = candidate.host.as_deref().is_none_or(|host| server.is(host, candidate.port));
-        let known = tried.iter().any(|(r, p)| *r == candidate.role && p.expose() == candidate.password.expose());
-        if !is_ours || known || logins.len() >= MOST {
+        if is_ours {
+            door.must_open(candidate)?;
+        }
+    }
+    let mut roles: Option<Vec<String>> = None;
+    for parts in login_keys::find(files, app) {
+        let is_ours = parts.host.as_deref().is_none_or(|host| server.is(host, parts.port));
+        if !is_ours || (!parts.is_named() && parts.today.is_none()) {
             continue;
         }
-        let note = match &server.address {
-            Some((host, port)) => {
-                attempt(&connection, &candidate, host, *port, app, cancel).map_err(|e| settle(e, cancel))?
-            }
-            None => Some(format!("{} is not reached by TCP from where it runs", connection.server)),
+        let known = match &parts.role {
+            Some(role) => std::slice::from_ref(role),
+            None => roles.get_or_insert_with(|| door.roles()).as_slice(),
         };
-        tried.push((candidate.role.clone(), candidate.password));
-        logins.push(Login { file: candidate.file, key: candidate.key, role: candidate.role, note });
+        for role in known {
+            if door.opens_today(&parts, role)? {
+                door.must_open(Candidate::of(&parts, role))?;
+            }
+        }
     }
-    Ok(logins)
+    Ok(door.logins)
+}
+
+/// The server's door, and what has been tried at it.
+struct Door<'a> {
+    connection: &'a Connection,
+    server: &'a Reach,
+    app: &'a App,
+    cancel: &'a Cancel,
+    logins: Vec<Login>,
+    tried: Vec<(String, Secret<String>)>,
+}
+
+impl Door<'_> {
+    /// An error when the server refuses the password.
+    fn must_open(&mut self, candidate: Candidate) -> Result<(), SourceError> {
+        self.cancel.check()?;
+        let known = |(role, password): &(String, Secret<String>)| {
+            *role == candidate.role && password.expose() == candidate.password.expose()
+        };
+        if self.tried.iter().any(known) || self.logins.len() >= MOST {
+            return Ok(());
+        }
+        let note = match self.knock(&candidate)? {
+            Answer::Opened => None,
+            Answer::Unclear(note) => Some(note),
+            Answer::Refused => return Err(refused(self.connection, &candidate, self.app)),
+        };
+        self.tried.push((candidate.role.clone(), candidate.password));
+        self.logins.push(Login { file: candidate.file, key: candidate.key, role: candidate.role, note });
+        Ok(())
+    }
+
+    /// Whether these parts are this role's: they say so, or the value of today opens the door.
+    fn opens_today(&self, parts: &Parts, role: &str) -> Result<bool, SourceError> {
+        if parts.is_named() {
+            return Ok(true);
+        }
+        let Some(today) = &parts.today else { return Ok(false) };
+        self.cancel.check()?;
+        let candidate = Candidate { password: today.clone(), ..Candidate::of(parts, role) };
+        Ok(matches!(self.knock(&candidate)?, Answer::Opened))
+    }
+
+    fn knock(&self, candidate: &Candidate) -> Result<Answer, SourceError> {
+        match &self.server.address {
+            Some((host, port)) => {
+                attempt(self.connection, candidate, host, *port, self.cancel).map_err(|e| settle(e, self.cancel))
+            }
+            None => Ok(Answer::Unclear(format!("{} is not reached by TCP from where it runs", self.connection.server))),
+        }
+    }
+
+    /// Roles that may log in: the one that Lifeboat uses first, then as many as are worth a try.
+    fn roles(&self) -> Vec<String> {
+        let sql = format!(
+            "SELECT rolname FROM pg_catalog.pg_roles WHERE rolcanlogin ORDER BY rolname <> {}, rolname LIMIT {MOST}",
+            literal(&self.connection.user)
+        );
+        let argv = psql(&self.connection.own_database, &["--command", &sql]);
+        let command = self.connection.command(argv, Deadline::after(LIMIT), self.cancel);
+        match run(self.connection.place(), command, 64 << 10) {
+            Ok((out, exit)) if exit.code == 0 => String::from_utf8_lossy(&out).lines().map(str::to_owned).collect(),
+            _ => vec![self.connection.user.clone()],
+        }
+    }
+}
+
+/// What the server says to a login.
+enum Answer {
+    Opened,
+    Refused,
+    /// Nothing came of it.
+    Unclear(String),
 }
 
 /// What might be a login.
@@ -85,6 +165,20 @@ struct Candidate {
     /// Absent: the policy itself says that it is this server's.
     host: Option<String>,
     port: Option<u16>,
+}
+
+impl Candidate {
+    fn of(parts: &Parts, role: &str) -> Self {
+        Self {
+            file: parts.file.clone(),
+            key: parts.key.clone(),
+            role: role.to_owned(),
+            password: parts.password.clone(),
+            database: parts.database.clone(),
+            host: parts.host.clone(),
+            port: parts.port,
+        }
+    }
 }
 
 fn candidates(files: &[EnvFile], app: &App, spec: &PostgresSpec, user: &str) -> Vec<Candidate> {
@@ -188,15 +282,14 @@ impl Reach {
     }
 }
 
-/// Tries one. `None`: accepted; a note: nothing came of it.
+/// Tries one.
 fn attempt(
     connection: &Connection,
     login: &Candidate,
     host: &str,
     port: u16,
-    app: &App,
     cancel: &Cancel,
-) -> Result<Option<String>, SourceError> {
+) -> Result<Answer, SourceError> {
     let database = login.database.as_deref().unwrap_or(&connection.own_database);
     let argv = psql(database, &["--command", "SELECT 1"]);
     let mut command = connection.command(argv, Deadline::after(LIMIT), cancel);
@@ -212,29 +305,33 @@ fn attempt(
         Ok(done) => done,
         Err(error) => {
             cancel.check()?;
-            return Ok(Some(error.to_string()));
+            return Ok(Answer::Unclear(error.to_string()));
         }
     };
     if exit.code == 0 {
-        return Ok(None);
+        return Ok(Answer::Opened);
     }
     let said = one_line(&exit.stderr);
     if said.contains("password authentication failed") {
-        let file = login.file.strip_prefix(&app.root).unwrap_or(&login.file);
-        return Err(SourceError::hint(
-            format!(
-                "{} does not accept the password that {} in {} has for role {:?}",
-                connection.server,
-                login.key,
-                file.display(),
-                login.role
-            ),
-            "the role's password was changed since the snapshot: keep today's value of that key (--env live), or change the password back",
-        ));
+        return Ok(Answer::Refused);
     }
     // The server looks for the database behind the password.
-    let accepted = said.contains("does not exist") && said.contains("database");
-    Ok((!accepted).then_some(said))
+    let opened = said.contains("does not exist") && said.contains("database");
+    Ok(if opened { Answer::Opened } else { Answer::Unclear(said) })
+}
+
+fn refused(connection: &Connection, login: &Candidate, app: &App) -> SourceError {
+    let file = login.file.strip_prefix(&app.root).unwrap_or(&login.file);
+    SourceError::hint(
+        format!(
+            "{} does not accept the password that {} in {} has for role {:?}",
+            connection.server,
+            login.key,
+            file.display(),
+            login.role
+        ),
+        "the role's password was changed since the snapshot: keep today's value of that key (--env live), or change the password back",
+    )
 }
 
 #[cfg(test)]

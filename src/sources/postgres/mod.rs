@@ -24,6 +24,7 @@ pub mod facts;
 mod grants;
 mod load;
 mod login;
+mod login_keys;
 mod migrations;
 mod parts;
 mod placing;

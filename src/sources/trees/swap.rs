@@ -142,7 +142,7 @@ pub fn discard_new(job: &Job) -> Result<(), SourceError> {
         {
             return Err(SourceError::hint(
                 format!("{} holds what was replaced and was not brought back", shown.join("old").display()),
-                "run `lifeboat restore --resume` once more; nothing there is removed",
+                "run the command once more with --resume; nothing there is removed",
             ));
         }
     }

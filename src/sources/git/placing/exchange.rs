@@ -249,6 +249,10 @@ impl Exchange<'_> {
         }
         let git = ground.on(WORK);
         git.maybe(&["update-index", "-q", "--refresh"])?;
+        // What is the old one already is not written again: a file that refused the new one would refuse that as well.
+        if let Err(error) = git.text(&["add", "-u"]) {
+            tracing::debug!(%error, "look at what the work tree has before it is brought back");
+        }
         git.text(&["read-tree", "--reset", "-u", to]).map(drop).map_err(explain)
     }
 
