@@ -165,11 +165,12 @@ fn what_vanishes_meanwhile_is_noted_and_hard_links_keep_their_content() {
         ((2 << 20) + (200 << 10), Box::new(|| fs::remove_file(tree.join("c-first")).unwrap())),
     ];
     let (got, warnings, _g) = meddle(&tree, &Bench::new(), &sink, happens);
-    for name in ["z", "y-dir", "c-first"] {
+    for name in ["z", "c-first"] {
         assert!(warnings.iter().any(|w| w.ends_with(&format!("/{name} vanished while it was read"))), "{warnings:?}");
     }
     let found = records(&got);
-    assert_eq!(found.keys().map(|p| text(p)).collect::<Vec<_>>(), ["", "a", "b", "d-second", "e-third"]);
+    // The walk was there before the folder went; there is nothing of it to be read later.
+    assert_eq!(found.keys().map(|p| text(p)).collect::<Vec<_>>(), ["", "a", "b", "d-second", "e-third", "y-dir"]);
     assert_eq!(found[Path::new("e-third")].same_as, Some("d-second".into()));
     assert_eq!(found[Path::new("e-third")].size, 3 << 20);
 }

@@ -553,11 +553,12 @@ fn a_full_disk_ends_the_extraction_and_leaves_no_half_file() {
     let mut extractor = Extractor::new(&small, Options::default(), &Cancel::new()).unwrap();
     let result = extractor.extract(&tar[..]);
     drop(extractor);
-    let names: Vec<_> = fs::read_dir(&small).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let left: Vec<_> = fs::read_dir(&small).unwrap().map(|e| fs::read(e.unwrap().path()).unwrap()).collect();
     run(&["umount", text(&small)]);
-    let error = result.unwrap_err();
-    assert!(error.to_string().ends_with("/small/does-not"), "{error}");
-    assert_eq!(names, ["fits"]);
+    let error = result.unwrap_err().to_string();
+    // Several threads write: either of the two may be the one for which there is no room.
+    assert!(["/small/does-not", "/small/fits"].iter().any(|name| error.ends_with(name)), "{error}");
+    assert!(left.len() < 2 && left.iter().all(|file| *file == [1; 500_000] || *file == [2; 900_000]));
 }
 
 /// Runs the helper below in a process of its own: behind `wrapper`, with a task and a folder.

@@ -294,11 +294,11 @@ fn the_index_cache_is_tidied() {
     world.run(&["snapshot"]).exits(0);
     let cached = || -> Vec<PathBuf> {
         let files = world.files("state/cache").into_iter().map(|(path, _)| path);
-        files.filter(|path| path.extension().is_some_and(|e| e == "cbor")).collect()
+        files.filter(|path| path.extension().is_some_and(|e| e == "index")).collect()
     };
     let kept = cached();
     assert!(!kept.is_empty());
-    let gone = kept[0].with_file_name(format!("{}.cbor", "ab".repeat(32)));
+    let gone = kept[0].with_file_name(format!("{}.index", "ab".repeat(32)));
     fs::copy(&kept[0], &gone).unwrap();
     fs::write(kept[0].with_file_name("notes.txt"), "not ours").unwrap();
     world.run(&["verify"]).exits(0);

@@ -33,14 +33,25 @@ pub fn fsync_dir(dir: &Path) -> io::Result<()> {
 
 /// Writes `bytes` to `path` with `mode`, durable when it returns.
 pub fn write(path: &Path, bytes: &[u8], mode: u32, if_exists: IfExists) -> io::Result<()> {
-    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    write_file(path, bytes, mode, if_exists, true)?;
+    fsync_dir(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
+/// The same for what may be lost: nobody waits for the disk, and after a crash the file may be the old one, torn or gone.
+pub fn write_unsynced(path: &Path, bytes: &[u8], mode: u32, if_exists: IfExists) -> io::Result<()> {
+    write_file(path, bytes, mode, if_exists, false)
+}
+
+fn write_file(path: &Path, bytes: &[u8], mode: u32, if_exists: IfExists, sync: bool) -> io::Result<()> {
     let tmp = temporary_beside(path)?;
     let result = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&tmp)?;
         // The process's mask must not take from what was asked for.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
-        file.sync_all()?;
+        if sync {
+            file.sync_all()?;
+        }
         match if_exists {
             IfExists::Replace => fs::rename(&tmp, path),
             IfExists::Fail => link_new(&tmp, path),
@@ -50,8 +61,7 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32, if_exists: IfExists) -> io::R
         // The temporary name is ours alone; losing the race to remove it costs nothing.
         let _ = fs::remove_file(&tmp);
     }
-    result?;
-    fsync_dir(dir)
+    result
 }
 
 /// Gives `tmp` the name `path`, refusing to replace; on file systems without hard links by `renameat2(NOREPLACE)`.

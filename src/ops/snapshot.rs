@@ -637,6 +637,10 @@ impl StreamSink for RepositoryStream<'_> {
         self.writer.position()
     }
 
+    fn cut(&self) -> u32 {
+        self.writer.average().bytes()
+    }
+
     fn finish(mut self: Box<Self>) -> io::Result<()> {
         self.tell_rest(1);
         let RepositoryStream { sink, name, kind, writer, .. } = *self;

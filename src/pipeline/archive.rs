@@ -66,7 +66,13 @@ pub struct ArchiveWriter {
 impl ArchiveWriter {
     /// Begins an archive for the recipients.
     pub fn new(recipients: &Recipients) -> Result<Self, PipelineError> {
-        let buffer = SharedBuffer::default();
+        Self::within(recipients, Vec::new())
+    }
+
+    /// The same, in memory that is at hand.
+    pub fn within(recipients: &Recipients, mut memory: Vec<u8>) -> Result<Self, PipelineError> {
+        memory.clear();
+        let buffer = SharedBuffer(Arc::new(Mutex::new(memory)));
         let writer = recipients.encrypt(buffer.clone())?;
         let header = buffer.copy();
         Ok(Self { writer, buffer, header, frames: Vec::new(), chunks: 0, position: 0 })
@@ -86,6 +92,11 @@ impl ArchiveWriter {
         self.writer.write_all(bytes).map_err(|e| PipelineError::Seal { action: "encrypt", source: e.into() })
     }
 
+    /// Plain bytes so far.
+    pub fn position(&self) -> u32 {
+        self.position
+    }
+
     /// Whether the archive has reached its target length, or as many chunks as one index object shall have of it: what
     /// compresses a thousandfold would not fit into any otherwise.
     pub fn is_full(&self) -> bool {
@@ -95,7 +106,7 @@ impl ArchiveWriter {
     /// Ends the tar and the age file.
     pub fn finish(mut self, encoder: &mut FrameEncoder) -> Result<SealedArchive, PipelineError> {
         let end = encoder.encode(&TAR_END)?;
-        self.write(&end)?;
+        self.write(end)?;
         self.writer.finish().map_err(|e| PipelineError::Seal { action: "encrypt", source: e.into() })?;
         let bytes = self.buffer.take();
         Ok(SealedArchive {
@@ -107,7 +118,7 @@ impl ArchiveWriter {
 }
 
 /// A growing buffer that is looked at while age still writes into it.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct SharedBuffer(Arc<Mutex<Vec<u8>>>);
 
 impl SharedBuffer {
@@ -311,7 +322,7 @@ mod tests {
                 segment.push(key.id(&chunk), &chunk);
                 chunks.push(chunk);
             }
-            writer.push(&segment, &encoder.encode(segment.plain()).unwrap()).unwrap();
+            writer.push(&segment, encoder.encode(segment.plain()).unwrap()).unwrap();
         }
         (writer.finish(&mut encoder).unwrap(), Identities::new(vec![Identity::X25519(identity)]), chunks)
     }

@@ -308,9 +308,14 @@ struct HostStdout {
     watch: Arc<Watch>,
 }
 
+/// Bytes that wait between a command and whoever reads its output: what the kernel allows everybody.
+const PIPE: usize = 1 << 20;
+
 impl HostStdout {
     fn new(pipe: ChildStdout, watch: Arc<Watch>) -> io::Result<Self> {
         nonblocking(&pipe)?;
+        // A dump is written and read in turns: the more fits, the fewer there are. Where this is not allowed, it is slower.
+        let _ = rustix::pipe::fcntl_setpipe_size(&pipe, PIPE);
         Ok(Self { pipe, watch })
     }
 }

@@ -8,12 +8,12 @@ use crate::base::ids::{DedupKeyId, ObjectId, RecipientSetId};
 use crate::pipeline::crypt::{self, Identities, Recipients, SealedObject, object_id};
 use crate::pipeline::{PipelineError, limits};
 use crate::repository::format::{self, FORMAT, IndexArchive, IndexChunk, IndexObject, Notes};
+use crate::repository::kept;
 use crate::repository::table::ChunkTable;
 use crate::repository::trash::Condemned;
 use crate::repository::{Repository, RepositoryError, layout};
 use crate::storage::StorageKey;
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// An index object being filled.
@@ -28,6 +28,19 @@ impl IndexDraft {
         self.chunks.is_empty()
     }
 
+    /// The object, complete.
+    pub fn finish(self, dedup_key: DedupKeyId, notes: Notes) -> IndexObject {
+        IndexObject {
+            format: FORMAT,
+            requires: Vec::new(),
+            dedup_key,
+            codec: kept::CODEC.to_owned(),
+            archives: self.archives,
+            chunks: self.chunks,
+            notes,
+        }
+    }
+
     /// Encodes and seals it for the recipients and the host recipient.
     pub fn seal(
         self,
@@ -35,25 +48,16 @@ impl IndexDraft {
         notes: Notes,
         recipients: &Recipients,
     ) -> Result<SealedObject, PipelineError> {
-        crypt::seal(&self.encode(dedup_key, notes)?, 3, recipients)
+        seal(&self.finish(dedup_key, notes), recipients)
     }
+}
 
-    /// Its plain bytes.
-    pub fn encode(self, dedup_key: DedupKeyId, notes: Notes) -> Result<Vec<u8>, PipelineError> {
-        let object = IndexObject {
-            format: FORMAT,
-            requires: Vec::new(),
-            dedup_key,
-            codec: "zstd".to_owned(),
-            archives: self.archives,
-            chunks: self.chunks,
-            notes,
-        };
-        let mut plain = Vec::new();
-        ciborium::into_writer(&object, &mut plain)
-            .map_err(|e| PipelineError::Seal { action: "encode an index object", source: e.to_string().into() })?;
-        Ok(plain)
-    }
+/// Encodes and seals an index object for the recipients and the host recipient.
+pub fn seal(object: &IndexObject, recipients: &Recipients) -> Result<SealedObject, PipelineError> {
+    let mut plain = Vec::new();
+    ciborium::into_writer(object, &mut plain)
+        .map_err(|e| PipelineError::Seal { action: "encode an index object", source: e.to_string().into() })?;
+    crypt::seal(&plain, 3, recipients)
 }
 
 /// The fields that are read even of an index object of a newer format.
@@ -83,13 +87,13 @@ fn check(object: &IndexObject) -> Result<(), String> {
     if object.archives.len() > limits::INDEX_ENTRIES || object.chunks.len() > limits::INDEX_ENTRIES {
         return Err("index object has more entries than allowed".to_owned());
     }
-    if object.codec != "zstd" {
+    if object.codec != kept::CODEC {
         return Err("index object names an unknown codec".to_owned());
     }
     Ok(())
 }
 
-/// Fetches and opens index objects, and keeps their plain bytes in a private cache folder.
+/// Fetches and opens index objects, and keeps them, opened, in a private cache folder.
 pub struct IndexLoader<'a> {
     pub repository: &'a Repository,
     pub identities: &'a Identities,
@@ -102,7 +106,7 @@ impl IndexLoader<'_> {
     pub fn load(&self, id: ObjectId, length: Option<u64>) -> Result<IndexObject, RepositoryError> {
         let key = layout::index(id);
         let damaged = |problem: String| RepositoryError::Damaged { key: key.clone(), problem };
-        if let Some(object) = self.cache.as_deref().and_then(|dir| read_cached(dir, id, &key)) {
+        if let Some(object) = self.cache.as_deref().and_then(|dir| kept::read(dir, id)) {
             return Ok(object);
         }
         let bytes = self.repository.get(&key, limits::INDEX_STORED)?;
@@ -115,29 +119,15 @@ impl IndexLoader<'_> {
         })?;
         let object = decode(&plain, &key)?;
         if let Some(dir) = &self.cache {
-            keep(dir, id, &plain);
+            kept::keep(dir, id, &object);
         }
         Ok(object)
     }
 }
 
-/// Keeps the plain bytes of an index object in a cache folder. One that cannot be written costs time, nothing else.
-pub fn keep(dir: &Path, id: ObjectId, plain: &[u8]) {
-    let _ = write_cached(dir, id, plain);
-}
-
-/// Cached plain bytes carry their own checksum: a wrong hint from a torn cache file would lose data.
-fn read_cached(dir: &Path, id: ObjectId, key: &StorageKey) -> Option<IndexObject> {
-    let bytes = fs::read(dir.join(format!("{id}.cbor"))).ok()?;
-    let (plain, checksum) = bytes.split_last_chunk::<32>()?;
-    (blake3::hash(plain).as_bytes() == checksum).then(|| decode(plain, key).ok())?
-}
-
-fn write_cached(dir: &Path, id: ObjectId, plain: &[u8]) -> std::io::Result<()> {
-    use crate::base::atomic::{self, IfExists};
-    atomic::create_private_dir(dir)?;
-    let bytes = [plain, blake3::hash(plain).as_bytes()].concat();
-    atomic::write(&dir.join(format!("{id}.cbor")), &bytes, 0o600, IfExists::Replace)
+/// Keeps an index object that was just written in a cache folder.
+pub fn keep(dir: &Path, id: ObjectId, object: &IndexObject) {
+    kept::keep(dir, id, object);
 }
 
 /// Which archives of an index may be used.
@@ -223,29 +213,5 @@ mod tests {
         assert_eq!(decode(&plain, &key).unwrap().chunks, object.chunks);
         let many = IndexObject { chunks: vec![object.chunks[0]; limits::INDEX_ENTRIES + 1], ..object };
         assert!(decode(&encode(&many), &key).is_err());
-    }
-
-    #[test]
-    fn a_torn_cache_file_is_not_believed() {
-        let dir = tempfile::tempdir().unwrap();
-        let id = ObjectId([1; 32]);
-        let object = IndexObject {
-            format: 1,
-            requires: vec![],
-            dedup_key: DedupKeyId([3; 32]),
-            codec: "zstd".into(),
-            archives: vec![],
-            chunks: vec![],
-            notes: Notes::default(),
-        };
-        let mut plain = Vec::new();
-        ciborium::into_writer(&object, &mut plain).unwrap();
-        write_cached(dir.path(), id, &plain).unwrap();
-        assert!(read_cached(dir.path(), id, &layout::index(id)).is_some());
-        let path = dir.path().join(format!("{id}.cbor"));
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[3] ^= 1;
-        fs::write(&path, bytes).unwrap();
-        assert!(read_cached(dir.path(), id, &layout::index(id)).is_none());
     }
 }

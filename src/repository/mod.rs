@@ -31,6 +31,7 @@ pub mod frames;
 pub mod garbage;
 pub mod headers;
 pub mod index;
+mod kept;
 pub mod keys;
 pub mod layout;
 pub mod locks;

@@ -99,7 +99,7 @@ impl State {
         let Ok(entries) = fs::read_dir(self.index_cache(repository)) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let id = name.to_str().and_then(|name| name.strip_suffix(".cbor")?.parse().ok());
+            let id = name.to_str().and_then(crate::repository::kept::id_of);
             if id.is_some_and(|id| !is_there(&id)) {
                 let _ = fs::remove_file(entry.path());
             }
@@ -394,6 +394,12 @@ pub struct RecordsLock {
     _file: File,
 }
 
+/// Asked for again, a value is written down as used in every so many runs only: a run in which nothing changed writes
+/// nothing.
+const TOUCHED_EVERY: u64 = 8;
+/// Values that so many runs have not asked for are dropped.
+const KEPT_FOR: u64 = 16;
+
 /// What sources remember of unchanged files; kept only when the run ends well ([`Memo::commit`]).
 pub struct Memo {
     db: Mutex<Connection>,
@@ -409,10 +415,13 @@ impl Memo {
     /// The value of a key. A memo that cannot be read knows nothing.
     pub fn get(&self, key: &str) -> Option<Vec<u8>> {
         let db = self.db();
-        let mut query = db.prepare_cached("select value from memo where key = ?1").ok()?;
-        let value = query.query_row(params![key], |row| row.get(0)).optional().ok()??;
-        let mut touch = db.prepare_cached("update memo set used = ?2 where key = ?1 and used <> ?2").ok()?;
-        touch.execute(params![key, self.run]).ok()?;
+        let mut query = db.prepare_cached("select value, used from memo where key = ?1").ok()?;
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, u64>(1)?));
+        let (value, used) = query.query_row(params![key], row).optional().ok()??;
+        if used.saturating_add(TOUCHED_EVERY) <= self.run {
+            let mut touch = db.prepare_cached("update memo set used = ?2 where key = ?1").ok()?;
+            touch.execute(params![key, self.run]).ok()?;
+        }
         Some(value)
     }
 
@@ -424,11 +433,13 @@ impl Memo {
         }
     }
 
-    /// Makes what was put durable, and drops what three runs have not asked for.
+    /// Makes what was put durable, and drops what some runs have not asked for.
     pub fn commit(self) -> Result<(), RepositoryError> {
         let db = self.db();
         let finish = || -> rusqlite::Result<()> {
-            db.execute("delete from memo where used < ?1 - 3", params![self.run as i64])?;
+            if self.run.is_multiple_of(TOUCHED_EVERY) {
+                db.execute("delete from memo where used < ?1", params![self.run.saturating_sub(KEPT_FOR)])?;
+            }
             db.execute("delete from run", [])?;
             db.execute("insert into run values (?1)", params![self.run])?;
             db.execute_batch("commit")

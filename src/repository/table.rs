@@ -1,18 +1,24 @@
-//! The table of known chunks: entries in an unlinked temporary file, a few bytes per chunk in memory.
+//! The table of known chunks: the first entries in memory, the rest in an unlinked temporary file with a few bytes per
+//! chunk in memory.
 //!
-//! Memory holds the first eight bytes of an id and a position; a hit is confirmed in full from the file. Chunk ids are
-//! keyed hashes, so nobody without the key can aim at collisions; those that happen go to a map of whole ids.
+//! Memory holds the first eight bytes of an id and a position; a hit is confirmed in full from the entry. Chunk ids are
+//! keyed hashes, so nobody without the key can aim at collisions; those that happen go to a map of whole ids. A random
+//! factor spreads the prefixes over the map, so that who has the key cannot fill one of its places either.
 
 use crate::base::ids::{ChunkId, ObjectId};
 use crate::repository::format::{IndexArchive, IndexChunk};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
+use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 const ENTRY: usize = 56;
 const FLUSH: usize = 1 << 20;
+/// Bytes of entries that stay in memory: of some gigabytes of chunks, which are then found without a system call.
+const HELD: usize = 16 << 20;
 
 /// Where a chunk lies. `archive` and `index` are positions in the table's own lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,13 +34,59 @@ pub struct Location {
 /// See the module.
 pub struct ChunkTable {
     file: File,
+    /// The first entries.
+    held: Vec<u8>,
+    /// Bytes of the file.
     flushed: u64,
+    /// The last entries, behind those in the file.
     tail: Vec<u8>,
-    by_prefix: HashMap<u64, u32>,
+    by_prefix: HashMap<u64, u32, Spread>,
     colliding: HashMap<ChunkId, u32>,
     count: u32,
     pub archives: Vec<IndexArchive>,
     archive_positions: HashMap<ObjectId, u32>,
+}
+
+/// Spreads prefixes, which are random already unless somebody chose them.
+#[derive(Clone)]
+struct Spread(u64);
+
+impl Spread {
+    fn new() -> Self {
+        // Seeded by the standard library's own random keys.
+        Self(std::hash::RandomState::new().hash_one(ENTRY) | 1)
+    }
+}
+
+impl BuildHasher for Spread {
+    type Hasher = Spreading;
+
+    fn build_hasher(&self) -> Spreading {
+        Spreading { factor: self.0, hash: 0 }
+    }
+}
+
+struct Spreading {
+    factor: u64,
+    hash: u64,
+}
+
+impl Hasher for Spreading {
+    fn finish(&self) -> u64 {
+        self.hash
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        // The high half of the product depends on all bits of both.
+        let product = u128::from(n ^ self.hash ^ self.factor) * u128::from(self.factor);
+        self.hash = (product as u64) ^ ((product >> 64) as u64);
+    }
 }
 
 fn prefix(id: &ChunkId) -> u64 {
@@ -46,9 +98,10 @@ impl ChunkTable {
     pub fn new(dir: &Path) -> io::Result<Self> {
         Ok(Self {
             file: tempfile::tempfile_in(dir)?,
+            held: Vec::new(),
             flushed: 0,
             tail: Vec::new(),
-            by_prefix: HashMap::new(),
+            by_prefix: HashMap::with_hasher(Spread::new()),
             colliding: HashMap::new(),
             count: 0,
             archives: Vec::new(),
@@ -70,27 +123,29 @@ impl ChunkTable {
     /// Adds a chunk of an archive; the first place known for a chunk stays.
     pub fn insert(&mut self, chunk: &IndexChunk, archive: u32, index: u32) -> io::Result<()> {
         let IndexChunk(id, _, frame_offset, frame_length, offset, length) = *chunk;
-        if self.get(&id)?.is_some() {
-            return Ok(());
-        }
         let at = self.count;
-        self.tail.extend_from_slice(&id.0);
+        match self.by_prefix.entry(prefix(&id)) {
+            Entry::Vacant(slot) => {
+                slot.insert(at);
+            }
+            Entry::Occupied(slot) => {
+                let first = *slot.get();
+                if self.entry(first)?.0 == id || self.colliding.contains_key(&id) {
+                    return Ok(());
+                }
+                self.colliding.insert(id, at);
+            }
+        }
+        let into = if self.held.len() < HELD { &mut self.held } else { &mut self.tail };
+        into.extend_from_slice(&id.0);
         for word in [archive, index, frame_offset, frame_length, offset, length] {
-            self.tail.extend_from_slice(&word.to_le_bytes());
+            into.extend_from_slice(&word.to_le_bytes());
         }
         self.count = at.checked_add(1).ok_or_else(|| io::Error::other("more chunks than the table can hold"))?;
         if self.tail.len() >= FLUSH {
             self.file.write_all_at(&self.tail, self.flushed)?;
             self.flushed += self.tail.len() as u64;
             self.tail.clear();
-        }
-        match self.by_prefix.entry(prefix(&id)) {
-            std::collections::hash_map::Entry::Vacant(slot) => {
-                slot.insert(at);
-            }
-            std::collections::hash_map::Entry::Occupied(_) => {
-                self.colliding.insert(id, at);
-            }
         }
         Ok(())
     }
@@ -116,12 +171,15 @@ impl ChunkTable {
     /// The entry at a position, in the order of insertion.
     pub fn entry(&self, at: u32) -> io::Result<(ChunkId, Location)> {
         let position = u64::from(at) * ENTRY as u64;
+        let held = self.held.len() as u64;
         let mut bytes = [0u8; ENTRY];
-        if position >= self.flushed {
-            let from = (position - self.flushed) as usize;
+        if position < held {
+            bytes.copy_from_slice(&self.held[position as usize..position as usize + ENTRY]);
+        } else if position - held >= self.flushed {
+            let from = (position - held - self.flushed) as usize;
             bytes.copy_from_slice(&self.tail[from..from + ENTRY]);
         } else {
-            self.file.read_exact_at(&mut bytes, position)?;
+            self.file.read_exact_at(&mut bytes, position - held)?;
         }
         let mut id = [0u8; 32];
         id.copy_from_slice(&bytes[..32]);
@@ -173,7 +231,7 @@ mod tests {
             }
             ChunkId(id)
         };
-        let count = 40_000u32;
+        let count = 320_000u32;
         for n in 0..count {
             table.insert(&IndexChunk(id(n), 0, n, 2, 3, 4), archive, 0).unwrap();
             table.insert(&IndexChunk(id(n), 0, 999, 9, 9, 9), archive, 0).unwrap();

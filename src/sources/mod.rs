@@ -111,6 +111,10 @@ pub trait StreamSink: Write + Send {
     fn reuse_piece(&mut self, piece: &Piece) -> io::Result<bool>;
     /// Plain bytes so far, reused ones included.
     fn position(&self) -> u64;
+    /// How it is cut: equal bytes become equal chunks where this number is equal.
+    fn cut(&self) -> u32 {
+        0
+    }
     /// Ends the stream and makes it part of the source.
     fn finish(self: Box<Self>) -> io::Result<()>;
 }

@@ -111,6 +111,18 @@ impl<R: Read, W: Write, O: Observer> Tap<R, W, O> {
         }
     }
 
+    /// What lies ahead in the buffer, which may be nothing.
+    pub(crate) fn ahead(&self) -> &[u8] {
+        &self.buffer[self.next..self.end]
+    }
+
+    /// Consumes the next `n` bytes of what lies ahead.
+    pub(crate) fn advance(&mut self, n: usize) {
+        let n = n.min(self.end - self.next);
+        self.next += n;
+        self.position += n as u64;
+    }
+
     /// Whether nothing is left. Waits for input.
     pub(crate) fn at_end(&mut self) -> Result<bool, TapError> {
         Ok(!self.fill()?)

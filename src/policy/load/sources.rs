@@ -273,7 +273,7 @@ fn postgres(table: &Table<'_>, root: &Path) -> PostgresSpec {
             Fingerprint::Rows,
             &[("none", Fingerprint::None), ("rows", Fingerprint::Rows), ("content", Fingerprint::Content)],
         ),
-        jobs: table.number("jobs", 1, 1..=64u32),
+        jobs: table.number("jobs", 2, 1..=64u32),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::known::{Seen, load_known};
 use super::stream::StreamWriter;
-use super::workers::{Shared, UPLOADS, Written};
+use super::workers::{Shared, Spare, UPLOADS, Written};
 use super::{lock, stored};
 use crate::base::cancel::Cancel;
 use crate::base::ids::{HostName, ObjectId, PolicyName, Sequence, SnapshotId, Tag};
@@ -21,6 +21,7 @@ use crate::repository::index::IndexDraft;
 use crate::repository::keys::HostKey;
 use crate::repository::refs::Refs;
 use crate::repository::state::State;
+use crate::repository::table::Location;
 use crate::repository::trust::{ChainHead, to_json};
 use crate::repository::{Repository, RepositoryError, layout, locks, parallel};
 use crate::storage::{LockMode, Locked, StorageKey};
@@ -29,7 +30,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -78,6 +79,22 @@ pub(super) struct Used {
     pub archives: HashSet<u32>,
     pub index: HashSet<u32>,
     pub bytes: u64,
+    last: Option<(u32, u32)>,
+}
+
+impl Used {
+    /// A known chunk is used again. Most lie where the one before does.
+    pub fn add(&mut self, location: &Location) {
+        let place = (location.archive, location.index);
+        if self.last.replace(place) == Some(place) {
+            return;
+        }
+        self.archives.insert(location.archive);
+        // Index objects of this run are all in the refs anyway.
+        if location.index != u32::MAX {
+            self.index.insert(location.index);
+        }
+    }
 }
 
 /// What the caller knows of a snapshot at its end.
@@ -150,6 +167,8 @@ impl SnapshotWriter {
             pending: Mutex::default(),
             tail: Mutex::default(),
             open: Mutex::default(),
+            given_back: Condvar::new(),
+            spare: Spare::default(),
             written: Mutex::new(Written {
                 draft: IndexDraft::default(),
                 draft_bytes: 0,

@@ -24,7 +24,8 @@ pub struct StreamParts {
 pub struct StreamWriter<'a> {
     writer: &'a SnapshotWriter,
     chunker: Chunker,
-    buffer: Vec<u8>,
+    /// Bytes behind the last chunk: less than the longest one.
+    held: Vec<u8>,
     segment: Segment,
     entries: Vec<tree::Entry>,
     /// Where the entries of the current piece begin.
@@ -44,7 +45,7 @@ impl<'a> StreamWriter<'a> {
         Self {
             writer,
             chunker: Chunker::new(gear, average),
-            buffer: Vec::new(),
+            held: Vec::new(),
             segment: Segment::default(),
             entries: Vec::new(),
             piece_start: 0,
@@ -60,23 +61,56 @@ impl<'a> StreamWriter<'a> {
         if shared.failed.load(Ordering::SeqCst) { Err(run_failed()) } else { Ok(()) }
     }
 
-    /// Cuts what can be cut; all of it when a piece ends.
-    fn cut(&mut self, to_end: bool) -> io::Result<()> {
-        let buffer = std::mem::take(&mut self.buffer);
-        let mut rest = &buffer[..];
-        while rest.len() >= self.chunker.max() || (to_end && !rest.is_empty()) {
-            let (chunk, behind) = rest.split_at(self.chunker.cut(rest));
-            let id = self.writer.shared.key.id(chunk);
-            self.entries.push((id, chunk.len() as u64));
-            self.keep(id, chunk)?;
-            rest = behind;
+    /// Cuts what can be cut: of what is held back and what comes behind it. The rest is held back.
+    fn feed(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let max = self.chunker.max();
+        let mut rest = bytes;
+        while !self.held.is_empty() && !rest.is_empty() {
+            let more = rest.len().min(max - self.held.len());
+            self.held.extend_from_slice(&rest[..more]);
+            rest = &rest[more..];
+            if self.held.len() < max {
+                return Ok(());
+            }
+            let held = std::mem::take(&mut self.held);
+            let n = self.cut(&held)?;
+            let left = held.len() - n;
+            self.held = held;
+            // What is left of the held bytes mostly came from `bytes`: there it need not be copied again.
+            if left <= more {
+                self.held.clear();
+                rest = &bytes[bytes.len() - rest.len() - left..];
+            } else {
+                self.held.copy_within(n.., 0);
+                self.held.truncate(left);
+            }
         }
-        let left = rest.len();
-        let from = buffer.len() - left;
-        self.buffer = buffer;
-        self.buffer.copy_within(from.., 0);
-        self.buffer.truncate(left);
+        while rest.len() >= max {
+            rest = &rest[self.cut(rest)?..];
+        }
+        self.held.extend_from_slice(rest);
         Ok(())
+    }
+
+    /// Cuts what is held back, to its end: a piece ends here.
+    fn cut_rest(&mut self) -> io::Result<()> {
+        let held = std::mem::take(&mut self.held);
+        let mut rest = &held[..];
+        while !rest.is_empty() {
+            rest = &rest[self.cut(rest)?..];
+        }
+        self.held = held;
+        self.held.clear();
+        Ok(())
+    }
+
+    /// The length of the first chunk of `bytes`, which is cut off.
+    fn cut(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let chunk = &bytes[..self.chunker.cut(bytes)];
+        let id = self.writer.shared.key.id(chunk);
+        self.entries.push((id, chunk.len() as u64));
+        self.keep(id, chunk)?;
+        Ok(chunk.len())
     }
 
     /// Drops a chunk that is known, and puts a new one into a segment.
@@ -98,18 +132,15 @@ impl<'a> StreamWriter<'a> {
 
     fn is_known(&mut self, id: &ChunkId) -> io::Result<bool> {
         let Some(location) = lock(&self.writer.shared.table).get(id)? else { return Ok(false) };
-        self.used.archives.insert(location.archive);
-        if location.index != u32::MAX {
-            self.used.index.insert(location.index);
-        }
+        self.used.add(&location);
         Ok(true)
     }
 
     fn send(&mut self) -> io::Result<()> {
-        let segment = std::mem::take(&mut self.segment);
-        if segment.is_empty() {
+        if self.segment.is_empty() {
             return Ok(());
         }
+        let segment = std::mem::replace(&mut self.segment, self.writer.shared.spare.segment());
         let sender = self.writer.segments.as_ref().ok_or_else(run_failed)?;
         sender.send(segment).map_err(|_| run_failed())?;
         self.check()
@@ -118,7 +149,7 @@ impl<'a> StreamWriter<'a> {
     /// Ends a piece: the next byte begins a new chunk. Returns the piece's chunks.
     pub fn end_piece(&mut self) -> io::Result<Vec<(ChunkId, u32)>> {
         self.check()?;
-        self.cut(true)?;
+        self.cut_rest()?;
         let piece = self.entries[self.piece_start..].iter().map(|(id, n)| (*id, *n as u32)).collect();
         self.piece_start = self.entries.len();
         Ok(piece)
@@ -126,16 +157,20 @@ impl<'a> StreamWriter<'a> {
 
     /// Takes over a piece without its bytes, if the repository holds all of its chunks.
     pub fn reuse_piece(&mut self, chunks: &[(ChunkId, u32)]) -> io::Result<bool> {
-        debug_assert!(self.buffer.is_empty(), "only between pieces");
+        debug_assert!(self.held.is_empty(), "only between pieces");
         self.check()?;
-        for (id, length) in chunks {
-            let found = lock(&self.writer.shared.table).get(id)?;
-            if found.is_none_or(|location| location.length != *length) {
-                return Ok(false);
+        let mut found = Vec::with_capacity(chunks.len());
+        {
+            let table = lock(&self.writer.shared.table);
+            for (id, length) in chunks {
+                match table.get(id)? {
+                    Some(location) if location.length == *length => found.push(location),
+                    _ => return Ok(false),
+                }
             }
         }
+        found.iter().for_each(|location| self.used.add(location));
         for (id, length) in chunks {
-            self.is_known(id)?;
             self.entries.push((*id, u64::from(*length)));
             self.position += u64::from(*length);
         }
@@ -148,10 +183,15 @@ impl<'a> StreamWriter<'a> {
         self.position
     }
 
+    /// The chunk size that cutting aims at.
+    pub fn average(&self) -> ChunkAverage {
+        self.chunker.average()
+    }
+
     /// Ends the stream.
     pub fn finish(mut self) -> io::Result<StreamParts> {
         self.check()?;
-        self.cut(true)?;
+        self.cut_rest()?;
         let entries = std::mem::take(&mut self.entries);
         let ids = tree::build(entries, |list| {
             let id = self.writer.shared.key.id(list);
@@ -201,11 +241,8 @@ impl Write for StreamWriter<'_> {
         if let Some(hash) = &mut self.sha256 {
             hash.update(bytes);
         }
-        self.buffer.extend_from_slice(bytes);
         self.position += bytes.len() as u64;
-        if self.buffer.len() >= 2 * self.chunker.max() {
-            self.cut(false)?;
-        }
+        self.feed(bytes)?;
         Ok(bytes.len())
     }
 

@@ -8,7 +8,7 @@ use super::snapshot::WriterOptions;
 use crate::base::ids::{ChunkId, ObjectId};
 use crate::pipeline::archive::{ArchiveWriter, SealedArchive};
 use crate::pipeline::chunk::ChunkIdKey;
-use crate::pipeline::crypt::{self, Recipients};
+use crate::pipeline::crypt::Recipients;
 use crate::pipeline::limits;
 use crate::pipeline::segment::{FrameEncoder, Segment};
 use crate::repository::format::{IndexArchive, IndexChunk, Notes, StreamNote};
@@ -17,10 +17,11 @@ use crate::repository::state::State;
 use crate::repository::table::ChunkTable;
 use crate::repository::{Repository, RepositoryError, layout};
 use crate::storage::Hashed;
+use bytes::Bytes;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// An index object is written at least this often, so that a killed first upload resumes.
@@ -40,9 +41,11 @@ pub(super) struct Shared {
     pub pending: Mutex<HashSet<ChunkId>>,
     /// Small ends of streams, gathered into common segments.
     pub tail: Mutex<Segment>,
-    /// The one archive that is being filled: compressing is what takes time, and is done outside of this lock; sealing
-    /// is ten times as fast.
-    pub open: Mutex<Option<ArchiveWriter>>,
+    /// Archives that are being filled.
+    pub open: Mutex<Open>,
+    /// An archive has been given back.
+    pub given_back: Condvar,
+    pub spare: Spare,
     pub written: Mutex<Written>,
     pub failed: AtomicBool,
     pub failure: Mutex<Option<RepositoryError>>,
@@ -50,6 +53,46 @@ pub(super) struct Shared {
     /// Index objects that the table's entries came from; new ones are added behind.
     pub index_objects: Mutex<Vec<(ObjectId, u64)>>,
     pub state: Arc<State>,
+}
+
+/// Archives that are being filled, each by one worker at a time. The first one is filled alone, so that a run that stores
+/// little stores one object.
+#[derive(Default)]
+pub(super) struct Open {
+    idle: Vec<ArchiveWriter>,
+    busy: usize,
+}
+
+/// Memory to be used again: fresh memory costs a page fault for every four KiB.
+#[derive(Default)]
+pub(super) struct Spare {
+    segments: Mutex<Vec<Segment>>,
+    archives: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Spare {
+    /// So many archives' memory is kept.
+    const ARCHIVES: usize = 2;
+
+    /// An empty segment.
+    pub fn segment(&self) -> Segment {
+        lock(&self.segments).pop().unwrap_or_default()
+    }
+
+    fn take_segment(&self, mut segment: Segment) {
+        segment.clear();
+        lock(&self.segments).push(segment);
+    }
+
+    fn take_archive(&self, bytes: Bytes) {
+        if let Ok(mut bytes) = bytes.try_into_mut() {
+            bytes.clear();
+            let mut archives = lock(&self.archives);
+            if archives.len() < Self::ARCHIVES {
+                archives.push(bytes.into());
+            }
+        }
+    }
 }
 
 /// What this run has stored.
@@ -104,35 +147,61 @@ impl Shared {
                 continue;
             }
             self.options.cancel.check()?;
-            let frame = encoder.encode(segment.plain())?;
-            if let Some(full) = self.append(&segment, &frame)? {
+            let full = self.append(&segment, encoder.encode(segment.plain())?)?;
+            self.spare.take_segment(segment);
+            if let Some(full) = full {
                 archives.send(full.finish(&mut encoder)?).map_err(|_| RepositoryError::Worker)?;
             }
         }
     }
 
-    /// Adds a frame to the open archive; gives that back once it is full.
+    /// Adds a frame to an open archive; gives that back once it is full.
     fn append(&self, segment: &Segment, frame: &[u8]) -> Result<Option<ArchiveWriter>, RepositoryError> {
+        let archive = self.take_open();
+        let pushed = archive.and_then(|mut archive| {
+            archive.push(segment, frame)?;
+            Ok(archive)
+        });
         let mut open = lock(&self.open);
-        let mut archive = match open.take() {
-            Some(archive) => archive,
-            None => ArchiveWriter::new(&self.options.recipients)?,
+        open.busy -= 1;
+        let full = match pushed {
+            Ok(archive) if archive.is_full() => Ok(Some(archive)),
+            Ok(archive) => {
+                open.idle.push(archive);
+                Ok(None)
+            }
+            Err(e) => Err(e),
         };
-        archive.push(segment, frame)?;
-        if archive.is_full() {
-            return Ok(Some(archive));
-        }
-        *open = Some(archive);
-        Ok(None)
+        drop(open);
+        self.given_back.notify_one();
+        full
     }
 
-    /// Stores what the workers left in the open archive.
-    pub(super) fn store_open(&self) -> Result<(), RepositoryError> {
-        let open = lock(&self.open).take();
-        match open {
-            Some(archive) => self.store(archive.finish(&mut FrameEncoder::new(self.options.compression)?)?),
-            None => Ok(()),
+    /// The fullest archive that nobody fills, or a new one. It counts as busy, also where this fails.
+    fn take_open(&self) -> Result<ArchiveWriter, RepositoryError> {
+        let mut open = lock(&self.open);
+        loop {
+            let fullest = (0..open.idle.len()).max_by_key(|at| open.idle[*at].position());
+            if let Some(at) = fullest {
+                open.busy += 1;
+                return Ok(open.idle.swap_remove(at));
+            }
+            if open.busy == 0 || self.new_bytes.load(Ordering::SeqCst) > 0 || self.failed.load(Ordering::SeqCst) {
+                open.busy += 1;
+                break;
+            }
+            open = self.given_back.wait(open).unwrap_or_else(PoisonError::into_inner);
         }
+        drop(open);
+        let memory = lock(&self.spare.archives).pop().unwrap_or_default();
+        Ok(ArchiveWriter::within(&self.options.recipients, memory)?)
+    }
+
+    /// Stores what the workers left in open archives.
+    pub(super) fn store_open(&self) -> Result<(), RepositoryError> {
+        let open = std::mem::take(&mut lock(&self.open).idle);
+        let mut encoder = FrameEncoder::new(self.options.compression)?;
+        open.into_iter().try_for_each(|archive| self.store(archive.finish(&mut encoder)?))
     }
 
     /// Stores an archive; only then are its chunks known.
@@ -140,7 +209,7 @@ impl Shared {
         let length = sealed.bytes().len() as u64;
         let object = Hashed { bytes: sealed.take_bytes().into(), sha256: sealed.id().0 };
         self.repository.storage().put_hashed(&layout::archive(sealed.id()), &object)?;
-        drop(object);
+        self.spare.take_archive(object.bytes);
         self.new_bytes.fetch_add(length, Ordering::SeqCst);
         let archive = IndexArchive {
             id: sealed.id(),
@@ -197,12 +266,12 @@ impl Shared {
         notes: Notes,
         written: &mut Written,
     ) -> Result<(), RepositoryError> {
-        let plain = draft.encode(self.key.dedup_id(), notes)?;
-        let sealed = crypt::seal(&plain, 3, &self.index_recipients)?;
+        let object = draft.finish(self.key.dedup_id(), notes);
+        let sealed = index::seal(&object, &self.index_recipients)?;
         let length = sealed.bytes().len() as u64;
         self.repository.storage().put_new(&layout::index(sealed.id()), sealed.bytes())?;
         // The next run will want it.
-        index::keep(&self.state.index_cache(self.repository.id()), sealed.id(), &plain);
+        index::keep(&self.state.index_cache(self.repository.id()), sealed.id(), &object);
         self.new_bytes.fetch_add(length, Ordering::SeqCst);
         self.state.add_unfinished_index(self.repository.id(), sealed.id(), length)?;
         written.index.insert(sealed.id(), length);

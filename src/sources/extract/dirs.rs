@@ -4,7 +4,7 @@
 //! gets its own metadata when the way leads out of it, because its times and permissions would not survive, or not
 //! allow, what is laid out below.
 
-use super::metadata::{self, Wanted};
+use super::crew::{Crew, Folder, Pending, Shared};
 use super::report::{Report, Severity};
 use super::{ExtractError, Options};
 use crate::sources::files::entry::{Entry, Time};
@@ -15,6 +15,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Deeper levels close their parents and come back through `..`.
 const OPEN_LEVELS: usize = 64;
@@ -38,22 +39,15 @@ impl From<ExtractError> for NoDir {
 /// A folder on the way.
 struct Level {
     name: Vec<u8>,
-    dir: Option<OwnedFd>,
+    dir: Option<Arc<Folder>>,
     id: Id,
     pending: Pending,
 }
 
-/// What a folder gets when the way leads out of it.
-enum Pending {
-    Nothing,
-    /// It was finished before, and gets its time again.
-    Time(Time),
-    Entry(Box<Entry>),
-}
-
 /// The way from the destination to the current entry.
 pub(super) struct Dirs {
-    root: OwnedFd,
+    root: Arc<Folder>,
+    shared: Arc<Shared>,
     path: PathBuf,
     levels: Vec<Level>,
     /// Folders that this run has made.
@@ -62,13 +56,14 @@ pub(super) struct Dirs {
 
 impl Dirs {
     /// Opens the destination, which must exist. Symlinks on the way to it are the caller's own and are followed.
-    pub fn open(destination: &Path) -> Result<Self, ExtractError> {
+    pub fn open(destination: &Path, shared: &Arc<Shared>) -> Result<Self, ExtractError> {
         let root = rustix::fs::open(destination, flags(), Mode::empty()).map_err(|e| ExtractError::File {
             action: "open",
             path: destination.into(),
             source: e.into(),
         })?;
-        Ok(Dirs { root, path: destination.into(), levels: Vec::new(), made: HashSet::new() })
+        let (root, shared) = (Folder::new(root, shared), shared.clone());
+        Ok(Dirs { root, shared, path: destination.into(), levels: Vec::new(), made: HashSet::new() })
     }
 
     pub fn root(&self) -> BorrowedFd<'_> {
@@ -82,24 +77,29 @@ impl Dirs {
 
     /// The innermost folder of the way.
     pub fn current(&self) -> BorrowedFd<'_> {
+        self.folder().as_fd()
+    }
+
+    /// The same, to be held on to.
+    pub fn folder(&self) -> &Arc<Folder> {
         match self.levels.last() {
-            Some(Level { dir: Some(dir), .. }) => dir.as_fd(),
-            _ => self.root.as_fd(),
+            Some(Level { dir: Some(dir), .. }) => dir,
+            _ => &self.root,
         }
     }
 
     /// Goes to the folder with these components, making those that are not there.
-    pub fn enter(&mut self, way: &[&[u8]], options: &Options, report: &mut Report) -> Result<(), NoDir> {
+    pub fn enter(&mut self, way: &[&[u8]], crew: &mut Crew, report: &Report) -> Result<(), NoDir> {
         let common = self.levels.iter().zip(way).take_while(|(level, name)| level.name == **name).count();
-        self.leave(common, options, report)?;
+        self.leave(common, crew, report)?;
         for name in &way[common..] {
-            self.descend(name, &way.join(&b'/'))?;
+            self.descend(name, &way.join(&b'/'), crew)?;
         }
         Ok(())
     }
 
     /// One name further down. A folder that the archive has not mentioned yet is private until it does.
-    fn descend(&mut self, name: &[u8], path: &[u8]) -> Result<(), NoDir> {
+    fn descend(&mut self, name: &[u8], path: &[u8], crew: &mut Crew) -> Result<(), NoDir> {
         let os_name = OsStr::from_bytes(name);
         let mut made = false;
         let dir = loop {
@@ -125,6 +125,9 @@ impl Dirs {
         let stat = rustix::fs::fstat(&dir).map_err(|e| self.failure("read", path, e))?;
         let id = (stat.st_dev, stat.st_ino);
         let pending = if !made && self.made.contains(&id) {
+            // It may not have its time yet.
+            crew.settle();
+            let stat = rustix::fs::fstat(&dir).map_err(|e| self.failure("read", path, e))?;
             Pending::Time(Time { seconds: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 })
         } else {
             Pending::Nothing
@@ -132,16 +135,26 @@ impl Dirs {
         if made {
             self.made.insert(id);
         }
-        self.levels.push(Level { name: name.to_vec(), dir: Some(dir), id, pending });
+        let dir = Some(Folder::new(dir, &self.shared));
+        self.levels.push(Level { name: name.to_vec(), dir, id, pending });
         if self.levels.len() > OPEN_LEVELS {
             let closing = self.levels.len() - OPEN_LEVELS;
+            // It is opened anew later, and gets its metadata then: nothing may be on its way into it.
+            crew.settle();
             self.levels[closing - 1].dir = None;
         }
         Ok(())
     }
 
     /// Makes a folder in the current one, or takes the one that is there, and enters it.
-    pub fn make(&mut self, name: &[u8], entry: Entry, options: &Options, report: &mut Report) -> Result<(), NoDir> {
+    pub fn make(
+        &mut self,
+        name: &[u8],
+        entry: Entry,
+        options: &Options,
+        crew: &mut Crew,
+        report: &mut Report,
+    ) -> Result<(), NoDir> {
         let os_name = OsStr::from_bytes(name);
         let existed = match rustix::fs::mkdirat(self.current(), os_name, Mode::RWXU) {
             Ok(()) => false,
@@ -149,7 +162,7 @@ impl Dirs {
             Err(e) => return Err(self.failure("create", &entry.path, e)),
         };
         let path = entry.path.clone();
-        self.descend(name, &path)?;
+        self.descend(name, &path, crew)?;
         let Some(level) = self.levels.last_mut() else { return Ok(()) };
         if !existed {
             self.made.insert(level.id);
@@ -162,36 +175,19 @@ impl Dirs {
         Ok(())
     }
 
-    /// Goes back up to a depth; each folder that is left gets its metadata.
-    pub fn leave(&mut self, depth: usize, options: &Options, report: &mut Report) -> Result<(), ExtractError> {
+    /// Goes back up to a depth; each folder that is left gets its metadata, once the last file in it is there.
+    pub fn leave(&mut self, depth: usize, crew: &mut Crew, report: &Report) -> Result<(), ExtractError> {
         while self.levels.len() > depth {
             let Some(level) = self.levels.pop() else { break };
             let Some(dir) = level.dir else { continue };
             self.reopen(&dir)?;
-            let path = |dirs: &Self| {
-                let mut path: Vec<&[u8]> = dirs.levels.iter().map(|l| l.name.as_slice()).collect();
-                path.push(&level.name);
-                path.join(&b'/')
-            };
-            match level.pending {
-                Pending::Nothing => {}
-                Pending::Time(time) => {
-                    // A courtesy to a folder that was finished before; its owner may have taken the right away.
-                    let _ = metadata::set_time(&dir, time);
-                }
-                Pending::Entry(entry) => {
-                    metadata::apply_to_file(dir.as_fd(), &entry, Wanted::of(options), report);
-                    if let Err(e) = metadata::set_time(&dir, entry.mtime) {
-                        report.add(Severity::Metadata, &path(self), format!("time not restored: {e}"));
-                    }
-                }
-            }
+            dir.leave(crew.turn(report.differences.len()), level.pending);
         }
         Ok(())
     }
 
     /// Opens the innermost folder anew from its child, when it was closed to save descriptors.
-    fn reopen(&mut self, child: &OwnedFd) -> Result<(), ExtractError> {
+    fn reopen(&mut self, child: &Folder) -> Result<(), ExtractError> {
         let Some(parent) = self.levels.last_mut().filter(|l| l.dir.is_none()) else { return Ok(()) };
         let moved = || ExtractError::Moved { path: self.path.join(OsStr::from_bytes(&parent.name)) };
         let dir = rustix::fs::openat(child, c"..", flags(), Mode::empty()).map_err(|_| moved())?;
@@ -199,13 +195,13 @@ impl Dirs {
         if (stat.st_dev, stat.st_ino) != parent.id {
             return Err(moved());
         }
-        parent.dir = Some(dir);
+        parent.dir = Some(Folder::new(dir, &self.shared));
         Ok(())
     }
 
     /// Opens the folder that holds a hard link's target, from the destination down.
     pub fn open_way(&self, way: &[&[u8]]) -> Result<OwnedFd, Errno> {
-        let mut dir = rustix::fs::openat(&self.root, c".", flags(), Mode::empty())?;
+        let mut dir = rustix::fs::openat(&*self.root, c".", flags(), Mode::empty())?;
         for name in way {
             dir = open_below(dir.as_fd(), OsStr::from_bytes(name), flags())?;
         }

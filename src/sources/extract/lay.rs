@@ -2,23 +2,25 @@
 
 use super::ExtractError;
 use super::archive::{Archive, Member, TarError};
+use super::crew::{BUFFER, Crew, Large, Small, new_file, not_created};
 use super::dirs::{Dirs, Id, NoDir, open_new, stat_below};
 use super::metadata::{self, Wanted};
 use super::report::{Report, Severity};
 use crate::base::cancel::Cancel;
 use crate::sources::files::entry::{Entry, Kind};
 use crate::sources::files::frame::Segment;
+use crate::sources::files::hash64;
 use rustix::fd::AsFd;
-use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, makedev};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, makedev};
 use rustix::io::Errno;
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-const BUFFER: usize = 256 * 1024;
 /// Larger files get their room as they are written: a size is only what the archive says.
 const MAX_FALLOCATE: u64 = 1 << 30;
 
@@ -38,10 +40,17 @@ pub struct Extractor {
     dirs: Dirs,
     options: Options,
     cancel: Cancel,
-    /// Files that this run has made.
-    made: HashSet<Id>,
+    crew: Crew,
+    /// What is said of entries that are not the crew's.
     report: Report,
     buffer: Vec<u8>,
+}
+
+/// By whom an entry was laid out.
+enum Laid {
+    Here,
+    /// It will be: what becomes of it stands in the crew's reports.
+    HandedOver,
 }
 
 /// Why an entry is not laid out although the extraction goes on.
@@ -70,11 +79,12 @@ impl From<ExtractError> for Not {
 impl Extractor {
     /// `destination` must be a folder that exists.
     pub fn new(destination: &Path, options: Options, cancel: &Cancel) -> Result<Self, ExtractError> {
+        let crew = Crew::new(destination, options, cancel);
         Ok(Extractor {
-            dirs: Dirs::open(destination)?,
+            dirs: Dirs::open(destination, &crew.shared)?,
             options,
             cancel: cancel.clone(),
-            made: HashSet::new(),
+            crew,
             report: Report::default(),
             buffer: vec![0; BUFFER],
         })
@@ -82,12 +92,14 @@ impl Extractor {
 
     /// Lays out a whole archive.
     pub fn extract(&mut self, archive: impl Read) -> Result<(), ExtractError> {
-        self.run(Archive::new(archive), &|_| true, &|_| {})
+        self.extract_only(archive, &|_| true)
     }
 
     /// Lays out those entries of a whole archive that `wanted` takes, by their paths.
     pub fn extract_only(&mut self, archive: impl Read, wanted: &dyn Fn(&[u8]) -> bool) -> Result<(), ExtractError> {
-        self.run(Archive::new(archive), wanted, &|_| {})
+        self.run(Archive::new(archive), wanted, &|_| {})?;
+        self.crew.settle();
+        self.crew.check()
     }
 
     /// Lays out entries that were cut out of an archive by their offsets and lengths. `rename` gives a single entry
@@ -125,8 +137,8 @@ impl Extractor {
             self.report.add(Severity::Metadata, &member.entry.path, format!("{lost} not understood"));
         }
         let before = self.report.differences.len();
-        let (severity, what) = match self.member(archive, &renamed) {
-            Ok(()) => {
+        let (severity, what) = match self.member(archive, &renamed, false) {
+            Ok(_) => {
                 self.report.entries += 1;
                 self.report.bytes += member.entry.size;
                 self.rename_differences(before, &member.entry.path);
@@ -150,9 +162,11 @@ impl Extractor {
     /// Ends the extraction: the last folders get their metadata, and all is durable. Leaving it out leaves folders
     /// without theirs.
     pub fn finish(mut self) -> Result<Report, ExtractError> {
-        self.dirs.leave(0, &self.options, &mut self.report)?;
+        self.dirs.leave(0, &mut self.crew, &self.report)?;
+        let report = self.crew.gather(std::mem::take(&mut self.report));
+        self.crew.check()?;
         rustix::fs::syncfs(self.dirs.root()).map_err(|e| self.file_error("make durable", b"", e))?;
-        Ok(self.report)
+        Ok(report)
     }
 
     fn run<R: Read>(
@@ -162,7 +176,7 @@ impl Extractor {
         change: &dyn Fn(&mut Entry),
     ) -> Result<(), ExtractError> {
         while let Some(mut member) = archive.next_member()? {
-            self.cancel.check()?;
+            self.crew.check()?;
             if !wanted(&member.entry.path) {
                 continue;
             }
@@ -170,8 +184,9 @@ impl Extractor {
             for lost in std::mem::take(&mut member.lost) {
                 self.report.add(Severity::Metadata, &member.entry.path, format!("{lost} not understood"));
             }
-            match self.member(&mut archive, &member) {
-                Ok(()) => {
+            match self.member(&mut archive, &member, true) {
+                Ok(Laid::HandedOver) => {}
+                Ok(Laid::Here) => {
                     self.report.entries += 1;
                     self.report.bytes += member.entry.size;
                 }
@@ -183,15 +198,28 @@ impl Extractor {
         Ok(())
     }
 
-    fn member<R: Read>(&mut self, archive: &mut Archive<R>, member: &Member) -> Result<(), Not> {
+    /// `crew`: a file may be handed over.
+    fn member<R: Read>(&mut self, archive: &mut Archive<R>, member: &Member, crew: bool) -> Result<Laid, Not> {
         let entry = &member.entry;
         let way = components(&entry.path).map_err(|what| Not::Refused(what.into()))?;
         let Some((name, parents)) = way.split_last() else {
             return Err(Not::Missing("the destination keeps its own metadata".into()));
         };
-        self.dirs.enter(parents, &self.options, &mut self.report)?;
+        let own = ways(&way).last().unwrap_or_default();
+        if matches!(entry.kind, Kind::Hardlink(_)) || self.crew.is_pending(ways(&way)) {
+            self.crew.settle();
+        }
+        self.dirs.enter(parents, &mut self.crew, &self.report)?;
+        if entry.kind == Kind::File && crew && !member.again && !self.options.overwrite {
+            return self.hand_over(archive, member, name, own).map(|()| Laid::HandedOver);
+        }
+        self.alone(archive, member, name).map(|()| Laid::Here)
+    }
+
+    fn alone<R: Read>(&mut self, archive: &mut Archive<R>, member: &Member, name: &[u8]) -> Result<(), Not> {
+        let entry = &member.entry;
         match &entry.kind {
-            Kind::Dir => Ok(self.dirs.make(name, entry.clone(), &self.options, &mut self.report)?),
+            Kind::Dir => Ok(self.dirs.make(name, entry.clone(), &self.options, &mut self.crew, &mut self.report)?),
             Kind::File => self.file(archive, member, name),
             Kind::Symlink(target) => {
                 if target.is_empty() || target.contains(&0) {
@@ -218,12 +246,50 @@ impl Extractor {
         }
     }
 
+    /// A file whose content goes to the crew. Small ones are created there, too.
+    fn hand_over<R: Read>(
+        &mut self,
+        archive: &mut Archive<R>,
+        member: &Member,
+        name: &[u8],
+        way: u64,
+    ) -> Result<(), Not> {
+        let entry = &member.entry;
+        self.make_way(entry, name, false)?;
+        let turn = self.crew.turn(self.report.differences.len());
+        let (folder, name, entry) = (self.dirs.folder().clone(), name.to_vec(), entry.clone());
+        if member.map.is_none() && entry.size < BUFFER as u64 {
+            let mut content = Vec::with_capacity(entry.size as usize);
+            read_up_to(archive, &mut content, entry.size, member.offset)?;
+            self.crew.small(Small { turn, folder, name, entry, content, way });
+            return Ok(());
+        }
+        let file = open_new(folder.as_fd(), OsStr::from_bytes(&name), new_file(), Mode::RUSR | Mode::WUSR)
+            .map_err(|e| self.not_created(&entry, e))?;
+        let (file, complete) = (File::from(file), AtomicBool::new(false));
+        let large = self.crew.begin(Large { turn, folder, name, entry, file, complete, way });
+        self.prepare(member, &large.file)?;
+        let whole = [Segment { offset: 0, length: member.entry.size }];
+        for segment in member.map.as_ref().map_or(whole.as_slice(), |map| &map.segments) {
+            let (mut at, end) = (segment.offset, segment.offset + segment.length);
+            while at < end {
+                self.crew.check()?;
+                let mut bytes = self.crew.buffer();
+                let n = (end - at).min(BUFFER as u64);
+                read_up_to(archive, &mut bytes, n, member.offset)?;
+                self.crew.part(&large, at, bytes);
+                at += n;
+            }
+        }
+        large.complete.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
     fn file<R: Read>(&mut self, archive: &mut Archive<R>, member: &Member, name: &[u8]) -> Result<(), Not> {
         let entry = &member.entry;
         let temporary = self.make_way(entry, name, member.again)?;
         let target = temporary.as_deref().unwrap_or(name);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = open_new(self.dirs.current(), OsStr::from_bytes(target), flags, Mode::RUSR | Mode::WUSR)
+        let file = open_new(self.dirs.current(), OsStr::from_bytes(target), new_file(), Mode::RUSR | Mode::WUSR)
             .map_err(|e| self.not_created(entry, e))?;
         let mut file = File::from(file);
         let result = self.fill(archive, member, &mut file).map_err(Not::Failed).and_then(|()| {
@@ -232,7 +298,7 @@ impl Extractor {
                 self.report.add(Severity::Metadata, &entry.path, format!("time not restored: {e}"));
             }
             let stat = rustix::fs::fstat(&file).map_err(|e| self.file_error("read", &entry.path, e))?;
-            self.made.insert((stat.st_dev, stat.st_ino));
+            self.made(stat.st_dev, stat.st_ino);
             self.put_in_place(entry, temporary.as_deref(), name)
         });
         if result.is_err() {
@@ -242,6 +308,21 @@ impl Extractor {
         result
     }
 
+    /// The file's length, or room for it.
+    fn prepare(&self, member: &Member, file: &File) -> Result<(), ExtractError> {
+        let failed = |e| self.file_error("write", &member.entry.path, e);
+        if member.map.is_some() {
+            return rustix::fs::ftruncate(file, member.entry.size).map_err(failed);
+        }
+        // Room in one run is a courtesy that not every file system does; only a full one says so.
+        if (BUFFER as u64..=MAX_FALLOCATE).contains(&member.entry.size)
+            && let Err(e @ Errno::NOSPC) = rustix::fs::fallocate(file, FallocateFlags::empty(), 0, member.entry.size)
+        {
+            return Err(failed(e));
+        }
+        Ok(())
+    }
+
     /// The content; what the archive says of its length has been checked against its data, or is checked by reading.
     fn fill<R: Read>(
         &mut self,
@@ -249,25 +330,11 @@ impl Extractor {
         member: &Member,
         file: &mut File,
     ) -> Result<(), ExtractError> {
+        self.prepare(member, file)?;
         let path = &member.entry.path;
         let failed = |e: io::Error| ExtractError::File { action: "write", path: self.dirs.display(path), source: e };
         let whole = [Segment { offset: 0, length: member.entry.size }];
-        let segments = match &member.map {
-            Some(map) => {
-                rustix::fs::ftruncate(&*file, member.entry.size).map_err(|e| failed(e.into()))?;
-                map.segments.as_slice()
-            }
-            None => {
-                // Room in one run is a courtesy that not every file system does; only a full one says so.
-                if (BUFFER as u64..=MAX_FALLOCATE).contains(&member.entry.size)
-                    && let Err(e @ Errno::NOSPC) =
-                        rustix::fs::fallocate(&*file, FallocateFlags::empty(), 0, member.entry.size)
-                {
-                    return Err(failed(e.into()));
-                }
-                whole.as_slice()
-            }
-        };
+        let segments = member.map.as_ref().map_or(whole.as_slice(), |map| &map.segments);
         for segment in segments {
             if member.map.is_some() {
                 rustix::fs::seek(&*file, rustix::fs::SeekFrom::Start(segment.offset)).map_err(|e| failed(e.into()))?;
@@ -300,7 +367,7 @@ impl Extractor {
         let id = stat.map(|s| (s.st_dev, s.st_ino));
         match (stat, id) {
             (None, _) => return Err(Not::Missing("a hard link to something that was not restored".into())),
-            (Some(_), Some(id)) if self.made.contains(&id) => {}
+            (Some(_), Some(id)) if self.is_made(&id) => {}
             _ => return Err(Not::Refused("a hard link to something that is not of this archive".into())),
         }
         let temporary = self.make_way(entry, name, false)?;
@@ -348,7 +415,7 @@ impl Extractor {
         }
         metadata::apply_by_name(self.dirs.current(), new, entry, Wanted::of(&self.options), &mut self.report);
         if let Ok(Some(stat)) = stat_below(self.dirs.current(), new.as_bytes()) {
-            self.made.insert((stat.st_dev, stat.st_ino));
+            self.made(stat.st_dev, stat.st_ino);
         }
         self.put_in_place(entry, temporary.as_deref(), name)
     }
@@ -362,7 +429,7 @@ impl Extractor {
         if FileType::from_raw_mode(stat.st_mode).is_dir() {
             return Err(Not::Refused("a folder stands in its place".into()));
         }
-        let ours = self.made.contains(&(stat.st_dev, stat.st_ino));
+        let ours = self.is_made(&(stat.st_dev, stat.st_ino));
         if ours && again {
             rustix::fs::unlinkat(dir, OsStr::from_bytes(name), AtFlags::empty())
                 .map_err(|e| self.file_error("replace", &entry.path, e))?;
@@ -392,16 +459,19 @@ impl Extractor {
     }
 
     fn not_created(&self, entry: &Entry, e: Errno) -> Not {
-        match e {
-            Errno::EXIST | Errno::LOOP => Not::Refused("something has taken its place meanwhile".into()),
-            Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ => {
-                Not::Missing(format!("this file system does not take the name: {}", io::Error::from(e)))
-            }
-            Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP => {
-                Not::Missing(format!("{} not created: {}", entry.kind.noun(), io::Error::from(e)))
-            }
-            e => Not::Failed(self.file_error("create", &entry.path, e)),
+        match not_created(entry, e) {
+            Some((Severity::Refused, what)) => Not::Refused(what),
+            Some((_, what)) => Not::Missing(what),
+            None => Not::Failed(self.file_error("create", &entry.path, e)),
         }
+    }
+
+    fn made(&self, dev: u64, ino: u64) {
+        self.crew.shared.made.lock().unwrap_or_else(PoisonError::into_inner).insert((dev, ino));
+    }
+
+    fn is_made(&self, id: &Id) -> bool {
+        self.crew.shared.made.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
     }
 
     fn file_error(&self, action: &'static str, path: &[u8], e: Errno) -> ExtractError {
@@ -438,12 +508,29 @@ pub fn write_content<R: Read>(
     Ok(())
 }
 
+/// Reads `n` bytes of a member's content.
+fn read_up_to<R: Read>(archive: &mut Archive<R>, into: &mut Vec<u8>, n: u64, offset: u64) -> Result<(), ExtractError> {
+    let read = archive.take(n).read_to_end(into).map_err(read_error)?;
+    if (read as u64) < n {
+        return Err(TarError::Truncated { what: "the content of an entry", offset }.into());
+    }
+    Ok(())
+}
+
 /// An error of the reader below, or what the archive itself found.
 fn read_error(e: io::Error) -> ExtractError {
     match e.downcast::<TarError>() {
         Ok(e) => e.into(),
         Err(e) => TarError::Io(e).into(),
     }
+}
+
+/// Hashes of the path and of all above it, the shortest first.
+fn ways<'w>(way: &'w [&[u8]]) -> impl Iterator<Item = u64> + 'w {
+    way.iter().scan(0u64, |above, name| {
+        *above = above.rotate_left(17).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ hash64(name);
+        Some(*above)
+    })
 }
 
 /// The names of a relative path. `.` is passed over; everything that could lead out is refused.

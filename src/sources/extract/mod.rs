@@ -9,6 +9,7 @@
 //! it has been laid out.
 
 mod archive;
+mod crew;
 mod dirs;
 mod lay;
 mod metadata;

@@ -40,6 +40,29 @@ pub struct Report {
 }
 
 impl Report {
+    /// Puts reports about single entries where they belong: each behind so many differences of this one.
+    pub(super) fn merge(self, others: impl Iterator<Item = (usize, Report)>) -> Report {
+        let Report { entries, bytes, differences, unlisted, worst } = self;
+        let mut whole = Report { entries, bytes, differences: Vec::new(), unlisted, worst };
+        let mut own = differences.into_iter().enumerate().peekable();
+        for (before, other) in others {
+            whole.entries += other.entries;
+            whole.bytes += other.bytes;
+            whole.unlisted += other.unlisted;
+            whole.worst = whole.worst.max(other.worst);
+            while let Some((_, difference)) = own.next_if(|(at, _)| *at < before) {
+                whole.take(difference);
+            }
+            other.differences.into_iter().for_each(|difference| whole.take(difference));
+        }
+        own.for_each(|(_, difference)| whole.take(difference));
+        whole
+    }
+
+    fn take(&mut self, difference: Difference) {
+        if self.differences.len() < LISTED { self.differences.push(difference) } else { self.unlisted += 1 }
+    }
+
     pub(super) fn add(&mut self, severity: Severity, path: &[u8], what: impl Into<String>) {
         self.worst = self.worst.max(Some(severity));
         if self.differences.len() < LISTED {

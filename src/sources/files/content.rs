@@ -1,11 +1,13 @@
 //! Reading a file's content: opened without following anything, checked to be the file that was seen, its holes found.
 
+use super::entry::Xattrs;
 use super::frame::{Segment, SparseMap};
 use super::walk::Identity;
-use rustix::fd::OwnedFd;
+use super::xattr;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, SeekFrom, Stat};
 use rustix::io::Errno;
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -46,6 +48,23 @@ pub fn open(path: &Path) -> io::Result<Option<Opened>> {
     Ok(Some(Opened { file: fd.into(), stat, identity: Identity::of(&stat) }))
 }
 
+/// The extended attributes of what stands at an absolute path; no symlink is followed, the last component neither. None
+/// of what is not there any more.
+pub fn attributes(path: &Path) -> io::Result<Xattrs> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let name = path.file_name().and_then(|name| CString::new(name.as_bytes()).ok());
+    let (dir, flags) = match (path.parent(), &name) {
+        (Some(parent), Some(_)) => (parent, flags),
+        _ => (path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC),
+    };
+    let dir = match open_long(dir, flags) {
+        Ok(dir) => dir,
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Xattrs::new()),
+        Err(e) => return Err(e.into()),
+    };
+    Ok(xattr::read(dir.as_fd(), name.as_deref())?)
+}
+
 /// Opens a path of any length, in steps when it is too long for one call.
 fn open_long(path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     let mut rest = path.as_os_str().as_bytes();
@@ -61,7 +80,6 @@ fn open_long(path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
 }
 
 fn open_step(dir: Option<&OwnedFd>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
-    use rustix::fd::AsFd;
     let dir = dir.map_or(CWD, |d| d.as_fd());
     let path = OsStr::from_bytes(path);
     match rustix::fs::openat2(dir, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {

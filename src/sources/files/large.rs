@@ -8,9 +8,9 @@
 use super::content::{self, Opened};
 use super::entry::{Entry, Kind};
 use super::frame::{self, Segment, SparseMap};
-use super::memo::{Remembered, fingerprint};
+use super::memo::{Remembered, differ, fingerprint};
 use super::notes::{Note, Notes};
-use super::small::current;
+use super::small::{attributes, current};
 use super::stream::{BUFFER, Outcome, TreeStream, file_error};
 use super::walk::{Found, Identity};
 use crate::sources::{Piece, SourceError};
@@ -71,10 +71,11 @@ impl TreeStream<'_> {
         }
         let keeping = Keeping { found, print };
         let keeping = self.is_settled(found).then_some(&keeping);
-        let written = self.copy(path, found.entry.clone(), &opened, keeping, notes)?;
+        let entry = Entry { xattrs: attributes(path, &opened)?, ..found.entry.clone() };
+        let written = self.copy(path, entry, &opened, keeping, notes)?;
         let Written { copy, map, piece, digest } = written;
         if copy.held && keeping.is_some() {
-            if known.is_some_and(|k| k.digest != digest) {
+            if known.is_some_and(|k| differ(&k.digest, &digest)) {
                 notes.add(Note::SilentChange, &found.entry.path);
             }
             let lengths = vec![copy.end - copy.start];
@@ -150,7 +151,7 @@ impl TreeStream<'_> {
             let (piece, digest) = self.end_piece()?;
             if let Some(Keeping { found, print }) = keeping.filter(|_| whole) {
                 let key = self.memo_key(&found.entry.path, index);
-                if self.recall(&key, print).is_some_and(|k| k.digest != digest) {
+                if self.recall(&key, print).is_some_and(|k| differ(&k.digest, &digest)) {
                     notes.add(Note::SilentChange, &entry.path);
                 }
                 let fingerprint = *print;

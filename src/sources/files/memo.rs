@@ -7,13 +7,13 @@ use crate::base::ids::ChunkId;
 use crate::sources::Piece;
 
 /// Part of every fingerprint: another way of framing entries makes other bytes.
-const LAYOUT: &[u8] = b"lifeboat files 1";
+const LAYOUT: &[u8] = b"lifeboat files 2";
 
 /// What was remembered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remembered {
     pub fingerprint: [u8; 32],
-    /// Keyed hash of the piece's bytes.
+    /// What tells whether the piece's bytes are others now: see [`digest`].
     pub digest: [u8; 32],
     /// Bytes that each entry of the group takes in the tar. For a large file one: the whole entry.
     pub lengths: Vec<u64>,
@@ -22,7 +22,25 @@ pub struct Remembered {
     pub piece: Piece,
 }
 
-/// The fingerprint of a group: all metadata that stands in the tar, and what tells that content has changed.
+/// What tells the bytes of a piece: how they were cut, and the keyed ids of the chunks that they became. Pieces that
+/// were cut otherwise cannot be compared.
+pub fn digest(cut: u32, piece: &Piece) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for (id, _) in &piece.chunks {
+        hasher.update(&id.0);
+    }
+    let mut digest = *hasher.finalize().as_bytes();
+    digest[..4].copy_from_slice(&cut.to_le_bytes());
+    digest
+}
+
+/// Whether two digests tell of different bytes.
+pub fn differ(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    a[..4] == b[..4] && a != b
+}
+
+/// The fingerprint of a group: all metadata that stands in the tar, and what tells that content has changed. Extended
+/// attributes are not asked for: they change with the change time.
 /// The device number is not part of it: many file systems get another one with every mount.
 pub fn fingerprint(group: &[Found]) -> [u8; 32] {
     let mut bytes = Vec::with_capacity(group.len() * 192);
@@ -46,11 +64,6 @@ pub fn fingerprint(group: &[Found]) -> [u8; 32] {
         }
         field(&mut bytes, entry.user.as_deref().unwrap_or_default().as_bytes());
         field(&mut bytes, entry.group.as_deref().unwrap_or_default().as_bytes());
-        bytes.extend_from_slice(&(entry.xattrs.len() as u32).to_le_bytes());
-        for (name, value) in &entry.xattrs {
-            field(&mut bytes, name);
-            field(&mut bytes, value);
-        }
     }
     *blake3::hash(&bytes).as_bytes()
 }

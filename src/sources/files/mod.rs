@@ -38,5 +38,6 @@ pub use stream::{LISTING, TAR};
 pub use volume::VolumeSource;
 
 pub(super) use docker::Trees;
+pub(super) use stream::hash64;
 pub(super) use today::{Today, VisitPath, walk_today};
 pub(super) use xattr::read as read_attributes;

@@ -2,9 +2,9 @@
 //! so the header is always true to it.
 
 use super::content::{self, Opened};
-use super::entry::{Entry, Kind, Time};
+use super::entry::{Entry, Kind, Time, Xattrs};
 use super::frame::{self, Segment, SparseMap};
-use super::memo::{Remembered, fingerprint};
+use super::memo::{Remembered, differ, fingerprint};
 use super::notes::{Note, Notes};
 use super::plan::Plan;
 use super::stream::{LARGE, Observer, Outcome, TreeStream, file_error};
@@ -52,7 +52,7 @@ impl TreeStream<'_> {
         }
         let (piece, digest) = self.end_piece()?;
         if stable {
-            if known.is_some_and(|k| k.digest != digest) {
+            if known.is_some_and(|k| differ(&k.digest, &digest)) {
                 notes.add(Note::SilentChange, first);
             }
             self.keep(&key, &Remembered { fingerprint: print, digest, lengths, map: None, piece });
@@ -92,7 +92,12 @@ impl TreeStream<'_> {
                     Ok(Outcome::Unstable)
                 }
             },
-            _ => self.header_only(entry).map(|()| Outcome::Stable),
+            _ => {
+                let path = real_of(plan, &entry.path);
+                let xattrs =
+                    content::attributes(&path).map_err(|e| file_error("read extended attributes of", &path, e))?;
+                self.header_only(&Entry { xattrs, ..entry.clone() }).map(|()| Outcome::Stable)
+            }
         }
     }
 
@@ -132,6 +137,9 @@ impl TreeStream<'_> {
             }
             let stable = held && opened.identity.same(&found.identity) && found.entry.kind == Kind::File;
             let mut entry = if stable { found.entry.clone() } else { current(&path, &found.entry, &opened)? };
+            if stable {
+                entry.xattrs = attributes(&path, &opened)?;
+            }
             entry.size = bytes.len() as u64;
             let map = if held { content::sparse_map(&opened) } else { None };
             self.content(&entry, map.as_ref(), &bytes)?;
@@ -154,10 +162,15 @@ impl TreeStream<'_> {
     }
 }
 
+/// An open file's extended attributes.
+pub(super) fn attributes(path: &Path, opened: &Opened) -> Result<Xattrs, SourceError> {
+    xattr::of_file(&opened.file).map_err(|e| file_error("read extended attributes of", path, e))
+}
+
 /// A file's entry as it is now, when it is not what the walk saw any more.
 pub(super) fn current(path: &Path, entry: &Entry, opened: &Opened) -> Result<Entry, SourceError> {
     let stat = &opened.stat;
-    let xattrs = xattr::of_file(&opened.file).map_err(|e| file_error("read extended attributes of", path, e))?;
+    let xattrs = attributes(path, opened)?;
     let same_owner = stat.st_uid == entry.uid && stat.st_gid == entry.gid;
     Ok(Entry {
         path: entry.path.clone(),

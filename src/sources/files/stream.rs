@@ -11,7 +11,7 @@
 
 use super::entry::{Entry, Kind, Time};
 use super::frame::{self, END_OF_ARCHIVE};
-use super::memo::Remembered;
+use super::memo::{self, Remembered};
 use super::notes::Notes;
 use super::plan::Plan;
 use super::walk::{Found, real_of};
@@ -39,7 +39,10 @@ const GROUP_ENTRIES: usize = 1024;
 /// Seconds; the coarsest file systems keep times to two of them.
 const SETTLE: i64 = 2;
 const ROUNDS: u64 = 30;
-pub(super) const BUFFER: usize = 256 * 1024;
+/// Bytes of a large file that are read at once.
+pub(super) const BUFFER: usize = 1 << 20;
+/// Bytes that are gathered for the sink.
+const OUT: usize = 256 << 10;
 
 /// Sees the content of every small file that is read.
 pub type Observer<'o> = &'o mut dyn FnMut(&Entry, &[u8]);
@@ -65,8 +68,6 @@ pub struct TreeStream<'a> {
     out: Vec<u8>,
     lines: Vec<u8>,
     position: u64,
-    /// Hash of the piece that is being written.
-    digest: blake3::Hasher,
     group: Vec<Found>,
     weight: u64,
     /// Names of hard links that could not be read any more, and the name that holds their content now.
@@ -114,10 +115,9 @@ impl<'a> TreeStream<'a> {
             limit,
             tar,
             listing,
-            out: Vec::with_capacity(2 * BUFFER),
-            lines: Vec::with_capacity(BUFFER),
+            out: Vec::with_capacity(OUT),
+            lines: Vec::with_capacity(OUT),
             position: 0,
-            digest: blake3::Hasher::new_keyed(cx.fact_key),
             group: Vec::new(),
             weight: 0,
             gone: HashMap::new(),
@@ -207,13 +207,10 @@ impl<'a> TreeStream<'a> {
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), SourceError> {
         self.position += bytes.len() as u64;
-        if self.remember {
-            self.digest.update(bytes);
-        }
-        if self.out.len() + bytes.len() > BUFFER {
+        if self.out.len() + bytes.len() > OUT {
             self.flush_out()?;
         }
-        if bytes.len() >= BUFFER {
+        if bytes.len() >= OUT {
             return self.tar.write_all(bytes).map_err(|e| sink_error(self.cx, e));
         }
         self.out.extend_from_slice(bytes);
@@ -246,18 +243,17 @@ impl<'a> TreeStream<'a> {
             serde_json::to_writer(&mut self.lines, &line).map_err(|e| SourceError::problem(format!("listing: {e}")))?;
             self.lines.push(b'\n');
         }
-        if self.lines.len() >= BUFFER {
+        if self.lines.len() >= OUT {
             self.flush_lines()?;
         }
         Ok(())
     }
 
-    /// Ends a piece: its chunks, and the keyed hash of its bytes.
+    /// Ends a piece: its chunks, and what tells its bytes.
     pub(super) fn end_piece(&mut self) -> Result<(Piece, [u8; 32]), SourceError> {
         self.flush_out()?;
         let piece = self.tar.end_piece().map_err(|e| sink_error(self.cx, e))?;
-        let digest = *self.digest.finalize().as_bytes();
-        self.digest.reset();
+        let digest = memo::digest(self.tar.cut(), &piece);
         Ok((piece, digest))
     }
 
@@ -316,8 +312,7 @@ pub(super) fn file_error(action: &'static str, path: &Path, e: impl Into<io::Err
 
 /// What an entry counts in its group.
 pub(super) fn weigh(entry: &Entry) -> u64 {
-    let xattrs: usize = entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
-    ENTRY_WEIGHT + entry.size + xattrs as u64
+    ENTRY_WEIGHT + entry.size
 }
 
 /// Whether a group ends behind this entry: as likely as the entry is heavy.
@@ -326,7 +321,7 @@ pub(super) fn ends_group(path: &[u8], weight: u64) -> bool {
 }
 
 /// Spreads paths evenly; nobody gains by choosing where groups end.
-pub(super) fn hash64(bytes: &[u8]) -> u64 {
+pub(in crate::sources) fn hash64(bytes: &[u8]) -> u64 {
     let mix = |h: u64| (h ^ (h >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut hash = bytes.len() as u64;
     for chunk in bytes.chunks(8) {

@@ -6,14 +6,24 @@ use super::owners::Owners;
 use super::plan::Plan;
 use super::stream::{Observer, Totals, TreeStream};
 use super::view::{Host, View};
-use super::walk::{Links, Walk};
+use super::walk::{Found, Links, Walk};
 use crate::base::cancel::Cancel;
 use crate::base::ids::SourceName;
 use crate::policy::model::{App, Via};
 use crate::sources::{Capture, SourceError};
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
+
+/// Entries that the walk hands over together, and how many such handfuls it may be ahead.
+const TOGETHER: usize = 64;
+const AHEAD: usize = 8;
+
+/// Nobody takes what the walk finds: whoever did failed, and its error is the one that counts.
+fn stopped() -> SourceError {
+    SourceError::problem("the walk was stopped")
+}
 
 /// How plans are walked.
 pub struct Tree<'a> {
@@ -48,8 +58,28 @@ impl Tree<'_> {
             one_file_system: self.one_file_system,
             never: self.never,
         };
-        let walked = walk.run(&mut |found| stream.push(plan, found, notes, observer));
+        // The walk goes ahead while what it found is looked up or read.
+        let (sender, receiver) = sync_channel::<Vec<Found>>(AHEAD);
+        let (walked, pushed) = std::thread::scope(|scope| {
+            let walking = scope.spawn(move || {
+                let mut some = Vec::with_capacity(TOGETHER);
+                walk.run(&mut |found| {
+                    some.push(found);
+                    if some.len() < TOGETHER {
+                        return Ok(());
+                    }
+                    let full = std::mem::replace(&mut some, Vec::with_capacity(TOGETHER));
+                    sender.send(full).map_err(|_| stopped())
+                })?;
+                sender.send(some).map_err(|_| stopped())
+            });
+            // The receiver is dropped with the first failure, which ends the walk.
+            let push = |found| stream.push(plan, found, notes, observer);
+            let pushed = receiver.into_iter().flatten().try_for_each(push);
+            (walking.join().unwrap_or_else(|_| Err(SourceError::problem("the thread of the walk broke"))), pushed)
+        });
         notes.absorb(walk_notes);
+        pushed?;
         walked?;
         stream.flush(plan, notes, observer)
     }

@@ -3,15 +3,17 @@
 //! Invariants: nothing is followed (`lstat` relative to folders opened with `O_NOFOLLOW`); a folder's metadata comes
 //! from the descriptor through which it is listed; memory holds one list of names per level of depth, never the tree;
 //! at most [`OPEN_LEVELS`] folders are open.
+//!
+//! Extended attributes are left to whoever writes an entry down: their change shows in the entry's change time, so of
+//! what has not changed they need not be asked for.
 
-use super::entry::{Entry, Kind, Time, Xattrs};
+use super::entry::{Entry, Kind, Time};
 use super::notes::{Note, Notes};
 use super::owners::Owners;
 use super::plan::{Node, Plan, Scope, path_of, real_path};
-use super::xattr;
 use crate::base::cancel::Cancel;
 use crate::sources::SourceError;
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Stat};
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
@@ -52,7 +54,7 @@ impl Identity {
     }
 }
 
-/// An entry and how it was found.
+/// An entry, without its extended attributes, and how it was found.
 #[derive(Debug, Clone)]
 pub struct Found {
     pub entry: Entry,
@@ -122,8 +124,7 @@ impl<'a> Walk<'a> {
             .map_err(|e| self.error("open", &path, e))?;
         let stat = rustix::fs::fstat(&dir).map_err(|e| self.error("read", &path, e))?;
         if !plan.prefix.is_empty() {
-            let xattrs = self.attributes(&dir, None, &path)?;
-            visit(self.found(path.clone(), Kind::Dir, &stat, xattrs))?;
+            visit(self.found(path.clone(), Kind::Dir, &stat))?;
         }
         let within = plan.root.scope.as_deref().map(|scope| Within { scope, dev: stat.st_dev });
         let names = self.names(&dir, &path, Some(&plan.root), within)?;
@@ -255,11 +256,7 @@ impl<'a> Walk<'a> {
                 return Ok(());
             }
         };
-        let xattrs = match kind {
-            Kind::Hardlink(_) => Vec::new(),
-            _ => self.attributes(dir, Some(name), path)?,
-        };
-        visit(self.found(path.to_vec(), kind, stat, xattrs))
+        visit(self.found(path.to_vec(), kind, stat))
     }
 
     fn folder(
@@ -282,9 +279,7 @@ impl<'a> Walk<'a> {
             Err(e) => return Err(self.error("open", path, e)),
         };
         let stat = rustix::fs::fstat(&dir).map_err(|e| self.error("read", path, e))?;
-        let xattrs =
-            if listed { self.attributes(&dir, None, path)? } else { self.attributes(parent, Some(name), path)? };
-        visit(self.found(path.to_vec(), Kind::Dir, &stat, xattrs))?;
+        visit(self.found(path.to_vec(), Kind::Dir, &stat))?;
         let mut within = match own {
             Some(scope) => Some(Within { scope, dev: stat.st_dev }),
             None => above,
@@ -343,7 +338,7 @@ impl<'a> Walk<'a> {
         Ok(names)
     }
 
-    fn found(&self, path: Vec<u8>, kind: Kind, stat: &Stat, xattrs: Xattrs) -> Found {
+    fn found(&self, path: Vec<u8>, kind: Kind, stat: &Stat) -> Found {
         let identity = Identity::of(stat);
         let size = if kind == Kind::File { identity.size } else { 0 };
         let (uid, gid) = (stat.st_uid, stat.st_gid);
@@ -357,13 +352,9 @@ impl<'a> Walk<'a> {
             user: self.owners.user(uid),
             group: self.owners.group(gid),
             mtime: identity.mtime,
-            xattrs,
+            xattrs: Vec::new(),
         };
         Found { entry, identity }
-    }
-
-    fn attributes(&self, dir: &OwnedFd, name: Option<&CStr>, path: &[u8]) -> Result<Xattrs, SourceError> {
-        xattr::read(dir.as_fd(), name).map_err(|e| self.error("read extended attributes of", path, e))
     }
 
     fn real(&self, path: &[u8]) -> PathBuf {

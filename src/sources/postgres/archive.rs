@@ -81,11 +81,19 @@ pub(crate) fn walk<R: Read, W: Write, O: Observer>(tap: &mut Tap<R, W, O>) -> Re
 impl<R: Read, W: Write, O: Observer> Walk<'_, R, W, O> {
     /// A sign byte, then the value, least significant byte first.
     fn int(&mut self) -> Result<i64, TapError> {
-        let negative = self.tap.byte()? != 0;
-        let mut value: u64 = 0;
-        for i in 0..self.int_bytes {
-            value |= u64::from(self.tap.byte()?) << (8 * i);
+        let mut bytes = [0u8; 9];
+        let length = 1 + usize::from(self.int_bytes);
+        // Every row has one, and most lie whole in what has been read.
+        if let (Some(ahead), Some(out)) = (self.tap.ahead().get(..length), bytes.get_mut(..length)) {
+            out.copy_from_slice(ahead);
+            self.tap.advance(length);
+        } else {
+            for byte in bytes.iter_mut().take(length) {
+                *byte = self.tap.byte()?;
+            }
         }
+        let [negative, value @ ..] = bytes;
+        let (negative, value) = (negative != 0, u64::from_le_bytes(value));
         let value = i64::try_from(value).map_err(|_| TapError::Format("an integer out of range".into()))?;
         Ok(if negative { -value } else { value })
     }
