@@ -10,6 +10,8 @@ pub mod nearest;
 pub mod retention;
 pub mod schedule;
 mod show;
+#[cfg(test)]
+mod sweep;
 mod values;
 
 pub use error::{LoadError, PolicyError, PolicyErrors, Position};

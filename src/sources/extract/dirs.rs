@@ -5,7 +5,7 @@
 //! allow, what is laid out below.
 
 use super::metadata::{self, Wanted};
-use super::report::{Report, Severity};
+use super::report::{Aspect, Report, Severity};
 use super::{ExtractError, Options};
 use crate::sources::files::entry::{Entry, Time};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -157,7 +157,12 @@ impl Dirs {
         if self.made.contains(&level.id) || options.overwrite {
             level.pending = Pending::Entry(Box::new(entry));
         } else {
-            report.add(Severity::Metadata, &path, "the folder was there already: its owner, mode and times are kept");
+            report.add(
+                Severity::Metadata,
+                Aspect::Entry,
+                &path,
+                "the folder was there already: its owner, mode and times are kept",
+            );
         }
         Ok(())
     }
@@ -168,11 +173,6 @@ impl Dirs {
             let Some(level) = self.levels.pop() else { break };
             let Some(dir) = level.dir else { continue };
             self.reopen(&dir)?;
-            let path = |dirs: &Self| {
-                let mut path: Vec<&[u8]> = dirs.levels.iter().map(|l| l.name.as_slice()).collect();
-                path.push(&level.name);
-                path.join(&b'/')
-            };
             match level.pending {
                 Pending::Nothing => {}
                 Pending::Time(time) => {
@@ -180,10 +180,8 @@ impl Dirs {
                     let _ = metadata::set_time(&dir, time);
                 }
                 Pending::Entry(entry) => {
-                    metadata::apply_to_file(dir.as_fd(), &entry, Wanted::of(options), report);
-                    if let Err(e) = metadata::set_time(&dir, entry.mtime) {
-                        report.add(Severity::Metadata, &path(self), format!("time not restored: {e}"));
-                    }
+                    metadata::apply_to_file(dir.as_fd(), &entry, Wanted::of(options), report)
+                        .map_err(|e| self.file_error("read", &entry.path, e))?;
                 }
             }
         }
@@ -218,8 +216,12 @@ impl Dirs {
                 NoDir::Missing(format!("this file system does not take the name: {}", std::io::Error::from(e)))
             }
             Errno::ACCESS | Errno::PERM => NoDir::Missing(format!("{action} its folder: {}", std::io::Error::from(e))),
-            e => NoDir::Failed(ExtractError::File { action, path: self.display(path), source: e.into() }),
+            e => NoDir::Failed(self.file_error(action, path, e)),
         }
+    }
+
+    fn file_error(&self, action: &'static str, path: &[u8], e: Errno) -> ExtractError {
+        ExtractError::File { action, path: self.display(path), source: e.into() }
     }
 }
 

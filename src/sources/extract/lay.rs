@@ -2,9 +2,10 @@
 
 use super::ExtractError;
 use super::archive::{Archive, Member, TarError};
+use super::copy::Original;
 use super::dirs::{Dirs, Id, NoDir, open_new, stat_below};
 use super::metadata::{self, Wanted};
-use super::report::{Report, Severity};
+use super::report::{Aspect, Report, Severity};
 use crate::base::cancel::Cancel;
 use crate::sources::files::entry::{Entry, Kind};
 use crate::sources::files::frame::Segment;
@@ -41,6 +42,9 @@ pub struct Extractor {
     /// Files that this run has made.
     made: HashSet<Id>,
     report: Report,
+    /// Bytes of data that came with the archive, and those of copies in place of hard links.
+    written: u64,
+    copied: u64,
     buffer: Vec<u8>,
 }
 
@@ -76,6 +80,8 @@ impl Extractor {
             cancel: cancel.clone(),
             made: HashSet::new(),
             report: Report::default(),
+            written: 0,
+            copied: 0,
             buffer: vec![0; BUFFER],
         })
     }
@@ -122,7 +128,12 @@ impl Extractor {
         renamed.entry.path = name.to_vec();
         renamed.again = false;
         for lost in &member.lost {
-            self.report.add(Severity::Metadata, &member.entry.path, format!("{lost} not understood"));
+            self.report.add(
+                Severity::Metadata,
+                Aspect::Attribute,
+                &member.entry.path,
+                format!("{lost} not understood"),
+            );
         }
         let before = self.report.differences.len();
         let (severity, what) = match self.member(archive, &renamed) {
@@ -136,7 +147,7 @@ impl Extractor {
             Err(Not::Missing(what)) => (Severity::Missing, what),
             Err(Not::Failed(e)) => return Err(e),
         };
-        self.report.add(severity, &member.entry.path, what);
+        self.report.add(severity, Aspect::of(&member.entry.kind), &member.entry.path, what);
         Ok(false)
     }
 
@@ -168,17 +179,24 @@ impl Extractor {
             }
             change(&mut member.entry);
             for lost in std::mem::take(&mut member.lost) {
-                self.report.add(Severity::Metadata, &member.entry.path, format!("{lost} not understood"));
+                self.report.add(
+                    Severity::Metadata,
+                    Aspect::Attribute,
+                    &member.entry.path,
+                    format!("{lost} not understood"),
+                );
             }
-            match self.member(&mut archive, &member) {
+            let (severity, what) = match self.member(&mut archive, &member) {
                 Ok(()) => {
                     self.report.entries += 1;
                     self.report.bytes += member.entry.size;
+                    continue;
                 }
-                Err(Not::Refused(what)) => self.report.add(Severity::Refused, &member.entry.path, what),
-                Err(Not::Missing(what)) => self.report.add(Severity::Missing, &member.entry.path, what),
+                Err(Not::Refused(what)) => (Severity::Refused, what),
+                Err(Not::Missing(what)) => (Severity::Missing, what),
                 Err(Not::Failed(e)) => return Err(e),
-            }
+            };
+            self.report.add(severity, Aspect::of(&member.entry.kind), &member.entry.path, what);
         }
         Ok(())
     }
@@ -227,11 +245,8 @@ impl Extractor {
             .map_err(|e| self.not_created(entry, e))?;
         let mut file = File::from(file);
         let result = self.fill(archive, member, &mut file).map_err(Not::Failed).and_then(|()| {
-            metadata::apply_to_file(file.as_fd(), entry, Wanted::of(&self.options), &mut self.report);
-            if let Err(e) = metadata::set_time(&file, entry.mtime) {
-                self.report.add(Severity::Metadata, &entry.path, format!("time not restored: {e}"));
-            }
-            let stat = rustix::fs::fstat(&file).map_err(|e| self.file_error("read", &entry.path, e))?;
+            let stat = metadata::apply_to_file(file.as_fd(), entry, Wanted::of(&self.options), &mut self.report)
+                .map_err(|e| self.file_error("read", &entry.path, e))?;
             self.made.insert((stat.st_dev, stat.st_ino));
             self.put_in_place(entry, temporary.as_deref(), name)
         });
@@ -281,6 +296,7 @@ impl Extractor {
                     return Err(TarError::Truncated { what: "the content of an entry", offset: member.offset }.into());
                 }
                 file.write_all(&self.buffer[..n]).map_err(failed)?;
+                self.written += n as u64;
                 left -= n as u64;
             }
         }
@@ -298,22 +314,31 @@ impl Extractor {
         })?;
         let stat = stat_below(dir.as_fd(), last).ok().flatten();
         let id = stat.map(|s| (s.st_dev, s.st_ino));
-        match (stat, id) {
-            (None, _) => return Err(Not::Missing("a hard link to something that was not restored".into())),
-            (Some(_), Some(id)) if self.made.contains(&id) => {}
-            _ => return Err(Not::Refused("a hard link to something that is not of this archive".into())),
+        let Some(id) = id else {
+            return Err(Not::Missing("a hard link to something that was not restored".into()));
+        };
+        if !self.made.contains(&id) {
+            return Err(Not::Refused("a hard link to something that is not of this archive".into()));
         }
         let temporary = self.make_way(entry, name, false)?;
         let new = temporary.as_deref().unwrap_or(name);
-        let (last, os_new) = (OsStr::from_bytes(last), OsStr::from_bytes(new));
-        rustix::fs::linkat(&dir, last, self.dirs.current(), os_new, AtFlags::empty()).map_err(|e| match e {
-            Errno::MLINK | Errno::XDEV | Errno::PERM => {
-                Not::Missing(format!("hard link not restored: {}", io::Error::from(e)))
+        match rustix::fs::linkat(
+            &dir,
+            OsStr::from_bytes(last),
+            self.dirs.current(),
+            OsStr::from_bytes(new),
+            AtFlags::empty(),
+        ) {
+            Ok(()) => {}
+            Err(e @ (Errno::MLINK | Errno::XDEV | Errno::PERM | Errno::OPNOTSUPP)) => {
+                let from = Original { dir: dir.as_fd(), name: last, target, id };
+                self.copy_instead(entry, &from, new, e)?;
+                return self.put_in_place(entry, temporary.as_deref(), name);
             }
-            e => self.not_created(entry, e),
-        })?;
+            Err(e) => return Err(self.not_created(entry, e)),
+        }
         let linked = stat_below(self.dirs.current(), new).ok().flatten().map(|s| (s.st_dev, s.st_ino));
-        let result = if linked == id {
+        let result = if linked == Some(id) {
             self.put_in_place(entry, temporary.as_deref(), name)
         } else {
             Err(Not::Refused("its target was replaced while it was being linked".into()))
@@ -328,6 +353,43 @@ impl Extractor {
         result
     }
 
+    /// A hard link that cannot be one, as a copy under a name that is free.
+    fn copy_instead(&mut self, entry: &Entry, from: &Original<'_>, new: &[u8], why: Errno) -> Result<(), Not> {
+        let wanted = Wanted::of(&self.options);
+        let missing = |and: &str| Not::Missing(format!("hard link not restored: {}{and}", io::Error::from(why)));
+        let opened = from
+            .open(&entry.path, wanted)
+            .map_err(|e| missing(&format!("; nor can it be copied: {}", io::Error::from(e))))?;
+        let Some(opened) = opened else { return Err(missing("")) };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let os_new = OsStr::from_bytes(new);
+        let file = open_new(self.dirs.current(), os_new, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|e| self.not_created(entry, e))?;
+        let file = File::from(file);
+        let most = self.written.saturating_sub(self.copied);
+        let result = match opened.copy_to(&file, &mut self.buffer, most, &self.cancel) {
+            Ok(Some(copied)) => {
+                self.copied += copied;
+                metadata::apply_to_file(file.as_fd(), opened.entry(), wanted, &mut self.report)
+                    .map_err(|e| Not::Failed(self.file_error("read", &entry.path, e)))
+            }
+            Ok(None) => Err(missing("; and copies would hold more than the archive does")),
+            Err(e) => Err(Not::Failed(e)),
+        };
+        match result {
+            Ok(stat) => {
+                self.made.insert((stat.st_dev, stat.st_ino));
+                from.tell(&entry.path, why, &mut self.report);
+                Ok(())
+            }
+            Err(e) => {
+                // It was created a moment ago under this very name.
+                let _ = rustix::fs::unlinkat(self.dirs.current(), os_new, AtFlags::empty());
+                Err(e)
+            }
+        }
+    }
+
     /// A symlink or special file: created under a single name, and given its metadata there.
     fn place(
         &mut self,
@@ -339,17 +401,10 @@ impl Extractor {
         let temporary = self.make_way(entry, name, again)?;
         let new = OsStr::from_bytes(temporary.as_deref().unwrap_or(name));
         create(self.dirs.current(), new).map_err(|e| self.not_created(entry, e))?;
-        if !matches!(entry.kind, Kind::Symlink(_)) {
-            let mode = Mode::from_raw_mode(entry.mode & 0o777);
-            if let Err(e) = rustix::fs::chmodat(self.dirs.current(), new, mode, AtFlags::empty()) {
-                let what = format!("mode not restored: {}", io::Error::from(e));
-                self.report.add(Severity::Metadata, &entry.path, what);
-            }
-        }
-        metadata::apply_by_name(self.dirs.current(), new, entry, Wanted::of(&self.options), &mut self.report);
-        if let Ok(Some(stat)) = stat_below(self.dirs.current(), new.as_bytes()) {
-            self.made.insert((stat.st_dev, stat.st_ino));
-        }
+        let stat =
+            metadata::apply_by_name(self.dirs.current(), new, entry, Wanted::of(&self.options), &mut self.report)
+                .map_err(|e| self.file_error("read", &entry.path, e))?;
+        self.made.insert((stat.st_dev, stat.st_ino));
         self.put_in_place(entry, temporary.as_deref(), name)
     }
 

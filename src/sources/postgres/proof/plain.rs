@@ -369,4 +369,28 @@ mod tests {
             assert!(passed(cut).unwrap_err().contains("not whole"), "{cut}");
         }
     }
+
+    #[test]
+    fn sweep_scripts() {
+        let words = [
+            "'",
+            "\"",
+            "$$",
+            "$a$",
+            "/*",
+            "*/",
+            "--",
+            "\n",
+            ";",
+            "E'",
+            "\\!",
+            "\\.\n",
+            "COPY x FROM stdin;\n",
+            "DROP ",
+        ];
+        crate::base::fuzz::Fuzz::of("sql").words(&words).run(|bytes| {
+            let mut out = Vec::new();
+            let _ = pass(&mut &bytes[..], &mut out);
+        });
+    }
 }
