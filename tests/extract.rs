@@ -1,8 +1,11 @@
 //! Laying tars out: hostile ones touch nothing outside, and nothing is passed over in silence.
 
+#[path = "support/hostile.rs"]
+mod hostile;
 #[path = "support/tree.rs"]
 mod tree;
 
+use hostile::Hostile;
 use lifeboat::base::cancel::Cancel;
 use lifeboat::sources::extract::{Archive, ExtractError, Extractor, Options, Report, Severity, write_content};
 use std::collections::BTreeMap;
@@ -10,77 +13,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use tar::{EntryType, Header};
+use tar::EntryType;
 use tree::{assert_same, records, run, scratch, text};
-
-/// A tar made block by block, with whatever lies in it.
-#[derive(Default)]
-struct Hostile(Vec<u8>);
-
-impl Hostile {
-    fn header(name: &[u8], kind: EntryType, size: u64) -> Header {
-        let mut header = Header::new_ustar();
-        header.as_old_mut().name[..name.len()].copy_from_slice(name);
-        header.set_entry_type(kind);
-        header.set_mode(0o644);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(1);
-        header.set_size(size);
-        header.set_cksum();
-        header
-    }
-
-    fn push(mut self, header: &Header, content: &[u8]) -> Self {
-        self.0.extend_from_slice(header.as_bytes());
-        self.0.extend_from_slice(content);
-        self.0.resize(self.0.len().next_multiple_of(512), 0);
-        self
-    }
-
-    fn file(self, name: &[u8], content: &[u8]) -> Self {
-        self.push(&Self::header(name, EntryType::Regular, content.len() as u64), content)
-    }
-
-    fn dir(self, name: &[u8]) -> Self {
-        self.push(&Self::header(name, EntryType::Directory, 0), b"")
-    }
-
-    fn special(self, name: &[u8], kind: EntryType, target: &[u8]) -> Self {
-        let mut header = Self::header(name, kind, 0);
-        header.as_old_mut().linkname[..target.len()].copy_from_slice(target);
-        header.set_cksum();
-        self.push(&header, b"")
-    }
-
-    fn symlink(self, name: &[u8], target: &[u8]) -> Self {
-        self.special(name, EntryType::Symlink, target)
-    }
-
-    fn hardlink(self, name: &[u8], target: &[u8]) -> Self {
-        self.special(name, EntryType::Link, target)
-    }
-
-    fn pax(self, records: &[(&str, &[u8])]) -> Self {
-        let mut body = Vec::new();
-        for (key, value) in records {
-            let rest = key.len() + value.len() + 3;
-            let mut length = rest + 1;
-            while rest + length.to_string().len() != length {
-                length = rest + length.to_string().len();
-            }
-            body.extend_from_slice(format!("{length} {key}=").as_bytes());
-            body.extend_from_slice(value);
-            body.push(b'\n');
-        }
-        self.push(&Self::header(b"pax", EntryType::XHeader, body.len() as u64), &body)
-    }
-
-    fn end(mut self) -> Vec<u8> {
-        self.0.extend_from_slice(&[0; 1024]);
-        self.0
-    }
-}
 
 /// A destination with a victim beside it. Checks at the end that the victim is as it was.
 struct Arena {
@@ -655,4 +589,64 @@ fn an_ordinary_user_gets_what_he_may_have_and_is_told_the_rest() {
     }
     assert!(found[Path::new("xattrs")].xattrs.contains_key(&b"user.binary"[..]));
     assert!(found[Path::new("acl/file")].xattrs.contains_key(&b"system.posix_acl_access"[..]));
+}
+
+/// A tar of hard links to a file of 100 KB, extracted where there are none.
+fn without_hard_links(tar: Vec<u8>) -> (tempfile::TempDir, PathBuf, String) {
+    let (guard, dir) = scratch();
+    fs::write(dir.join("t.tar"), tar).unwrap();
+    let log = dir.join("log");
+    let said = helper(
+        &["strace", "-f", "-o", text(&log), "-e", "trace=linkat", "-e", "inject=linkat:error=EPERM"],
+        "to",
+        &dir,
+    );
+    assert!(fs::read_to_string(&log).unwrap().contains("(INJECTED)"), "the fault was not injected");
+    (guard, dir.join("to"), said)
+}
+
+#[test]
+fn where_there_are_no_hard_links_copies_are_made_and_said_to_be() {
+    let content = vec![7; 100_000];
+    let mut secret = Hostile::header(b"a", EntryType::Regular, content.len() as u64);
+    secret.set_mode(0o640);
+    secret.set_uid(1000);
+    secret.set_cksum();
+    let tar = Hostile::default()
+        .pax(&[("SCHILY.xattr.user.note", b"n"), ("mtime", b"1700000000.5")])
+        .push(&secret, &content)
+        .dir(b"d")
+        .hardlink(b"d/b", b"a")
+        .hardlink(b"c", b"a")
+        .end();
+    let (_guard, to, said) = without_hard_links(tar);
+    let found = records(&to);
+    assert_eq!(found[Path::new("d/b")], found[Path::new("a")], "content, mode, owner, time and attributes");
+    assert_eq!((found[Path::new("a")].mode, found[Path::new("a")].uid), (0o640, 1000));
+    assert!(said.contains("said Metadata d/b: a copy of a, not a hard link: Operation not permitted"), "{said}");
+    // As much as came with the archive, and no more: a few links to a large file shall not fill the disk.
+    assert!(!to.join("c").exists());
+    assert!(said.contains("said Missing c: hard link not restored: "), "{said}");
+    assert!(said.contains("copies would hold more than the archive does"), "{said}");
+}
+
+#[test]
+fn an_ordinary_user_is_told_of_devices_and_may_give_files_to_a_group_of_his_own() {
+    let (_guard, dir) = scratch();
+    let mut grouped = Hostile::header(b"grouped", EntryType::Regular, 0);
+    grouped.set_gid(4242);
+    grouped.set_cksum();
+    // Number 0:0 is one that everybody may make.
+    let mut device = Hostile::header(b"device", EntryType::Char, 0);
+    device.set_device_major(1).unwrap();
+    device.set_device_minor(3).unwrap();
+    device.set_cksum();
+    let tar = Hostile::default().push(&device, b"").special(b"fifo", EntryType::Fifo, b"").push(&grouped, b"").end();
+    fs::write(dir.join("t.tar"), tar).unwrap();
+    let said = helper(&["setpriv", "--reuid=65534", "--regid=65534", "--groups=4242"], "nobody", &dir);
+    assert!(said.contains("said Missing device: character device not created: Operation not permitted"), "{said}");
+    let found = records(&dir.join("nobody"));
+    assert_eq!(found.keys().filter(|p| p.file_name().is_some()).count(), 2, "{found:?}");
+    assert_eq!((found[Path::new("grouped")].uid, found[Path::new("grouped")].gid), (65534, 4242));
+    assert!(said.contains("said Metadata grouped: owner 0:4242 not restored"), "{said}");
 }

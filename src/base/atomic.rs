@@ -1,11 +1,16 @@
 //! Files that are there completely or not at all.
 //!
-//! Write order (must): temporary file in the same folder, fsync, rename or link, fsync of the folder.
+//! Write order (must): temporary file in the same folder, fsync, rename or link, fsync of the folder. What a killed
+//! process left under a temporary name goes with a later write of the same file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// No write takes so long: what is older was left behind.
+const LEFT_BEHIND: Duration = Duration::from_secs(3600);
 
 /// What shall happen when the name is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,14 +21,33 @@ pub enum IfExists {
     Fail,
 }
 
-fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
+/// How the temporary names of a file begin.
+fn beginning(path: &Path) -> io::Result<String> {
     let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "path has no file name"))?;
+    Ok(format!(".{}.", name.to_string_lossy().chars().take(80).collect::<String>()))
+}
+
+fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
     let random: [u8; 8] = crate::base::ids::random_bytes()?;
-    Ok(path.with_file_name(format!(
-        ".{}.{}.tmp",
-        name.to_string_lossy().chars().take(80).collect::<String>(),
-        hex::encode(random)
-    )))
+    Ok(path.with_file_name(format!("{}{}.tmp", beginning(path)?, hex::encode(random))))
+}
+
+/// Removes what a process that was killed between writing and renaming has left. Nobody depends on it: what cannot be
+/// listed or removed stays.
+fn remove_left_behind(dir: &Path, path: &Path) {
+    let Ok(beginning) = beginning(path) else { return };
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let random = name.to_str().and_then(|n| n.strip_prefix(&beginning)?.strip_suffix(".tmp"));
+        let ours = random.is_some_and(|r| r.len() == 16 && r.bytes().all(|b| b.is_ascii_hexdigit()));
+        let old = || {
+            let meta = entry.metadata().ok().filter(fs::Metadata::is_file)?;
+            Some(meta.modified().ok()?.elapsed().ok()? > LEFT_BEHIND)
+        };
+        if ours && old() == Some(true) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Makes what a folder lists durable.
@@ -44,6 +68,9 @@ pub fn write_unsynced(path: &Path, bytes: &[u8], mode: u32, if_exists: IfExists)
 
 fn write_file(path: &Path, bytes: &[u8], mode: u32, if_exists: IfExists, sync: bool) -> io::Result<()> {
     let tmp = temporary_beside(path)?;
+    if if_exists == IfExists::Replace {
+        remove_left_behind(dir, path);
+    }
     let result = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&tmp)?;
         // The process's mask must not take from what was asked for.
@@ -108,5 +135,16 @@ mod tests {
         write(&path, b"three", 0o600, IfExists::Replace).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"three");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
+        // A killed process's own goes, once it is old; another file's, or a fresh one, does not.
+        let make = |name: &str, hours: u64| {
+            let file = File::create(dir.path().join(name)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - Duration::from_secs(hours * 3600)).unwrap();
+        };
+        make(".a.0123456789abcdef.tmp", 2);
+        let others = [(".a.0123456789abcdee.tmp", 0), (".b.0123456789abcdef.tmp", 2), (".a.mine.tmp", 2)];
+        others.iter().for_each(|(name, hours)| make(name, *hours));
+        write(&path, b"four", 0o600, IfExists::Replace).unwrap();
+        assert!(!dir.path().join(".a.0123456789abcdef.tmp").exists());
+        assert!(others.iter().all(|(name, _)| dir.path().join(name).exists()));
     }
 }

@@ -3,6 +3,8 @@
 pub mod atomic;
 pub mod cancel;
 pub mod events;
+#[cfg(test)]
+pub mod fuzz;
 pub mod html;
 pub mod ids;
 pub mod secret;

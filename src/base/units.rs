@@ -92,6 +92,11 @@ pub fn format_size(bytes: u64) -> String {
     format!("{bytes}B")
 }
 
+/// A sum of sizes that may be anything: what a repository says of itself is only as good as who signed it.
+pub fn total(bytes: impl IntoIterator<Item = u64>) -> u64 {
+    bytes.into_iter().fold(0, u64::saturating_add)
+}
+
 /// A size for people: `812 B`, `14.3 MiB`.
 pub fn human_size(bytes: u64) -> String {
     let mut value = bytes as f64;

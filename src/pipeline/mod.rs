@@ -11,6 +11,8 @@ pub mod chunk;
 pub mod crypt;
 pub mod segment;
 pub mod sign;
+#[cfg(test)]
+mod sweep;
 
 /// Limits of format 1, enforced before anything is allocated.
 pub mod limits {

@@ -198,4 +198,15 @@ mod tests {
         longer.extend_from_slice(&[0; 8192]);
         assert!(read(&longer, 4096).is_ok(), "tar fills up with zeros");
     }
+
+    #[test]
+    fn sweep_tars() {
+        crate::base::fuzz::Fuzz::of("tar").words(&["size=", "12 size=999\n", "\0", "ustar"]).run(|bytes| {
+            for step in [7, 8192] {
+                if let Ok(passed) = read(bytes, step) {
+                    assert!(bytes == passed);
+                }
+            }
+        });
+    }
 }

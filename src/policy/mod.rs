@@ -11,6 +11,8 @@ mod remembered;
 pub mod retention;
 pub mod schedule;
 mod show;
+#[cfg(test)]
+mod sweep;
 mod values;
 
 pub use error::{LoadError, PolicyError, PolicyErrors, Position};

@@ -67,7 +67,7 @@ struct Envelope {
     requires: Vec<String>,
 }
 
-fn decode(plain: &[u8], key: &StorageKey) -> Result<IndexObject, RepositoryError> {
+pub(super) fn decode(plain: &[u8], key: &StorageKey) -> Result<IndexObject, RepositoryError> {
     let damaged = |problem: String| RepositoryError::Damaged { key: key.clone(), problem };
     let object: IndexObject = match ciborium::from_reader(plain) {
         Ok(object) => object,

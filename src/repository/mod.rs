@@ -42,6 +42,8 @@ pub mod refs;
 pub mod repack;
 pub mod scan;
 pub mod state;
+#[cfg(test)]
+mod sweep;
 pub mod table;
 pub mod trash;
 pub mod tree;

@@ -2,6 +2,7 @@
 
 mod bad;
 mod copy;
+mod differs;
 mod docs;
 mod doctor;
 mod exits;

@@ -1,17 +1,21 @@
 //! `restore --into`; what goes over the live application is in [`restore_in_place`].
 
-use crate::base::units::{human_duration, human_size};
+use crate::base::units::{human_duration, human_size, total};
 use crate::cli::args::RestoreArgs;
 use crate::cli::commands::restore_in_place;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Align, Paint, Table, local, printable};
 use crate::cli::session::{Session, argument};
-use crate::ops::restore::{self, RestoreOutcome, RestorePlan, RestoreReport, RestoreRequest, RestoredSource};
+use crate::ops::restore::{
+    self, Difference, RestoreOutcome, RestorePlan, RestoreReport, RestoreRequest, RestoredSource, Tally,
+};
 use std::path::Path;
 use std::time::Duration;
 
-/// Differences of a source that are written out; all of them stand in the JSON document.
+/// Lost entries of a stream that are written out.
 const SHOWN: usize = 20;
+/// Differences of one sort that are written out; the JSON document has more of them.
+const SHOWN_OF_SORT: usize = 5;
 
 pub fn run(session: &Session, args: &RestoreArgs) -> Result<Exit, Failure> {
     let (Some(id), Some(into)) = (&args.id, &args.into) else { return restore_in_place::run(session, args) };
@@ -76,7 +80,8 @@ fn show_plan(session: &Session, plan: &RestorePlan) -> Result<Exit, Failure> {
     }
     let mut text = format!("restore {} of {} on {} ({})\n\n", plan.snapshot, plan.policy, plan.host, local(plan.time));
     text += &session.out.table(&table);
-    text += &format!("\n{} needed, {} free\n", human_size(plan.bytes_needed), human_size(plan.bytes_free));
+    let free = if plan.bytes_free == u64::MAX { "no telling how much is".into() } else { human_size(plan.bytes_free) };
+    text += &format!("\n{} needed, {free} free\n", human_size(plan.bytes_needed));
     text += &plan.notes.iter().map(|note| format!("note: {}\n", printable(note))).collect::<String>();
     session.out.text(&text)?;
     Ok(Exit::Done)
@@ -95,7 +100,7 @@ fn text(session: &Session, report: &RestoreReport) -> String {
     let mut below = String::new();
     for source in &report.sources {
         let (word, paint) = outcome_cell(source);
-        let bytes = source.streams.iter().map(|s| s.bytes).sum();
+        let bytes = total(source.streams.iter().map(|s| s.bytes));
         let place = source.path.as_ref().or(source.damaged_path.as_ref());
         table.row(vec![
             (source.name.to_string(), Paint::Plain),
@@ -150,13 +155,18 @@ fn remarks(session: &Session, source: &RestoredSource) -> String {
             lines.push(format!("  and {more} more"));
         }
     }
-    if let Some(tree) = &source.tree {
+    if let Some(tree) = source.tree.as_ref().filter(|t| t.worst.is_some()) {
         let label = out.paint(Paint::Yellow, "differs:");
-        let told = tree.differences.iter().take(SHOWN);
-        lines.extend(told.map(|d| format!("{label} source {name:?}: {}: {}", printable(&d.path), printable(&d.what))));
-        let more = tree.unlisted + tree.differences.len().saturating_sub(SHOWN) as u64;
-        if more > 0 {
-            lines.push(format!("  and {more} more"));
+        let sorts: Vec<String> = tree.summary.iter().map(Tally::to_string).collect();
+        lines.push(format!("{label} source {name:?}: {}", sorts.join(", ")));
+        for tally in &tree.summary {
+            let of_sort = |d: &&Difference| (d.aspect, d.severity) == (tally.aspect, tally.severity);
+            let told = tree.differences.iter().filter(of_sort).take(SHOWN_OF_SORT);
+            lines.extend(told.map(|d| format!("  {}: {}", printable(&d.path), printable(&d.what))));
+            let more = tally.count.saturating_sub(SHOWN_OF_SORT as u64);
+            if more > 0 {
+                lines.push(format!("  and {more} more of this sort"));
+            }
         }
     }
     lines.into_iter().map(|line| format!("{line}\n")).collect()

@@ -340,4 +340,17 @@ mod tests {
         assert_eq!(names, ["a", "a/z", "a-b", "b", "c"]);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
+
+    #[test]
+    fn sweep_lines() {
+        let words = ["\"path_hex\":\"", "\"target\":", "{", "}", "\"", "\\u0000", "\\ud800", "-1", "null", "\n"];
+        crate::base::fuzz::Fuzz::of("listing").words(&words).run(|bytes| {
+            let mut all: Vec<Listed> =
+                bytes.split(|b| *b == b'\n').filter_map(|line| Listed::parse(line).ok()).collect();
+            all.sort_by(|a, b| compare(&a.path, &b.path));
+            for listed in &all {
+                let _ = (listed.target(), listed.end(), is_below(&listed.path, b"a"));
+            }
+        });
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::base::ids::{SnapshotId, SourceName, StreamName};
 use crate::base::stream::{FileType, ListingEntry, StreamKind};
+use crate::base::units::total;
 use crate::ops::access::Access;
 use crate::ops::browse::listing::{Lines, Tree, is_below, trees};
 use crate::ops::browse::part::open_snapshot;
@@ -140,7 +141,7 @@ fn whole(reader: &SnapshotReader, source: &SourceEntry, recursive: bool, visit: 
         kind: source.kind.clone(),
         outcome: source.outcome,
         error: source.error.clone(),
-        bytes: source.streams.iter().filter(|s| s.kind != StreamKind::Listing).map(|s| s.length).sum(),
+        bytes: total(source.streams.iter().filter(|s| s.kind != StreamKind::Listing).map(|s| s.length)),
     })?;
     let shown = source.streams.iter().filter(|s| s.kind != StreamKind::Listing);
     shown.map(|s| stream_line(source, s)).try_for_each(&mut *visit)?;

@@ -2,6 +2,7 @@
 
 use crate::base::ids::{RepositoryId, SourceName, StreamName};
 use crate::base::stream::StreamKind;
+use crate::base::units::total;
 use crate::ops::access::Access;
 use crate::ops::browse::facts;
 use crate::ops::browse::list::SnapshotLine;
@@ -75,7 +76,7 @@ impl From<&SourceEntry> for SourceDetail {
             outcome: source.outcome,
             error: source.error.clone(),
             warnings: source.warnings.clone(),
-            bytes: plain.map(|s| s.length).sum(),
+            bytes: total(plain.map(|s| s.length)),
             streams: shown.collect(),
             summary: facts::summary(&source.facts),
             facts: source.facts.clone(),
@@ -109,7 +110,7 @@ pub fn show(access: &Access, name: &str, run: &Run) -> Result<SnapshotDetail, Op
         manifest: header.manifest.to_hex(),
         refs: snapshot.refs.to_hex(),
         archives: refs.archives.len(),
-        stored_bytes: refs.archives.values().sum(),
+        stored_bytes: total(refs.archives.values().copied()),
         lineage: header.lineage.clone(),
         drills: drills_of(access, snapshot)?,
         tool: header.tool.clone(),

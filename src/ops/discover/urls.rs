@@ -153,4 +153,12 @@ mod tests {
         let text = format!("{:?}", parse("redis://:secret@cache/0").unwrap());
         assert!(!text.contains("secret"), "{text}");
     }
+
+    #[test]
+    fn sweep_values() {
+        let fuzz = crate::base::fuzz::Fuzz::of("url").seed("postgresql+asyncpg://u:p@h.example:5432/db?x=1");
+        fuzz.words(&["://", "@", ":", "/", "?", "[", "]", "%", "é"]).run(|bytes| {
+            drop(parse(&String::from_utf8_lossy(bytes)));
+        });
+    }
 }

@@ -312,4 +312,11 @@ x: &anchor
         let deep = "[".repeat(10_000);
         all(&format!("a: {deep}"));
     }
+
+    #[test]
+    fn sweep_files() {
+        let words = ["- ", ": ", "\n  ", "{", "}", "[", "]", "\"", "'", "# ", "|\n", "\t", "é"];
+        let fuzz = crate::base::fuzz::Fuzz::of("yaml").words(&words);
+        fuzz.run(|bytes| drop(scalars(&String::from_utf8_lossy(bytes))));
+    }
 }

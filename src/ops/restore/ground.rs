@@ -8,12 +8,13 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Refuses a folder that is not empty, and what is no folder.
-pub fn check_empty(into: &Path) -> Result<(), OpsError> {
+/// What a killed restore has left (`is_left`) does not count.
+pub fn check_empty(into: &Path, is_left: impl Fn(&Path) -> bool) -> Result<(), OpsError> {
     let refuse = |problem: String| {
         Err(OpsError::usage(problem, "name a folder that is empty or does not exist yet: nothing there is overwritten"))
     };
     match fs::read_dir(into) {
-        Ok(mut entries) => match entries.next() {
+        Ok(mut entries) => match entries.find(|e| e.as_ref().map_or(true, |e| !is_left(&e.path()))) {
             None => Ok(()),
             Some(Ok(_)) => refuse(format!("{} is not empty", into.display())),
             Some(Err(e)) => Err(OpsError::file("list", into, e)),
@@ -39,7 +40,8 @@ pub fn room(into: &Path) -> Result<Room, OpsError> {
     let there = into.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
     let stat = rustix::fs::statvfs(there).map_err(|e| OpsError::file("look for free space at", there, e.into()))?;
     Ok(Room {
-        bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+        // Some say nothing of their room: what is too much will be an error.
+        bytes: if stat.f_blocks > 0 { stat.f_bavail.saturating_mul(stat.f_frsize) } else { u64::MAX },
         // Some file systems have no number of inodes.
         inodes: (stat.f_files > 0).then_some(stat.f_favail),
     })
@@ -53,9 +55,12 @@ pub struct Ground {
 }
 
 impl Ground {
-    /// Makes the folder (0700), and those above it.
-    pub fn make(into: &Path) -> Result<Self, OpsError> {
-        check_empty(into)?;
+    /// Makes the folder (0700), and those above it. Of these sources a killed run may have left the beginnings: they go.
+    pub fn make(into: &Path, sources: &[&str]) -> Result<Self, OpsError> {
+        check_empty(into, |path| sources.iter().any(|s| partial(into, s) == path))?;
+        for left in sources.iter().map(|s| partial(into, s)).filter(|p| p.symlink_metadata().is_ok()) {
+            remove(&left).map_err(|e| OpsError::file("remove", &left, e))?;
+        }
         let mut ground = Self { into: into.to_owned(), parents: Vec::new() };
         let missing: Vec<&Path> = into.ancestors().take_while(|p| !p.exists()).collect();
         for dir in missing.into_iter().rev() {
@@ -114,6 +119,12 @@ fn open_up(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a name is one that [`partial`] gives.
+pub fn is_partial(path: &Path) -> bool {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    name.starts_with('.') && name.ends_with(".partial") && path.is_dir() && !path.is_symlink()
+}
+
 /// The name under which a source is made: no source's name begins with a dot.
 pub fn partial(into: &Path, source: &str) -> PathBuf {
     into.join(format!(".{source}.partial"))
@@ -159,7 +170,7 @@ mod tests {
     fn a_failed_run_leaves_no_trace() {
         let dir = tempfile::tempdir().unwrap();
         let into = dir.path().join("a/b/into");
-        let ground = Ground::make(&into).unwrap();
+        let ground = Ground::make(&into, &[]).unwrap();
         fs::create_dir_all(into.join("source/sub")).unwrap();
         fs::write(into.join("source/sub/file"), b"x").unwrap();
         fs::set_permissions(into.join("source/sub"), fs::Permissions::from_mode(0o500)).unwrap();
@@ -168,7 +179,7 @@ mod tests {
 
         // A folder that was there stays, empty as it was.
         fs::create_dir(dir.path().join("mine")).unwrap();
-        let ground = Ground::make(&dir.path().join("mine")).unwrap();
+        let ground = Ground::make(&dir.path().join("mine"), &[]).unwrap();
         fs::write(dir.path().join("mine/x"), b"x").unwrap();
         ground.clear();
         assert_eq!(fs::read_dir(dir.path().join("mine")).unwrap().count(), 0);
@@ -182,9 +193,9 @@ mod tests {
         fs::create_dir(at("empty")).unwrap();
         fs::create_dir_all(at("full/x")).unwrap();
         std::os::unix::fs::symlink("nowhere", at("link")).unwrap();
-        assert!(check_empty(&at("empty")).is_ok() && check_empty(&at("new/deep")).is_ok());
+        assert!(check_empty(&at("empty"), is_partial).is_ok() && check_empty(&at("new/deep"), is_partial).is_ok());
         for bad in ["file", "full", "link", "file/below"] {
-            let e = check_empty(&at(bad)).unwrap_err();
+            let e = check_empty(&at(bad), is_partial).unwrap_err();
             assert_eq!(e.kind(), crate::ops::ErrorKind::Usage, "{bad}");
         }
         assert_eq!(damaged(dir.path(), "full", |n| n == "full.damaged"), at("full.damaged_"));

@@ -10,6 +10,7 @@ use super::selection::{Range, Selection};
 use crate::base::events::{Event, Events};
 use crate::base::ids::SourceName;
 use crate::base::stream::StreamKind;
+use crate::base::units::total;
 use crate::ops::access::Access;
 use crate::ops::browse::display;
 use crate::ops::browse::listing::{Lines, Listed, trees};
@@ -38,14 +39,15 @@ pub fn run(access: &Access, plan: &RestorePlan, run: &Run) -> Result<RestoreRepo
     let begun = Instant::now();
     let reader = open_snapshot(access, plan.snapshot.as_str(), "restoring", run)?;
     plan.check_room()?;
-    let ground = Ground::make(&plan.into)?;
+    let names: Vec<&str> = plan.sources.iter().map(|s| s.name.as_str()).collect();
+    let ground = Ground::make(&plan.into, &names)?;
     let restore = Restore { reader: &reader, plan, ground: &ground, run };
     let done = restore.sources();
     if done.is_err() {
         ground.clear();
     }
     let (sources, failure) = done?;
-    let bytes = sources.iter().flat_map(|s| &s.streams).map(|s| s.bytes).sum();
+    let bytes = total(sources.iter().flat_map(|s| &s.streams).map(|s| s.bytes));
     Ok(RestoreReport {
         snapshot: plan.snapshot.clone(),
         into: plan.into.clone(),
@@ -90,7 +92,7 @@ impl Restore<'_> {
         for planned in &self.plan.sources {
             self.run.cancel.check()?;
             let events = &self.run.events;
-            let expected_bytes = Some(planned.streams.iter().map(|s| s.bytes).sum());
+            let expected_bytes = Some(total(planned.streams.iter().map(|s| s.bytes)));
             events.send(Event::SourceBegin { source: planned.name.clone(), expected_bytes });
             let result = self.source(planned, &mut failure);
             let error = match &result {
@@ -194,11 +196,8 @@ impl Restore<'_> {
         if tars.is_empty() {
             return Ok(());
         }
-        let options = Options {
-            privileged: self.plan.privileged,
-            owners: rustix::process::geteuid().is_root(),
-            overwrite: false,
-        };
+        // An ordinary user may give files to groups of his own, and is told which owners he could not restore.
+        let options = Options { privileged: self.plan.privileged, owners: true, overwrite: false };
         let mut extractor = Extractor::new(partial, options, &self.run.cancel).map_err(extract_error)?;
         for stream in tars {
             let part = self.part(planned, stream)?;

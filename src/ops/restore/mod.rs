@@ -5,7 +5,8 @@
 //!
 //! Invariants: nothing that exists is changed, the folder must be empty or not there; a source appears under its name
 //! only once it is complete and durable; what is damaged costs itself alone, everything else is restored and the
-//! report names what is lost; a run that cannot go on (full disk, signal) takes away all that it has made.
+//! report names what is lost; a run that cannot go on (full disk, signal) takes away all that it has made, and what a
+//! killed one left of a source goes when the next one begins.
 //!
 //! Write order (must): `INTO/.<source>.partial/…`, each stream's file renamed when its last byte has been verified;
 //! `syncfs`; rename to `INTO/<source>`; fsync of `INTO`. A damaged tree becomes `INTO/<source>.damaged` instead.
@@ -16,6 +17,7 @@ mod plan;
 mod report;
 mod selection;
 
+pub use crate::sources::extract::{Difference, Tally};
 pub use ground::remove as remove_tree;
 pub use lay::run;
 pub use plan::{PlannedSource, PlannedStream, RestorePlan, RestoreRequest, plan};

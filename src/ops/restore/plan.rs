@@ -4,7 +4,7 @@ use super::ground;
 use super::selection::{self, Need, Selection};
 use crate::base::ids::{HostName, PolicyName, SnapshotId, SourceName, StreamName};
 use crate::base::stream::StreamKind;
-use crate::base::units::human_size;
+use crate::base::units::{human_size, total};
 use crate::ops::access::Access;
 use crate::ops::browse::display;
 use crate::ops::browse::listing::{Tree, trees};
@@ -89,7 +89,7 @@ pub struct PlannedStream {
 /// little room.
 pub fn plan(access: &Access, request: &RestoreRequest, run: &Run) -> Result<RestorePlan, OpsError> {
     let into = std::path::absolute(&request.into).map_err(|e| OpsError::file("find", &request.into, e))?;
-    ground::check_empty(&into)?;
+    ground::check_empty(&into, ground::is_partial)?;
     let reader = open_snapshot(access, &request.snapshot, "restoring", run)?;
     let manifest = &reader.manifest;
     let mut wanted: Vec<&SourceEntry> = Vec::new();
@@ -210,8 +210,8 @@ impl Planner<'_> {
                 let (name, to) = (stream.name.clone(), to.clone());
                 streams.push(PlannedStream { name, kind: stream.kind, to, bytes, entries, selection });
             } else if self.paths.is_empty() {
-                self.need.bytes += stream.length;
-                self.need.inodes += 1;
+                self.need.bytes = self.need.bytes.saturating_add(stream.length);
+                self.need.inodes = self.need.inodes.saturating_add(1);
                 streams.push(PlannedStream {
                     name: stream.name.clone(),
                     kind: stream.kind,
@@ -247,8 +247,8 @@ impl Planner<'_> {
                 Some(Err(e)) => return Err(e),
                 None => None,
             };
-            self.need.bytes += need.map_or(length, |n| n.bytes);
-            self.need.inodes += need.map_or(0, |n| n.inodes);
+            self.need.bytes = self.need.bytes.saturating_add(need.map_or(length, |n| n.bytes));
+            self.need.inodes = self.need.inodes.saturating_add(need.map_or(0, |n| n.inodes));
             return Ok(Some((length, need.map(|n| n.entries), None)));
         }
         let Some(tree) = tree else { return Ok(None) };
@@ -259,10 +259,10 @@ impl Planner<'_> {
         if !selection.found.contains(&true) {
             return Ok(None);
         }
-        self.need.bytes += need.bytes;
-        self.need.inodes += need.inodes;
+        self.need.bytes = self.need.bytes.saturating_add(need.bytes);
+        self.need.inodes = self.need.inodes.saturating_add(need.inodes);
         let links = selection.links.iter().filter_map(|l| l.content);
-        let bytes = selection.ranges.iter().copied().chain(links).map(|r| r.length).sum();
+        let bytes = total(selection.ranges.iter().copied().chain(links).map(|r| r.length));
         Ok(Some((bytes, Some(need.entries), Some(selection))))
     }
 }

@@ -60,13 +60,19 @@ impl Need {
     fn add(&mut self, listed: &Listed) {
         self.entries += 1;
         self.inodes += u64::from(listed.entry.file_type != FileType::Hardlink);
-        self.bytes += match listed.entry.file_type {
+        let bytes = match listed.entry.file_type {
             // The entry's length, not the file's size: holes take no room.
-            FileType::File => listed.entry.length.div_ceil(BLOCK) * BLOCK,
+            FileType::File => room_of(listed),
             FileType::Dir => BLOCK,
             FileType::Symlink | FileType::Hardlink => 0,
         };
+        self.bytes = self.bytes.saturating_add(bytes);
     }
+}
+
+/// A listing is as trustworthy as whoever signed it: its numbers may be anything.
+fn room_of(listed: &Listed) -> u64 {
+    listed.entry.length.div_ceil(BLOCK).saturating_mul(BLOCK)
 }
 
 /// What the whole tree takes.
@@ -135,7 +141,7 @@ pub fn select(tree: Tree<'_>, wanted: &[Vec<u8>]) -> Result<(Selection, Need), O
 
 fn add(ranges: &mut Vec<Range>, range: Range) {
     match ranges.last_mut() {
-        Some(last) if last.end() == range.offset => last.length += range.length,
+        Some(last) if last.end() == range.offset => last.length = last.length.saturating_add(range.length),
         _ => ranges.push(range),
     }
 }
@@ -150,7 +156,7 @@ fn find_targets(tree: Tree<'_>, selection: &mut Selection, need: &mut Need) -> R
     let mut lines = Lines::open(tree.listing)?;
     while let Some(listed) = lines.next_where(|path| targets.contains_key(path))? {
         if listed.entry.file_type == FileType::File {
-            need.bytes += listed.entry.length.div_ceil(BLOCK) * BLOCK;
+            need.bytes = need.bytes.saturating_add(room_of(&listed));
             need.inodes += 1;
             targets.insert(listed.path.clone(), Some(Range::of(&listed)));
         }

@@ -65,6 +65,8 @@ impl ComposePlacing {
             source: scene.name.to_string(),
             bases: vec![Base { prefix: String::new(), dir: "/".into() }],
             named: pieces.iter().map(|p| below_root(&p.path)).collect(),
+            trusted: Vec::new(),
+            strays: 0,
             outside: vec![below_root(&root)],
             paths: Vec::new(),
             exact: false,

@@ -12,7 +12,7 @@ use super::ExtractError;
 use super::dirs::{Id, open_new};
 use super::lay::Options;
 use super::metadata::{self, Wanted};
-use super::report::{Report, Severity};
+use super::report::{Aspect, Report, Severity};
 use crate::base::cancel::Cancel;
 use crate::sources::files::entry::{Entry, Time};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -123,9 +123,9 @@ impl Drop for Folder {
                 let _ = metadata::set_time(&self.dir, time);
             }
             Pending::Entry(entry) => {
-                metadata::apply_to_file(self.dir.as_fd(), &entry, Wanted::of(&self.shared.options), &mut report);
-                if let Err(e) = metadata::set_time(&self.dir, entry.mtime) {
-                    report.add(Severity::Metadata, &entry.path, format!("time not restored: {e}"));
+                let wanted = Wanted::of(&self.shared.options);
+                if let Err(e) = metadata::apply_to_file(self.dir.as_fd(), &entry, wanted, &mut report) {
+                    self.shared.fail(self.shared.file_error("read", &entry.path, e));
                 }
             }
         }
@@ -177,11 +177,8 @@ impl Drop for Large {
 /// Gives a file that has its content everything else.
 fn finish(shared: &Shared, file: &File, entry: &Entry) -> Result<Report, ExtractError> {
     let mut report = Report { entries: 1, bytes: entry.size, ..Report::default() };
-    metadata::apply_to_file(file.as_fd(), entry, Wanted::of(&shared.options), &mut report);
-    if let Err(e) = metadata::set_time(file, entry.mtime) {
-        report.add(Severity::Metadata, &entry.path, format!("time not restored: {e}"));
-    }
-    let stat = rustix::fs::fstat(file).map_err(|e| shared.file_error("read", &entry.path, e))?;
+    let stat = metadata::apply_to_file(file.as_fd(), entry, Wanted::of(&shared.options), &mut report)
+        .map_err(|e| shared.file_error("read", &entry.path, e))?;
     lock(&shared.made).insert((stat.st_dev, stat.st_ino));
     Ok(report)
 }
@@ -223,7 +220,7 @@ impl Small {
             Ok(file) => file,
             Err(e) => {
                 match not_created(&self.entry, e) {
-                    Some((severity, what)) => report.add(severity, &self.entry.path, what),
+                    Some((severity, what)) => report.add(severity, Aspect::of(&self.entry.kind), &self.entry.path, what),
                     None => shared.fail(shared.file_error("create", &self.entry.path, e)),
                 }
                 return shared.tell(self.turn, report);

@@ -5,7 +5,7 @@
 //! allow, what is laid out below.
 
 use super::crew::{Crew, Folder, Pending, Shared};
-use super::report::{Report, Severity};
+use super::report::{Aspect, Report, Severity};
 use super::{ExtractError, Options};
 use crate::sources::files::entry::{Entry, Time};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -170,7 +170,12 @@ impl Dirs {
         if self.made.contains(&level.id) || options.overwrite {
             level.pending = Pending::Entry(Box::new(entry));
         } else {
-            report.add(Severity::Metadata, &path, "the folder was there already: its owner, mode and times are kept");
+            report.add(
+                Severity::Metadata,
+                Aspect::Entry,
+                &path,
+                "the folder was there already: its owner, mode and times are kept",
+            );
         }
         Ok(())
     }
@@ -214,8 +219,12 @@ impl Dirs {
                 NoDir::Missing(format!("this file system does not take the name: {}", std::io::Error::from(e)))
             }
             Errno::ACCESS | Errno::PERM => NoDir::Missing(format!("{action} its folder: {}", std::io::Error::from(e))),
-            e => NoDir::Failed(ExtractError::File { action, path: self.display(path), source: e.into() }),
+            e => NoDir::Failed(self.file_error(action, path, e)),
         }
+    }
+
+    fn file_error(&self, action: &'static str, path: &[u8], e: Errno) -> ExtractError {
+        ExtractError::File { action, path: self.display(path), source: e.into() }
     }
 }
 

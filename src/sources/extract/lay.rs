@@ -2,16 +2,17 @@
 
 use super::ExtractError;
 use super::archive::{Archive, Member, TarError};
+use super::copy::Original;
 use super::crew::{BUFFER, Crew, Large, Small, new_file, not_created};
 use super::dirs::{Dirs, Id, NoDir, open_new, stat_below};
 use super::metadata::{self, Wanted};
-use super::report::{Report, Severity};
+use super::report::{Aspect, Report, Severity};
 use crate::base::cancel::Cancel;
 use crate::sources::files::entry::{Entry, Kind};
 use crate::sources::files::frame::Segment;
 use crate::sources::files::hash64;
 use rustix::fd::AsFd;
-use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, makedev};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, Stat, makedev};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -43,6 +44,9 @@ pub struct Extractor {
     crew: Crew,
     /// What is said of entries that are not the crew's.
     report: Report,
+    /// Bytes of data that came with the archive, and those of copies in place of hard links.
+    written: u64,
+    copied: u64,
     buffer: Vec<u8>,
 }
 
@@ -86,6 +90,8 @@ impl Extractor {
             cancel: cancel.clone(),
             crew,
             report: Report::default(),
+            written: 0,
+            copied: 0,
             buffer: vec![0; BUFFER],
         })
     }
@@ -134,7 +140,12 @@ impl Extractor {
         renamed.entry.path = name.to_vec();
         renamed.again = false;
         for lost in &member.lost {
-            self.report.add(Severity::Metadata, &member.entry.path, format!("{lost} not understood"));
+            self.report.add(
+                Severity::Metadata,
+                Aspect::Attribute,
+                &member.entry.path,
+                format!("{lost} not understood"),
+            );
         }
         let before = self.report.differences.len();
         let (severity, what) = match self.member(archive, &renamed, false) {
@@ -148,7 +159,7 @@ impl Extractor {
             Err(Not::Missing(what)) => (Severity::Missing, what),
             Err(Not::Failed(e)) => return Err(e),
         };
-        self.report.add(severity, &member.entry.path, what);
+        self.report.add(severity, Aspect::of(&member.entry.kind), &member.entry.path, what);
         Ok(false)
     }
 
@@ -182,18 +193,25 @@ impl Extractor {
             }
             change(&mut member.entry);
             for lost in std::mem::take(&mut member.lost) {
-                self.report.add(Severity::Metadata, &member.entry.path, format!("{lost} not understood"));
+                self.report.add(
+                    Severity::Metadata,
+                    Aspect::Attribute,
+                    &member.entry.path,
+                    format!("{lost} not understood"),
+                );
             }
-            match self.member(&mut archive, &member, true) {
-                Ok(Laid::HandedOver) => {}
+            let (severity, what) = match self.member(&mut archive, &member, true) {
+                Ok(Laid::HandedOver) => continue,
                 Ok(Laid::Here) => {
                     self.report.entries += 1;
                     self.report.bytes += member.entry.size;
+                    continue;
                 }
-                Err(Not::Refused(what)) => self.report.add(Severity::Refused, &member.entry.path, what),
-                Err(Not::Missing(what)) => self.report.add(Severity::Missing, &member.entry.path, what),
+                Err(Not::Refused(what)) => (Severity::Refused, what),
+                Err(Not::Missing(what)) => (Severity::Missing, what),
                 Err(Not::Failed(e)) => return Err(e),
-            }
+            };
+            self.report.add(severity, Aspect::of(&member.entry.kind), &member.entry.path, what);
         }
         Ok(())
     }
@@ -261,6 +279,7 @@ impl Extractor {
         if member.map.is_none() && entry.size < BUFFER as u64 {
             let mut content = Vec::with_capacity(entry.size as usize);
             read_up_to(archive, &mut content, entry.size, member.offset)?;
+            self.written += entry.size;
             self.crew.small(Small { turn, folder, name, entry, content, way });
             return Ok(());
         }
@@ -278,6 +297,7 @@ impl Extractor {
                 let n = (end - at).min(BUFFER as u64);
                 read_up_to(archive, &mut bytes, n, member.offset)?;
                 self.crew.part(&large, at, bytes);
+                self.written += n;
                 at += n;
             }
         }
@@ -293,12 +313,9 @@ impl Extractor {
             .map_err(|e| self.not_created(entry, e))?;
         let mut file = File::from(file);
         let result = self.fill(archive, member, &mut file).map_err(Not::Failed).and_then(|()| {
-            metadata::apply_to_file(file.as_fd(), entry, Wanted::of(&self.options), &mut self.report);
-            if let Err(e) = metadata::set_time(&file, entry.mtime) {
-                self.report.add(Severity::Metadata, &entry.path, format!("time not restored: {e}"));
-            }
-            let stat = rustix::fs::fstat(&file).map_err(|e| self.file_error("read", &entry.path, e))?;
-            self.made(stat.st_dev, stat.st_ino);
+            let stat = metadata::apply_to_file(file.as_fd(), entry, Wanted::of(&self.options), &mut self.report)
+                .map_err(|e| self.file_error("read", &entry.path, e))?;
+            self.made(&stat);
             self.put_in_place(entry, temporary.as_deref(), name)
         });
         if result.is_err() {
@@ -348,6 +365,7 @@ impl Extractor {
                     return Err(TarError::Truncated { what: "the content of an entry", offset: member.offset }.into());
                 }
                 file.write_all(&self.buffer[..n]).map_err(failed)?;
+                self.written += n as u64;
                 left -= n as u64;
             }
         }
@@ -365,22 +383,31 @@ impl Extractor {
         })?;
         let stat = stat_below(dir.as_fd(), last).ok().flatten();
         let id = stat.map(|s| (s.st_dev, s.st_ino));
-        match (stat, id) {
-            (None, _) => return Err(Not::Missing("a hard link to something that was not restored".into())),
-            (Some(_), Some(id)) if self.is_made(&id) => {}
-            _ => return Err(Not::Refused("a hard link to something that is not of this archive".into())),
+        let Some(id) = id else {
+            return Err(Not::Missing("a hard link to something that was not restored".into()));
+        };
+        if !self.is_made(&id) {
+            return Err(Not::Refused("a hard link to something that is not of this archive".into()));
         }
         let temporary = self.make_way(entry, name, false)?;
         let new = temporary.as_deref().unwrap_or(name);
-        let (last, os_new) = (OsStr::from_bytes(last), OsStr::from_bytes(new));
-        rustix::fs::linkat(&dir, last, self.dirs.current(), os_new, AtFlags::empty()).map_err(|e| match e {
-            Errno::MLINK | Errno::XDEV | Errno::PERM => {
-                Not::Missing(format!("hard link not restored: {}", io::Error::from(e)))
+        match rustix::fs::linkat(
+            &dir,
+            OsStr::from_bytes(last),
+            self.dirs.current(),
+            OsStr::from_bytes(new),
+            AtFlags::empty(),
+        ) {
+            Ok(()) => {}
+            Err(e @ (Errno::MLINK | Errno::XDEV | Errno::PERM | Errno::OPNOTSUPP)) => {
+                let from = Original { dir: dir.as_fd(), name: last, target, id };
+                self.copy_instead(entry, &from, new, e)?;
+                return self.put_in_place(entry, temporary.as_deref(), name);
             }
-            e => self.not_created(entry, e),
-        })?;
+            Err(e) => return Err(self.not_created(entry, e)),
+        }
         let linked = stat_below(self.dirs.current(), new).ok().flatten().map(|s| (s.st_dev, s.st_ino));
-        let result = if linked == id {
+        let result = if linked == Some(id) {
             self.put_in_place(entry, temporary.as_deref(), name)
         } else {
             Err(Not::Refused("its target was replaced while it was being linked".into()))
@@ -395,6 +422,42 @@ impl Extractor {
         result
     }
 
+    /// A hard link that cannot be one, as a copy under a name that is free.
+    fn copy_instead(&mut self, entry: &Entry, from: &Original<'_>, new: &[u8], why: Errno) -> Result<(), Not> {
+        let wanted = Wanted::of(&self.options);
+        let missing = |and: &str| Not::Missing(format!("hard link not restored: {}{and}", io::Error::from(why)));
+        let opened = from
+            .open(&entry.path, wanted)
+            .map_err(|e| missing(&format!("; nor can it be copied: {}", io::Error::from(e))))?;
+        let Some(opened) = opened else { return Err(missing("")) };
+        let os_new = OsStr::from_bytes(new);
+        let file = open_new(self.dirs.current(), os_new, new_file(), Mode::RUSR | Mode::WUSR)
+            .map_err(|e| self.not_created(entry, e))?;
+        let file = File::from(file);
+        let most = self.written.saturating_sub(self.copied);
+        let result = match opened.copy_to(&file, &mut self.buffer, most, &self.cancel) {
+            Ok(Some(copied)) => {
+                self.copied += copied;
+                metadata::apply_to_file(file.as_fd(), opened.entry(), wanted, &mut self.report)
+                    .map_err(|e| Not::Failed(self.file_error("read", &entry.path, e)))
+            }
+            Ok(None) => Err(missing("; and copies would hold more than the archive does")),
+            Err(e) => Err(Not::Failed(e)),
+        };
+        match result {
+            Ok(stat) => {
+                self.made(&stat);
+                from.tell(&entry.path, why, &mut self.report);
+                Ok(())
+            }
+            Err(e) => {
+                // It was created a moment ago under this very name.
+                let _ = rustix::fs::unlinkat(self.dirs.current(), os_new, AtFlags::empty());
+                Err(e)
+            }
+        }
+    }
+
     /// A symlink or special file: created under a single name, and given its metadata there.
     fn place(
         &mut self,
@@ -406,17 +469,10 @@ impl Extractor {
         let temporary = self.make_way(entry, name, again)?;
         let new = OsStr::from_bytes(temporary.as_deref().unwrap_or(name));
         create(self.dirs.current(), new).map_err(|e| self.not_created(entry, e))?;
-        if !matches!(entry.kind, Kind::Symlink(_)) {
-            let mode = Mode::from_raw_mode(entry.mode & 0o777);
-            if let Err(e) = rustix::fs::chmodat(self.dirs.current(), new, mode, AtFlags::empty()) {
-                let what = format!("mode not restored: {}", io::Error::from(e));
-                self.report.add(Severity::Metadata, &entry.path, what);
-            }
-        }
-        metadata::apply_by_name(self.dirs.current(), new, entry, Wanted::of(&self.options), &mut self.report);
-        if let Ok(Some(stat)) = stat_below(self.dirs.current(), new.as_bytes()) {
-            self.made(stat.st_dev, stat.st_ino);
-        }
+        let stat =
+            metadata::apply_by_name(self.dirs.current(), new, entry, Wanted::of(&self.options), &mut self.report)
+                .map_err(|e| self.file_error("read", &entry.path, e))?;
+        self.made(&stat);
         self.put_in_place(entry, temporary.as_deref(), name)
     }
 
@@ -466,8 +522,8 @@ impl Extractor {
         }
     }
 
-    fn made(&self, dev: u64, ino: u64) {
-        self.crew.shared.made.lock().unwrap_or_else(PoisonError::into_inner).insert((dev, ino));
+    fn made(&self, stat: &Stat) {
+        self.crew.shared.made.lock().unwrap_or_else(PoisonError::into_inner).insert((stat.st_dev, stat.st_ino));
     }
 
     fn is_made(&self, id: &Id) -> bool {

@@ -5,10 +5,12 @@
 //! mask is the mode's group bits; times last.
 
 use super::Options;
-use super::report::{Report, Severity};
+use super::dirs::open_below;
+use super::report::{Aspect, Report, Severity};
+use crate::sources::files::acl;
 use crate::sources::files::entry::{Entry, Kind, Time, display};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
-use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::io;
@@ -27,99 +29,156 @@ impl Wanted {
     }
 }
 
-/// Owner, mode and attributes of an open file or folder.
-pub(in crate::sources) fn apply_to_file(file: BorrowedFd<'_>, entry: &Entry, wanted: Wanted, report: &mut Report) {
-    let path = &entry.path;
-    let mut lost = |what: String| report.add(Severity::Metadata, path, what);
-    if wanted.owners
-        && let Err(e) = own(file, entry)
-    {
-        lost(format!("owner {}:{} not restored: {}", entry.uid, entry.gid, io::Error::from(e)));
-    }
-    let special = entry.mode & 0o6000;
+/// Owner, mode, attributes and time of an open file or folder. What it has in the end is held against the entry: some
+/// file systems drop what they cannot hold without a word.
+pub(in crate::sources) fn apply_to_file(
+    file: BorrowedFd<'_>,
+    entry: &Entry,
+    wanted: Wanted,
+    report: &mut Report,
+) -> Result<Stat, Errno> {
+    let owned = if wanted.owners { own(file, entry) } else { Ok(()) };
     let mut mode = entry.mode;
+    let special = mode & 0o6000;
     // On a folder setgid only hands its group down.
     if special != 0 && !wanted.privileged && entry.kind != Kind::Dir {
         mode &= 0o1777;
-        lost(format!("{} not restored: it needs --privileged", special_names(special)));
+        let what = format!("{} not restored: it needs --privileged", special_names(special));
+        report.add(Severity::Metadata, Aspect::SpecialBits, &entry.path, what);
     }
-    match rustix::fs::fchmod(file, Mode::from_raw_mode(mode)) {
-        Err(e) => lost(format!("mode {mode:04o} not restored: {}", io::Error::from(e))),
-        // The kernel drops setgid without a word when the group is not ours.
-        Ok(()) if mode & 0o6000 != 0 => {
-            if rustix::fs::fstat(file).is_ok_and(|stat| stat.st_mode & 0o7777 != mode) {
-                lost(format!("{} not restored: the owner must be", special_names(mode & 0o6000)));
-            }
-        }
-        Ok(()) => {}
+    let mut moded = rustix::fs::fchmod(file, Mode::from_raw_mode(mode));
+    let lost =
+        attributes(entry, wanted, report, |name, value| rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()));
+    // The group's bits of the mode are then the ACL's mask: without the ACL the group would get what was another's.
+    if let Some(group) = lost.as_deref().and_then(acl::owning_group) {
+        mode &= !0o070 | (u32::from(group) << 3);
+        moded = rustix::fs::fchmod(file, Mode::from_raw_mode(mode));
     }
-    for (name, value) in &entry.xattrs {
-        if let Some(problem) = refuse_attribute(name, wanted) {
-            lost(problem);
-        } else if let Err(e) = rustix::fs::fsetxattr(file, OsStr::from_bytes(name), value, XattrFlags::empty()) {
-            lost(format!("attribute {} not restored: {}", display(name), io::Error::from(e)));
-        }
-    }
+    let timed = set_time(file, entry.mtime);
+    let stat = rustix::fs::fstat(file)?;
+    let tried = Tried { owned, moded, timed, mode: Some(mode) };
+    tried.compare(entry, &stat, wanted, report);
+    Ok(stat)
 }
 
-/// Owner, attributes and time of a symlink or special file, by its name in an open folder.
-pub(super) fn apply_by_name(dir: BorrowedFd<'_>, name: &OsStr, entry: &Entry, wanted: Wanted, report: &mut Report) {
-    let path = &entry.path;
-    let mut lost = |what: String| report.add(Severity::Metadata, path, what);
-    if wanted.owners {
-        let (user, group) = (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
-        let is_ours = |e: Errno| e == Errno::PERM && owned_already(dir, name, entry);
-        match rustix::fs::chownat(dir, name, user, group, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(e) if !is_ours(e) => {
-                lost(format!("owner {}:{} not restored: {}", entry.uid, entry.gid, io::Error::from(e)));
-            }
-            _ => {}
-        }
-    }
+/// Owner, mode, attributes and time of a symlink or special file, by its name in an open folder.
+pub(super) fn apply_by_name(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    entry: &Entry,
+    wanted: Wanted,
+    report: &mut Report,
+) -> Result<Stat, Errno> {
+    let (user, group) = (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
+    let owned =
+        if wanted.owners { rustix::fs::chownat(dir, name, user, group, AtFlags::SYMLINK_NOFOLLOW) } else { Ok(()) };
+    let is_link = matches!(entry.kind, Kind::Symlink(_));
+    let mode = (!is_link).then_some(entry.mode);
+    let moded = match mode {
+        Some(mode) => chmod_unfollowed(dir, name, mode),
+        None => Ok(()),
+    };
     // There is no call for a link's attributes by descriptor and name on most kernels: the folder's own link in proc
     // is followed, the name is not.
     let proc = [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name.as_bytes()].concat();
+    attributes(entry, wanted, report, |key, value| {
+        rustix::fs::lsetxattr(proc.as_slice(), key, value, XattrFlags::empty())
+    });
+    let timed = rustix::fs::utimensat(dir, name, &timestamps(entry.mtime), AtFlags::SYMLINK_NOFOLLOW);
+    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let tried = Tried { owned, moded, timed: timed.map_err(io::Error::from), mode };
+    tried.compare(entry, &stat, wanted, report);
+    Ok(stat)
+}
+
+/// The mode of what has this very name. There is no call for it that follows nothing on most kernels: what is opened is
+/// looked at, and reached through its own link in proc.
+fn chmod_unfollowed(dir: BorrowedFd<'_>, name: &OsStr, mode: u32) -> Result<(), Errno> {
+    let there = open_below(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC)?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&there)?.st_mode).is_symlink() {
+        return Err(Errno::LOOP);
+    }
+    rustix::fs::chmod(format!("/proc/self/fd/{}", there.as_raw_fd()), Mode::from_raw_mode(mode))
+}
+
+/// Sets what may be set; returns the access ACL when it could not be.
+fn attributes(
+    entry: &Entry,
+    wanted: Wanted,
+    report: &mut Report,
+    set: impl Fn(&OsStr, &[u8]) -> Result<(), Errno>,
+) -> Option<Vec<u8>> {
+    let mut lost = None;
     for (name, value) in &entry.xattrs {
-        if let Some(problem) = refuse_attribute(name, wanted) {
-            lost(problem);
-        } else if let Err(e) =
-            rustix::fs::lsetxattr(proc.as_slice(), OsStr::from_bytes(name), value, XattrFlags::empty())
-        {
-            lost(format!("attribute {} not restored: {}", display(name), io::Error::from(e)));
+        let problem = refuse_attribute(name, wanted).or_else(|| {
+            let e = set(OsStr::from_bytes(name), value).err()?;
+            if name == b"system.posix_acl_access" {
+                lost = Some(value.clone());
+            }
+            Some(format!("attribute {} not restored: {}", display(name), io::Error::from(e)))
+        });
+        if let Some(problem) = problem {
+            report.add(Severity::Metadata, Aspect::of_attribute(name), &entry.path, problem);
         }
     }
-    if let Err(e) = rustix::fs::utimensat(dir, name, &timestamps(entry.mtime), AtFlags::SYMLINK_NOFOLLOW) {
-        lost(format!("time not restored: {}", io::Error::from(e)));
+    lost
+}
+
+/// What became of the calls that set an entry's metadata.
+struct Tried {
+    owned: Result<(), Errno>,
+    moded: Result<(), Errno>,
+    timed: io::Result<()>,
+    /// The mode that was asked for; a symlink has none.
+    mode: Option<u32>,
+}
+
+impl Tried {
+    /// Holds what is there against what was asked for. A call that failed and changed nothing is no difference.
+    fn compare(self, entry: &Entry, stat: &Stat, wanted: Wanted, report: &mut Report) {
+        let mut add = |aspect, what: String| report.add(Severity::Metadata, aspect, &entry.path, what);
+        let silent = || "this file system does not keep it".to_owned();
+        let why = |tried: Result<(), Errno>| tried.map_or_else(|e| io::Error::from(e).to_string(), |()| silent());
+        if wanted.owners && (stat.st_uid, stat.st_gid) != (entry.uid, entry.gid) {
+            let why = why(self.owned);
+            add(Aspect::Owner, format!("owner {}:{} not restored: {why}", entry.uid, entry.gid));
+        }
+        let differs = self.mode.map_or(0, |mode| (stat.st_mode & 0o7777) ^ mode);
+        if differs & 0o6000 != 0 && self.moded.is_ok() {
+            // The kernel drops setgid without a word when the group is not ours.
+            add(Aspect::SpecialBits, format!("{} not restored: the owner must be", special_names(differs)));
+        }
+        if differs & 0o1777 != 0 || (differs != 0 && self.moded.is_err()) {
+            let why = why(self.moded);
+            let mode = self.mode.unwrap_or_default();
+            add(Aspect::Mode, format!("mode {mode:04o} not restored, it is {:04o}: {why}", stat.st_mode & 0o7777));
+        }
+        let there = (stat.st_mtime, stat.st_mtime_nsec as u32);
+        if there != (entry.mtime.seconds, entry.mtime.nanos) {
+            let why = self.timed.map_or_else(|e| e.to_string(), |()| silent());
+            add(Aspect::Time, format!("time not restored: {why}"));
+        }
     }
 }
 
-/// Sets the modification time and checks that the file system could hold it.
+/// Sets the modification time.
 pub(in crate::sources) fn set_time(file: impl AsFd, time: Time) -> io::Result<()> {
-    let file = file.as_fd();
-    rustix::fs::futimens(file, &timestamps(time))?;
-    if !(0..=0x7fff_ffff).contains(&time.seconds) {
-        let stat = rustix::fs::fstat(file)?;
-        if stat.st_mtime != time.seconds {
-            return Err(io::Error::other("this file system does not hold such a year"));
-        }
-    }
-    Ok(())
+    Ok(rustix::fs::futimens(file.as_fd(), &timestamps(time))?)
 }
 
 fn own(file: BorrowedFd<'_>, entry: &Entry) -> Result<(), Errno> {
     let stat = rustix::fs::fstat(file)?;
-    // Without privilege the group alone may still be given to one of our own.
     let user = (stat.st_uid != entry.uid).then(|| Uid::from_raw(entry.uid));
     let group = (stat.st_gid != entry.gid).then(|| Gid::from_raw(entry.gid));
     if user.is_none() && group.is_none() {
         return Ok(());
     }
-    rustix::fs::fchown(file, user, group)
-}
-
-fn owned_already(dir: BorrowedFd<'_>, name: &OsStr, entry: &Entry) -> bool {
-    rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
-        .is_ok_and(|stat| (stat.st_uid, stat.st_gid) == (entry.uid, entry.gid))
+    let both = rustix::fs::fchown(file, user, group);
+    // Without privilege the group alone may still be given to one of our own.
+    if both == Err(Errno::PERM) && user.is_some() && group.is_some() {
+        let _ = rustix::fs::fchown(file, None, group);
+    }
+    both
 }
 
 fn timestamps(time: Time) -> Timestamps {
@@ -138,7 +197,7 @@ fn special_names(bits: u32) -> &'static str {
 }
 
 /// Capabilities are setuid by another name, and the other attributes of the system change what it enforces.
-fn refuse_attribute(name: &[u8], wanted: Wanted) -> Option<String> {
+pub(super) fn refuse_attribute(name: &[u8], wanted: Wanted) -> Option<String> {
     if name.contains(&0) || name.is_empty() {
         return Some("attribute with an impossible name not restored".into());
     }

@@ -9,16 +9,19 @@
 //! it has been laid out.
 
 mod archive;
+mod copy;
 mod crew;
 mod dirs;
 mod lay;
 mod metadata;
 mod pax;
 mod report;
+#[cfg(test)]
+mod sweep;
 
 pub use archive::{Archive, Member, TarError};
 pub use lay::{Extractor, Options, write_content};
-pub use report::{Difference, Report, Severity};
+pub use report::{Aspect, Difference, Report, Severity, Tally};
 
 pub(in crate::sources) use dirs::{open_below, stat_below};
 pub(in crate::sources) use metadata::{Wanted, apply_to_file, set_time};

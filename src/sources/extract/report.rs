@@ -1,9 +1,11 @@
 //! What an extraction did, and every way in which the result differs from the archive.
 
-use crate::sources::files::entry::display;
+use crate::sources::files::entry::{Kind, display};
+use std::collections::BTreeMap;
+use std::fmt;
 
-/// More differences than this are counted, not listed.
-const LISTED: usize = 10_000;
+/// More differences of one sort than this are counted, not listed: a million owners hide no entry that is missing.
+const LISTED: usize = 1_000;
 
 /// How much a difference costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -17,13 +19,85 @@ pub enum Severity {
     Refused,
 }
 
+/// What of an entry differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aspect {
+    /// The entry as a whole.
+    Entry,
+    /// It is a copy, or is not there.
+    HardLink,
+    /// A device or FIFO.
+    SpecialFile,
+    Owner,
+    Mode,
+    /// Setuid and setgid.
+    SpecialBits,
+    Acl,
+    Capabilities,
+    Attribute,
+    Time,
+}
+
+impl Aspect {
+    /// Of an entry that is not there.
+    pub(super) fn of(kind: &Kind) -> Self {
+        match kind {
+            Kind::File | Kind::Dir | Kind::Symlink(_) => Aspect::Entry,
+            Kind::Hardlink(_) => Aspect::HardLink,
+            Kind::Fifo | Kind::CharDevice(..) | Kind::BlockDevice(..) => Aspect::SpecialFile,
+        }
+    }
+
+    /// Of an extended attribute.
+    pub(super) fn of_attribute(name: &[u8]) -> Self {
+        match name {
+            b"system.posix_acl_access" | b"system.posix_acl_default" => Aspect::Acl,
+            b"security.capability" => Aspect::Capabilities,
+            _ => Aspect::Attribute,
+        }
+    }
+}
+
 /// One way in which the result differs from the archive.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Difference {
     pub path: String,
     /// A lower-case fragment.
     pub what: String,
+    pub aspect: Aspect,
     pub severity: Severity,
+}
+
+/// How many differences of one sort there are, the unlisted ones included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Tally {
+    pub aspect: Aspect,
+    pub severity: Severity,
+    pub count: u64,
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (one, many) = match self.aspect {
+            Aspect::Entry => ("entry", "entries"),
+            Aspect::HardLink => ("hard link", "hard links"),
+            Aspect::SpecialFile => ("special file", "special files"),
+            Aspect::Owner => ("owner", "owners"),
+            Aspect::Mode => ("mode", "modes"),
+            Aspect::SpecialBits => ("setuid or setgid", "setuid or setgid"),
+            Aspect::Acl => ("ACL", "ACLs"),
+            Aspect::Capabilities => ("set of capabilities", "sets of capabilities"),
+            Aspect::Attribute => ("attribute", "attributes"),
+            Aspect::Time => ("time", "times"),
+        };
+        let how = match self.severity {
+            Severity::Metadata => "",
+            Severity::Missing => " missing",
+            Severity::Refused => " refused",
+        };
+        write!(f, "{} {}{how}", self.count, if self.count == 1 { one } else { many })
+    }
 }
 
 /// What an extraction did.
@@ -33,8 +107,10 @@ pub struct Report {
     /// Bytes of content, holes included.
     pub bytes: u64,
     pub differences: Vec<Difference>,
-    /// Differences that are not listed because there were too many.
+    /// Differences that are not listed because there were too many of their sort.
     pub unlisted: u64,
+    /// All of them, by sort.
+    pub summary: Vec<Tally>,
     /// The worst of all differences, the unlisted ones included.
     pub worst: Option<Severity>,
 }
@@ -42,33 +118,71 @@ pub struct Report {
 impl Report {
     /// Puts reports about single entries where they belong: each behind so many differences of this one.
     pub(super) fn merge(self, others: impl Iterator<Item = (usize, Report)>) -> Report {
-        let Report { entries, bytes, differences, unlisted, worst } = self;
-        let mut whole = Report { entries, bytes, differences: Vec::new(), unlisted, worst };
-        let mut own = differences.into_iter().enumerate().peekable();
+        let mut own = self.differences.into_iter().enumerate().peekable();
+        let mut whole = Report { differences: Vec::new(), ..self };
+        let mut listed = BTreeMap::new();
         for (before, other) in others {
             whole.entries += other.entries;
             whole.bytes += other.bytes;
             whole.unlisted += other.unlisted;
             whole.worst = whole.worst.max(other.worst);
-            while let Some((_, difference)) = own.next_if(|(at, _)| *at < before) {
-                whole.take(difference);
+            for tally in &other.summary {
+                whole.count(tally.severity, tally.aspect, tally.count);
             }
-            other.differences.into_iter().for_each(|difference| whole.take(difference));
+            while let Some((_, difference)) = own.next_if(|(at, _)| *at < before) {
+                whole.list(difference, &mut listed);
+            }
+            other.differences.into_iter().for_each(|difference| whole.list(difference, &mut listed));
         }
-        own.for_each(|(_, difference)| whole.take(difference));
+        own.for_each(|(_, difference)| whole.list(difference, &mut listed));
         whole
     }
 
-    fn take(&mut self, difference: Difference) {
-        if self.differences.len() < LISTED { self.differences.push(difference) } else { self.unlisted += 1 }
+    fn list(&mut self, difference: Difference, listed: &mut BTreeMap<(Severity, Aspect), usize>) {
+        let of_its_sort = listed.entry((difference.severity, difference.aspect)).or_insert(0);
+        *of_its_sort += 1;
+        if *of_its_sort <= LISTED { self.differences.push(difference) } else { self.unlisted += 1 }
     }
 
-    pub(super) fn add(&mut self, severity: Severity, path: &[u8], what: impl Into<String>) {
+    /// Counts so many more of a sort; how many there are.
+    fn count(&mut self, severity: Severity, aspect: Aspect, more: u64) -> u64 {
+        let sort = |t: &Tally| (t.severity, t.aspect);
+        let at = match self.summary.binary_search_by_key(&(severity, aspect), sort) {
+            Ok(at) => at,
+            Err(at) => {
+                self.summary.insert(at, Tally { aspect, severity, count: 0 });
+                at
+            }
+        };
+        self.summary[at].count += more;
+        self.summary[at].count
+    }
+
+    pub(super) fn add(&mut self, severity: Severity, aspect: Aspect, path: &[u8], what: impl Into<String>) {
         self.worst = self.worst.max(Some(severity));
-        if self.differences.len() < LISTED {
-            self.differences.push(Difference { path: display(path), what: what.into(), severity });
+        if self.count(severity, aspect, 1) <= LISTED as u64 {
+            self.differences.push(Difference { path: display(path), what: what.into(), aspect, severity });
         } else {
             self.unlisted += 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_differences_of_one_sort_hide_no_other() {
+        let mut report = Report::default();
+        for n in 0..5_000 {
+            report.add(Severity::Metadata, Aspect::Owner, n.to_string().as_bytes(), "owner 1:1 not restored");
+        }
+        report.add(Severity::Refused, Aspect::Entry, b"..", "a path with ..");
+        report.add(Severity::Metadata, Aspect::Acl, b"a", "attribute");
+        let said: Vec<String> = report.summary.iter().map(Tally::to_string).collect();
+        assert_eq!(said, ["5000 owners", "1 ACL", "1 entry refused"]);
+        assert_eq!((report.differences.len(), report.unlisted), (LISTED + 2, 4_000));
+        assert_eq!(report.worst, Some(Severity::Refused));
     }
 }

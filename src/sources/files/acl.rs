@@ -78,6 +78,17 @@ pub fn from_text(text: &str) -> Option<Vec<u8>> {
     Some(value)
 }
 
+/// What an access ACL's attribute gives the owning group: its permissions within the mask.
+pub fn owning_group(value: &[u8]) -> Option<u16> {
+    let entries = value.get(4..)?.chunks_exact(8);
+    let of = |wanted: u16| {
+        let mut entries = entries.clone();
+        let found = entries.find(|e| u16::from_le_bytes([e[0], e[1]]) == wanted)?;
+        Some(u16::from_le_bytes([found[2], found[3]]) & 7)
+    };
+    Some(of(0x04)? & of(0x10).unwrap_or(7))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +104,9 @@ mod tests {
             Some(vec![4, 0, 0xe8, 3])
         );
         assert_eq!(from_text("user:joe:r--"), None);
+        assert_eq!((owning_group(&value), owning_group(b""), owning_group(&[2, 0, 0, 0, 9])), (Some(4), None, None));
+        let within = from_text("user::rw-,group::rwx,mask::r-x,other::---").unwrap();
+        assert_eq!(owning_group(&within), Some(5));
         assert_eq!(to_text(b"\x01\0\0\0"), None);
         assert_eq!(to_text(&value[..value.len() - 1]), None);
     }

@@ -231,7 +231,7 @@ pub(super) fn is_pem(content: &[u8]) -> bool {
 
 /// What one file holds.
 #[derive(Default)]
-struct Held {
+pub(super) struct Held {
     /// The first certificate, and whether the chain behind it is in order.
     certificate: Option<CertificateFact>,
     public: Option<PublicHalf>,
@@ -340,7 +340,7 @@ fn certificate_warnings(fact: &CertificateFact, min_days: u32, now: DateTime<Utc
 }
 
 /// The certificates and the key of one file. What is not PEM, or not whole, is as if it were not there.
-fn read(content: &[u8]) -> Held {
+pub(super) fn read(content: &[u8]) -> Held {
     let mut held = Held::default();
     let pems: Vec<Pem> = Pem::iter_from_buffer(content).filter_map(Result::ok).collect();
     held.key = pems.iter().find_map(private_key);

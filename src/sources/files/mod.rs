@@ -21,6 +21,8 @@ pub mod proof;
 mod returning;
 mod small;
 mod stream;
+#[cfg(test)]
+mod sweep;
 mod today;
 mod tree;
 mod view;

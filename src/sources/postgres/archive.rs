@@ -319,4 +319,14 @@ mod tests {
         let (report, stored) = walk_bytes(&bytes).unwrap();
         assert!(!report.walked && stored == bytes);
     }
+
+    #[test]
+    fn sweep_dumps() {
+        let fuzz = crate::base::fuzz::Fuzz::of("pg-dump").seed(example().0);
+        fuzz.words(&["PGDMP", "TABLE DATA", "\\.\n\n\n", "BLOBS", "\x01\x01", "\0\0\0\0\0"]).run(|bytes| {
+            if let Ok((_, stored)) = walk_bytes(bytes) {
+                assert!(bytes == stored);
+            }
+        });
+    }
 }

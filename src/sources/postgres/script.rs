@@ -258,4 +258,17 @@ mod tests {
         assert_eq!(of("GRANT ALL ON TABLESPACE fast TO shop"), About::Tablespace("fast".into()));
         assert_eq!(of("SET standard_conforming_strings = on"), About::Session);
     }
+
+    #[test]
+    fn sweep_scripts() {
+        let words =
+            ["'", "\"", "$$", "$a$", "/*", "*/", "--", "\n", ";", "E'", "\\", "CREATE ROLE ", "COPY x FROM stdin;\n"];
+        let fuzz = crate::base::fuzz::Fuzz::of("sql").words(&words);
+        fuzz.run(|bytes| {
+            for statement in statements(bytes).unwrap_or_default() {
+                about(&statement);
+                without(&statement, &["SUPERUSER"]);
+            }
+        });
+    }
 }

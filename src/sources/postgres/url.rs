@@ -136,4 +136,15 @@ mod tests {
             assert!(!error.contains("secret"), "{url}: {error}");
         }
     }
+
+    #[test]
+    fn sweep_addresses() {
+        let fuzz = crate::base::fuzz::Fuzz::of("pg-url").seed("postgresql://u:p%40@h.example:5432/db?host=/run&x=1");
+        let fuzz = fuzz.seed("postgres://[::1]:5432,b/x");
+        fuzz.words(&["%", "%zz", "%00", "@", ":", "/", "?", "&", "[", "]", ","]).run(|bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let _ = parse(&text).map_err(|e| e.to_string());
+            split_port(&text);
+        });
+    }
 }

@@ -116,4 +116,16 @@ mod tests {
             assert!(!error.contains("secret"), "{error}");
         }
     }
+
+    #[test]
+    fn sweep_addresses() {
+        let fuzz = crate::base::fuzz::Fuzz::of("redis-url")
+            .seed("rediss://u:p%40@h.example:6379/3")
+            .seed("unix:///run/r.sock");
+        fuzz.words(&["%", "%zz", "%00", "@", ":", "/", "?", "[", "]", "redis://"]).run(|bytes| {
+            if let Ok(address) = parse(&String::from_utf8_lossy(bytes)) {
+                let _ = (address.describe(), address.host(), address.port());
+            }
+        });
+    }
 }

@@ -25,6 +25,13 @@ pub struct Job {
     /// Paths that the policy names, as they stand in the tar (no leading slash): only they and what is below get the
     /// captured metadata; folders above them are made when they are missing, and never changed.
     pub named: Vec<PathBuf>,
+    /// What today's policy lets a snapshot put back without a word; empty where every base is the source's own. What
+    /// lies elsewhere is told in the plan: whoever has the host's key can sign a snapshot that has anything.
+    #[serde(default)]
+    pub trusted: Vec<PathBuf>,
+    /// Entries elsewhere that the plan has told of.
+    #[serde(default)]
+    pub strays: u64,
     /// Folders that the folder beside shall rather not lie in, such as a checkout.
     pub outside: Vec<PathBuf>,
     /// Only these paths of the tar, and what is below them; empty for all.
@@ -78,6 +85,11 @@ impl Job {
     /// Whether a folder is the source's own, and not one above what it names.
     pub fn owns(&self, path: &[u8]) -> bool {
         self.named.iter().any(|n| is_at_or_below(path, n))
+    }
+
+    /// Whether a path lies where today's policy does not look.
+    pub fn strays(&self, path: &[u8]) -> bool {
+        !self.trusted.is_empty() && !self.trusted.iter().any(|t| is_at_or_below(path, t))
     }
 
     /// The path on disk, for messages.
@@ -137,6 +149,8 @@ mod tests {
             source: "uploads".into(),
             bases: vec![base("storage", "/v/storage/_data"), base("data", "/v/data/_data")],
             named: vec!["storage".into()],
+            trusted: vec!["storage/a".into()],
+            strays: 0,
             outside: vec![],
             paths: vec!["storage/a".into()],
             exact: false,
@@ -154,6 +168,7 @@ mod tests {
         }
         assert!(job.takes(b"storage/a") && job.takes(b"storage/a/b") && !job.takes(b"storage/ab"));
         assert!(job.leads(b"storage") && job.leads(b"storage/a") && !job.leads(b"storage/a/b"));
+        assert!(job.strays(b"storage/ab") && job.strays(b"storage") && !job.strays(b"storage/a/b"));
         assert!(job.owns(b"storage/z") && !job.owns(b"data"));
         assert!(is_staging(job.staging_name().as_bytes()));
         assert!(!is_staging(b".lifeboat-0011223344556677.tmp") && !is_staging(b".lifeboat-x"));

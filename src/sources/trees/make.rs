@@ -4,7 +4,9 @@
 //! out in a second reading, because by then the first has passed.
 
 use super::super::SourceError;
-use super::super::extract::{Archive, Extractor, Member, Options, Severity, Wanted, open_below, write_content};
+use super::super::extract::{
+    Archive, Difference, Extractor, Member, Options, Severity, Wanted, open_below, write_content,
+};
 use super::super::files::entry::{Entry, Kind};
 use super::job::Job;
 use super::list::{self, Action, ListWriter, Mark, Meta, Slot};
@@ -22,6 +24,9 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
+
+/// Differences of one sort that are told one by one.
+const TOLD: usize = 20;
 
 /// A folder beside, open.
 pub struct Stage {
@@ -137,6 +142,8 @@ struct Maker<'a> {
     next: u64,
     /// Where the files lie that were laid out, by their paths in the tar.
     puts: HashMap<Vec<u8>, Slot>,
+    /// Paths whose entries stand as they were captured: what a further name of theirs may be linked to.
+    same: HashSet<u64>,
     /// What is to be removed already, where a list goes on.
     removed: HashSet<u64>,
     redo: Vec<Vec<u8>>,
@@ -160,11 +167,12 @@ impl<'a> Maker<'a> {
             extractors.push(Extractor::new(&way, options, cancel).map_err(extract_error)?);
             stages.push(opened);
         }
-        let (mut puts, mut next, mut removed) = (HashMap::new(), 0, HashSet::new());
+        let (mut puts, mut next, mut same, mut removed) = (HashMap::new(), 0, HashSet::new(), HashSet::new());
         if go_on {
             let whole = list::read(job, &mut |action| {
                 match &action {
                     Action::Put { path, slot } => _ = puts.insert(path.clone(), *slot),
+                    Action::Same { path, .. } => _ = same.insert(hash(path)),
                     // Folders are tried once more behind what has come into them.
                     Action::Remove { path, .. } => _ = removed.insert(hash(path)),
                     _ => {}
@@ -191,6 +199,7 @@ impl<'a> Maker<'a> {
             wanted: Wanted { privileged: job.privileged, owners: options.owners },
             next,
             puts,
+            same,
             removed,
             redo: Vec::new(),
             redo_set: HashSet::new(),
@@ -251,6 +260,14 @@ impl<'a> Maker<'a> {
             self.take_back(&member.entry.path)?;
         }
         let entry = &member.entry;
+        if entry.kind != Kind::Dir && self.job.strays == 0 && self.job.strays(&entry.path) {
+            // The plan is made from the listing: what only the tar has was shown to nobody.
+            let shown = self.job.display(&entry.path);
+            return Err(SourceError::problem(format!(
+                "the snapshot has {}, which its listing does not tell of and the policy does not name",
+                shown.display()
+            )));
+        }
         match &entry.kind {
             Kind::Dir => self.folder(entry),
             Kind::Hardlink(target) => self.link(entry, target),
@@ -262,6 +279,7 @@ impl<'a> Maker<'a> {
                         self.read_again(entry.path.clone());
                         return Ok(());
                     }
+                    self.same.insert(hash(&entry.path));
                     self.add(Action::Same { path: entry.path.clone(), mark: Mark::of(&stat) })
                 }
                 _ => self.put(archive, member),
@@ -309,6 +327,14 @@ impl<'a> Maker<'a> {
                 rustix::fs::linkat(new, first.n.to_string(), new, &name, AtFlags::empty())
             }
             Some(_) => Err(Errno::XDEV),
+            // Another file of the host is nobody's business.
+            None if !self.same.contains(&hash(target)) => {
+                return Err(SourceError::problem(format!(
+                    "{} is a hard link to /{}, which the snapshot does not have before it",
+                    shown.display(),
+                    super::super::files::entry::display(target)
+                )));
+            }
             None => {
                 let (first, own) = (self.live.stat(target)?, self.live.stat(&entry.path)?);
                 let id = |stat: &rustix::fs::Stat| (stat.st_dev, stat.st_ino);
@@ -452,12 +478,17 @@ impl<'a> Maker<'a> {
         let mut made = Made { redo: !self.redo.is_empty(), warnings: Vec::new() };
         for extractor in self.extractors {
             let report = extractor.finish().map_err(extract_error)?;
-            for difference in &report.differences {
-                let text = format!("{}: {}", difference.path, difference.what);
-                if difference.severity != Severity::Metadata {
-                    return Err(SourceError::problem(format!("cannot be laid out beside the live one: {text}")));
+            let text = |d: &Difference| format!("{}: {}", d.path, d.what);
+            if let Some(worst) = report.differences.iter().find(|d| d.severity != Severity::Metadata) {
+                let text = text(worst);
+                return Err(SourceError::problem(format!("cannot be laid out beside the live one: {text}")));
+            }
+            for tally in &report.summary {
+                let of_sort = report.differences.iter().filter(|d| d.aspect == tally.aspect);
+                made.warnings.extend(of_sort.take(TOLD).map(text));
+                if tally.count > TOLD as u64 {
+                    made.warnings.push(format!("{tally} in all that are not as they were captured"));
                 }
-                made.warnings.push(text);
             }
         }
         if made.redo {

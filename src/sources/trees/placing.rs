@@ -57,6 +57,8 @@ impl TreePlacing {
             source: scene.name.to_string(),
             bases: vec![Base { prefix: String::new(), dir: "/".into() }],
             named: Vec::new(),
+            trusted: Vec::new(),
+            strays: 0,
             outside: below_root(&self.app.root).into_iter().collect(),
             paths: part.paths.iter().filter_map(|p| below_root(p)).collect(),
             exact: part.exact,
@@ -79,11 +81,14 @@ impl TreePlacing {
                 job.exclude.clone_from(&spec.exclude);
                 job.one_file_system = spec.one_file_system;
                 job.named = strings(&stored.facts["paths"]).chain(literal(&spec.paths)).collect();
+                job.trusted = trusted(&spec.paths).collect();
                 through = via(spec.via);
             }
             SourceSpec::Env(spec) => {
                 let files = stored.facts["files"].as_array().into_iter().flatten();
                 job.named = files.flat_map(|f| strings(&f["path"])).chain(literal(&spec.paths)).collect();
+                let root = self.app.root.display().to_string();
+                job.trusted = trusted(&spec.paths).chain(trusted(&[root])).collect();
             }
             SourceSpec::Certificates(spec) => {
                 job.named = literal(&spec.paths).collect();
@@ -192,10 +197,23 @@ fn strings(value: &serde_json::Value) -> impl Iterator<Item = PathBuf> + '_ {
     one.chain(many).map(PathBuf::from)
 }
 
+fn is_pattern(text: &str) -> bool {
+    text.contains(['*', '?', '[', '{'])
+}
+
 /// Paths that are no patterns, as they are written and where they really lie.
 fn literal(paths: &[String]) -> impl Iterator<Item = PathBuf> + '_ {
-    let plain = paths.iter().filter(|p| !p.contains(['*', '?', '[', '{'])).map(PathBuf::from);
+    let plain = paths.iter().filter(|p| !is_pattern(p)).map(PathBuf::from);
     plain.flat_map(|p| [p.canonicalize().ok(), Some(p)]).flatten()
+}
+
+/// Where paths and patterns can lead, as the tar has it: patterns up to their first special name.
+fn trusted(paths: &[String]) -> impl Iterator<Item = PathBuf> + '_ {
+    let plain = |p: &String| -> PathBuf {
+        Path::new(p).components().take_while(|c| !is_pattern(&c.as_os_str().to_string_lossy())).collect()
+    };
+    let each = paths.iter().map(plain).flat_map(|p| [p.canonicalize().ok(), Some(p)]).flatten();
+    each.filter_map(|p| below_root(&p))
 }
 
 /// All paths of a captured tree, as absolute ones.
@@ -244,6 +262,7 @@ impl Placing for TreePlacing {
         }
         let survey = self.hands.survey(&task.job, task.through.as_ref(), &Tape(stored.streams), scene.cancel)?;
         task.job.stages.clone_from(&survey.stages);
+        task.job.strays = survey.strays.count;
         self.intent(scene, &task, survey)
     }
 

@@ -33,6 +33,9 @@ pub struct Survey {
     pub replaced: Paths,
     pub missing: Paths,
     pub newer: Paths,
+    /// What lies where today's policy does not look.
+    #[serde(default)]
+    pub strays: Paths,
     /// Files and links whose content of today goes: overwritten ones, and for `exact` those that are newer.
     #[serde(default)]
     pub lost_files: u64,
@@ -215,6 +218,9 @@ struct Eye<'a> {
 impl Eye<'_> {
     fn entry(&mut self, entry: Entry) -> Result<(), SourceError> {
         let path = entry.path.clone();
+        if entry.kind != Kind::Dir && self.job.strays(&path) {
+            self.survey.strays.add(&path);
+        }
         let stat = self.live.stat(&path)?;
         if entry.kind == Kind::Dir {
             match stat {
@@ -251,7 +257,8 @@ impl Eye<'_> {
 
     fn change(&mut self, path: &[u8], bytes: u64, uid: u32) -> Result<(), SourceError> {
         let stage = self.stage_for(path)?;
-        *self.needs.entry(stage).or_default() += bytes;
+        let needs = self.needs.entry(stage).or_default();
+        *needs = needs.saturating_add(bytes);
         if !self.wanted.owners && uid != rustix::process::geteuid().as_raw() {
             self.foreign += 1;
         }
@@ -316,6 +323,13 @@ impl Eye<'_> {
                 bytes_free: Some(stat.f_bavail.saturating_mul(stat.f_frsize)),
             });
         }
+        if self.survey.strays.count > 0 {
+            self.survey.warnings.push(format!(
+                "{} outside what the policy names would be put back as well: {}",
+                entries(self.survey.strays.count),
+                self.survey.strays.text()
+            ));
+        }
         if self.foreign > 0 {
             self.survey.warnings.push(format!(
                 "{} belong to other accounts, and only root may give files away: they will belong to this one",
@@ -332,7 +346,7 @@ fn open_real(dir: &Path) -> Result<rustix::fd::OwnedFd, Errno> {
 
 fn room_of(entry: &Entry) -> u64 {
     match entry.kind {
-        Kind::File => entry.size.div_ceil(BLOCK) * BLOCK,
+        Kind::File => entry.size.div_ceil(BLOCK).saturating_mul(BLOCK),
         _ => 0,
     }
 }

@@ -1,7 +1,7 @@
 //! Exchanging what was laid out for what is live, and back: renames within folders that were opened for it.
 
 use super::super::SourceError;
-use super::super::extract::{Report, Wanted, apply_to_file, open_below, set_time, stat_below};
+use super::super::extract::{Report, Wanted, apply_to_file, open_below, stat_below};
 use super::job::Job;
 use super::list::{self, Action, Mark, Meta, Slot};
 use super::live::{DIRECTORY, Live, Spot};
@@ -399,9 +399,9 @@ impl<'a> Swap<'a> {
         let entry = meta.entry(path);
         let mut report = Report::default();
         let wanted = Wanted { privileged, owners: rustix::process::geteuid().is_root() };
-        apply_to_file(dir.as_fd(), &entry, wanted, &mut report);
         // What is not permitted was told when the list was made; a time that is off by now harms nothing.
-        let _ = set_time(&dir, entry.mtime);
+        apply_to_file(dir.as_fd(), &entry, wanted, &mut report)
+            .map_err(|e| fault("read", self.job.display(path), e))?;
         Ok(())
     }
 

@@ -9,6 +9,7 @@ pub use content::Content;
 
 use crate::base::ids::{SourceName, StreamName};
 use crate::base::stream::{FileType, StreamKind};
+use crate::base::units::total;
 use crate::ops::access::Access;
 use crate::ops::browse::facts::{self, FactChange};
 use crate::ops::browse::list::SnapshotLine;
@@ -195,7 +196,7 @@ struct Comparison<'a, 'v> {
 
 fn plain_bytes(source: Option<&SourceEntry>) -> u64 {
     let streams = source.into_iter().flat_map(|s| &s.streams);
-    streams.filter(|s| s.kind != StreamKind::Listing).map(|s| s.length).sum()
+    total(streams.filter(|s| s.kind != StreamKind::Listing).map(|s| s.length))
 }
 
 impl<'a> Comparison<'a, '_> {

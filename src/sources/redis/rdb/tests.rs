@@ -144,3 +144,21 @@ fn a_claimed_length_costs_nothing() {
     assert!(matches!(walked(b"NOAUTH Authentication required."), Err(TapError::Format(_))));
     assert!(matches!(walked(b"REDIS0003"), Err(TapError::Format(_))));
 }
+
+#[test]
+fn sweep_dumps() {
+    let fuzz = crate::base::fuzz::Fuzz::of("rdb").seed(example());
+    let words: [&[u8]; 8] = [b"REDIS0012", b"\xfe", b"\xff", b"\xc3", b"\x81", b"\x80", b"\xfa", &[0; 4]];
+    fuzz.words(&words).run(|bytes| {
+        // Without a checksum as well: it finds every change that the walk is to be tried with.
+        let mut unsummed = bytes.to_vec();
+        let end = unsummed.len().saturating_sub(8);
+        unsummed[end..].fill(0);
+        for bytes in [bytes, &unsummed] {
+            if let Ok((report, stored)) = walked(bytes) {
+                assert!(bytes.starts_with(&stored) && report.length == stored.len() as u64);
+                let _ = (report.keys(), report.content());
+            }
+        }
+    });
+}

@@ -1,0 +1,13 @@
+//! The engine under faults of the machine: killed at its calls, a disk without room, files, reads, writes or syncs that
+//! fail, few descriptors, little memory. After each of them: the exit code says it, what was stored is whole, the next
+//! run needs nobody's hand, and nothing temporary stays.
+//!
+//! Every fault is proven to have happened: by the signal that ended the process, or by strace's log. The test command
+//! tries some points of each sort, `LIFEBOAT_SWEEP=1` all of them.
+
+#[path = "../cli/world.rs"]
+#[allow(dead_code, reason = "another binary uses the rest")]
+mod cli;
+mod limits;
+mod site;
+mod sweep;

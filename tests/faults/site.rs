@@ -1,0 +1,208 @@
+//! An installation that is put back to where it was before each case, and what must hold after it.
+
+use crate::cli::{Ran, World, tree};
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, SystemTime};
+
+/// The files alone: what else a snapshot asks (the engine, the package manager) are programs of their own.
+pub const SNAPSHOT: &[&str] = &["snapshot", "--only", "uploads"];
+
+const RETENTION: &str = "[retention]\nkeep_last = 1\nkeep_daily = 0\nkeep_weekly = 0\nkeep_monthly = 0\n";
+
+pub struct Site {
+    pub world: World,
+    /// The uploads at the first snapshot, and now.
+    old: Vec<(PathBuf, Vec<u8>)>,
+    new: Vec<(PathBuf, Vec<u8>)>,
+}
+
+/// What a fault came to.
+pub struct Done {
+    /// Ended by SIGKILL.
+    pub killed: bool,
+    /// The fault was injected at least once.
+    pub hit: bool,
+    pub code: i32,
+    pub said: String,
+}
+
+fn noise(seed: u8, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new_keyed(&[seed; 32]).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+impl Site {
+    /// Two snapshots, the second of which a prune would take; changed since.
+    pub fn new() -> Self {
+        let world = World::ready();
+        fs::create_dir(world.path("tmp")).unwrap();
+        let uploads = world.app().join("uploads");
+        fs::write(uploads.join("large"), noise(1, 400_000)).unwrap();
+        world.add_to_policy(RETENTION);
+        world.run(&["snapshot", "--only", "uploads", "--tag", "first"]).exits(0);
+        let old = tree(&uploads);
+        fs::write(uploads.join("large"), noise(2, 400_000)).unwrap();
+        world.run(SNAPSHOT).exits(0);
+        fs::write(uploads.join("large"), noise(3, 400_000)).unwrap();
+        world.run(SNAPSHOT).exits(0);
+        fs::write(uploads.join("large"), [noise(3, 200_000), noise(4, 300_000)].concat()).unwrap();
+        for n in 0..20 {
+            fs::write(uploads.join(format!("new-{n}")), noise(n, 3_000)).unwrap();
+        }
+        let new = tree(&uploads);
+        let site = Site { world, old, new };
+        copy(&site.world.path("state"), &site.world.path("saved"));
+        site
+    }
+
+    /// As it was in the beginning.
+    pub fn put_back(&self) {
+        fs::remove_dir_all(self.world.path("state")).unwrap();
+        copy(&self.world.path("saved"), &self.world.path("state"));
+        let _ = fs::remove_dir_all(self.into());
+        for left in fs::read_dir(self.world.path("tmp")).unwrap() {
+            let left = left.unwrap().path();
+            let _ = fs::remove_dir_all(&left).or_else(|_| fs::remove_file(&left));
+        }
+    }
+
+    /// Where restores go.
+    pub fn into(&self) -> PathBuf {
+        self.world.path("into")
+    }
+
+    fn under(&self, wrapper: &[&str], arguments: &[&str]) -> Output {
+        let plain = self.world.command(arguments);
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(plain.get_program()).args(plain.get_args());
+        command.env_clear().env("HOME", self.world.dir.path()).env("PATH", std::env::var_os("PATH").unwrap());
+        command.env("TMPDIR", self.world.path("tmp")).current_dir(self.world.dir.path()).stdin(Stdio::null());
+        command.output().unwrap()
+    }
+
+    /// How often each of these calls is made by the busiest thread: strace counts for each thread by itself.
+    pub fn calls(&self, calls: &str, arguments: &[&str]) -> usize {
+        let log = self.world.path("trace");
+        let trace = format!("trace={calls}");
+        let output = self.under(&["strace", "-f", "-qq", "-o", log.to_str().unwrap(), "-e", &trace], arguments);
+        assert!(output.status.success(), "{output:?}");
+        let text = fs::read_to_string(&log).unwrap();
+        let mut threads: std::collections::BTreeMap<&str, usize> = Default::default();
+        for line in text.lines().filter(|l| l.contains('(') && !l.contains("resumed>")) {
+            *threads.entry(line.split(' ').next().unwrap()).or_default() += 1;
+        }
+        self.put_back();
+        threads.values().copied().max().unwrap_or(0)
+    }
+
+    /// The command with a fault: `what` as strace has it, such as `signal=KILL:when=3`.
+    pub fn inject(&self, calls: &str, what: &str, arguments: &[&str]) -> Done {
+        let log = self.world.path("trace");
+        let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:{what}"));
+        let wrapper = ["strace", "-f", "-qq", "-o", log.to_str().unwrap(), "-e", &trace, "-e", &inject];
+        let output = self.under(&wrapper, arguments);
+        let text = fs::read_to_string(&log).unwrap();
+        let mut done = Done::of(&output);
+        done.hit = done.killed || text.contains("(INJECTED)");
+        done
+    }
+
+    /// The command behind another one, such as a limit of the shell.
+    pub fn wrapped(&self, wrapper: &[&str], arguments: &[&str]) -> Done {
+        Done::of(&self.under(wrapper, arguments))
+    }
+
+    /// What must hold after any fault: all that was stored is whole and comes back, the next run goes through, and
+    /// nothing temporary stays. `prunes`: the command was to remove snapshots.
+    pub fn is_well(&self, what: &str, prunes: bool, again: &[&str]) {
+        let run = |arguments: &[&str]| {
+            let ran: Ran = self.under(&["env"], arguments).into();
+            assert_eq!(ran.code, 0, "{what}: lifeboat {arguments:?}: {ran:#?}");
+        };
+        run(&["verify", "--deep"]);
+        let here = self.world.snapshots();
+        assert!(prunes && !here.is_empty() || here.len() >= 3, "{what}: {here:?}");
+        // The tagged one is never pruned.
+        self.comes_back("first", &self.old, what);
+        run(SNAPSHOT);
+        self.comes_back("latest", &self.new, what);
+        run(&["verify"]);
+        let left: Vec<_> = fs::read_dir(self.world.path("tmp")).unwrap().map(|e| e.unwrap().path()).collect();
+        assert!(left.is_empty(), "{what}: {left:?} stays");
+        // A state file's temporary name is left by a kill before its rename; it goes with the next write, once it is old.
+        if !self.temporary().is_empty() {
+            let then = SystemTime::now() - Duration::from_secs(2 * 3600);
+            for path in self.temporary() {
+                fs::File::options().write(true).open(path).unwrap().set_modified(then).unwrap();
+            }
+            run(again);
+        }
+        assert_eq!(self.temporary(), Vec::<PathBuf>::new(), "{what}: it stays");
+    }
+
+    fn temporary(&self) -> Vec<PathBuf> {
+        self.world.files("state").into_iter().map(|f| f.0).filter(|p| is_temporary(p)).collect()
+    }
+
+    fn comes_back(&self, id: &str, expected: &[(PathBuf, Vec<u8>)], what: &str) {
+        let _ = fs::remove_dir_all(self.into());
+        let into = self.into();
+        let ran: Ran =
+            self.under(&["env"], &["restore", id, "--only", "uploads", "--into", into.to_str().unwrap()]).into();
+        assert_eq!(ran.code, 0, "{what}: {id} does not come back: {ran:#?}");
+        assert!(
+            self.restored() == names(&self.world.app().join("uploads"), expected),
+            "{what}: {id} came back otherwise"
+        );
+        fs::remove_dir_all(self.into()).unwrap();
+    }
+
+    /// The uploads in the folder of restores, by their names.
+    pub fn restored(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let uploads = self.world.app().canonicalize().unwrap().join("uploads");
+        let dir = self.into().join("uploads").join(uploads.strip_prefix("/").unwrap());
+        names(&dir, &tree(&dir))
+    }
+
+    pub fn expected(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        names(&self.world.app().join("uploads"), &self.old)
+    }
+}
+
+impl Done {
+    fn of(output: &Output) -> Self {
+        let killed = output.status.signal() == Some(9) || output.status.code() == Some(137);
+        let said = [&output.stdout[..], &output.stderr].map(|b| String::from_utf8_lossy(b).into_owned()).concat();
+        // The standard library does not survive a folder that cannot be closed; nothing else may panic.
+        assert!(!said.contains("panicked") || said.contains("unexpected error during closedir"), "{said}");
+        Done { killed, hit: false, code: output.status.code().unwrap_or(-1), said }
+    }
+}
+
+fn names(dir: &Path, files: &[(PathBuf, Vec<u8>)]) -> Vec<(PathBuf, Vec<u8>)> {
+    files.iter().map(|(path, bytes)| (path.strip_prefix(dir).unwrap().to_owned(), bytes.clone())).collect()
+}
+
+fn is_temporary(path: &Path) -> bool {
+    let name = path.file_name().unwrap().to_string_lossy();
+    name.ends_with(".tmp") || name.starts_with(".tmp")
+}
+
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
+}
+
+/// Which of `count` points are tried: all in a sweep, else a few over the whole length.
+pub fn points(count: usize, few: usize) -> Vec<usize> {
+    if std::env::var_os("LIFEBOAT_SWEEP").is_some() || count <= few {
+        return (1..=count).collect();
+    }
+    match few {
+        1 => vec![count.div_ceil(2)],
+        few => (0..few).map(|n| 1 + n * (count - 1) / (few - 1)).collect(),
+    }
+}

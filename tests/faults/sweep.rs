@@ -1,0 +1,127 @@
+//! Kills and errors at every call of a snapshot, a restore, a prune and a repair of the index.
+
+use crate::site::{SNAPSHOT, Site, points};
+use std::fs;
+
+/// Calls that change something, by what they change. strace counts the calls of a set together.
+const CHANGES: &[&str] = &[
+    "write,pwrite64,writev,pwritev2,copy_file_range,sendfile,splice",
+    "fsync,fdatasync,syncfs,sync_file_range",
+    "link,linkat,rename,renameat,renameat2",
+    "mkdir,mkdirat,unlink,unlinkat,rmdir",
+    "ftruncate,fallocate,fchmod,fchown,utimensat",
+];
+
+/// A sort of fault, at which calls, and whether nobody may notice it.
+struct Fault {
+    calls: &'static str,
+    what: &'static str,
+    transparent: bool,
+}
+
+const FAULTS: &[Fault] = &[
+    Fault { calls: "write,pwrite64,writev", what: "error=ENOSPC", transparent: false },
+    Fault { calls: "write,pwrite64,writev", what: "error=EIO", transparent: false },
+    Fault { calls: "fsync,fdatasync,syncfs", what: "error=EIO", transparent: false },
+    Fault { calls: "linkat,renameat,renameat2,rename", what: "error=EROFS", transparent: false },
+    Fault { calls: "read,pread64", what: "error=EIO", transparent: false },
+    Fault { calls: "close", what: "error=EIO", transparent: false },
+    Fault { calls: "read,pread64,write,pwrite64", what: "error=EINTR", transparent: true },
+];
+
+/// The command, what makes it do something, and whether it removes snapshots.
+fn sweep(arguments: &[&str], prepare: impl Fn(&Site), prunes: bool, after: impl Fn(&Site, &str)) {
+    let site = Site::new();
+    let ready = || {
+        site.put_back();
+        prepare(&site);
+    };
+    let count = |calls: &str| {
+        ready();
+        site.calls(calls, arguments)
+    };
+    let (mut kills, mut errors, mut missed) = (0, 0, 0);
+    for (at, calls) in CHANGES.iter().enumerate() {
+        for n in points(count(calls), if at < 3 { 2 } else { 1 }) {
+            ready();
+            let done = site.inject(calls, &format!("signal=KILL:when={n}"), arguments);
+            if !done.killed {
+                // Threads share the work in another way each time: this one had fewer calls.
+                assert_eq!(done.code, 0, "{calls} {n}: {}", done.said);
+                missed += 1;
+                continue;
+            }
+            kills += 1;
+            let what = format!("{arguments:?} killed at {calls} {n}");
+            after(&site, &what);
+            site.is_well(&what, prunes, arguments);
+        }
+    }
+    for fault in FAULTS {
+        for n in points(count(fault.calls), 1) {
+            ready();
+            let done = site.inject(fault.calls, &format!("{}:when={n}", fault.what), arguments);
+            let what = format!("{arguments:?} with {} at {} {n}: {}", fault.what, fault.calls, done.said);
+            if !done.hit {
+                missed += 1;
+                continue;
+            }
+            errors += 1;
+            // What is printed may fail to be printed; then nobody is told, and the code says so.
+            if fault.transparent {
+                assert_eq!(done.code, 0, "{what}");
+            }
+            if done.code == 0 {
+                after(&site, &what);
+            }
+            site.is_well(&what, prunes, arguments);
+        }
+    }
+    println!("{} cases of {arguments:?}: {kills} kills, {errors} errors, {missed} not met", kills + errors);
+    assert!(kills >= 4 && errors >= 4, "{kills} kills and {errors} errors");
+}
+
+#[test]
+fn sweep_of_a_snapshot() {
+    sweep(SNAPSHOT, |_| (), false, |_, _| ());
+}
+
+#[test]
+fn sweep_of_a_prune() {
+    sweep(&["prune", "--now"], |_| (), true, |_, _| ());
+}
+
+#[test]
+fn sweep_of_an_index_repair() {
+    let forget = |site: &Site| {
+        let _ = fs::remove_dir_all(site.world.path("state/cache"));
+    };
+    // A repair that was cut short is made once more, as the one before it would have had to be.
+    sweep(&["repair", "index"], forget, false, |site, what| {
+        let ran = site.world.run(&["repair", "index"]);
+        assert_eq!(ran.code, 0, "{what}: {ran:?}");
+    });
+}
+
+/// Nothing half-written is taken for a restored source: what stands under its name is whole, and the next restore goes
+/// where this one wanted to.
+#[test]
+fn sweep_of_a_restore() {
+    let arguments = ["restore", "first", "--only", "uploads", "--into", "into"];
+    sweep(
+        &arguments,
+        |_| (),
+        false,
+        |site, what| {
+            let whole = site.into().join("uploads");
+            if whole.exists() {
+                assert!(site.restored() == site.expected(), "{what}: half a source stands under its name");
+                return;
+            }
+            // The next one goes to the same folder, and takes away what this one left.
+            site.world.run(&arguments).exits(0);
+            assert!(site.restored() == site.expected(), "{what}");
+            assert_eq!(fs::read_dir(site.into()).unwrap().count(), 1, "{what}");
+        },
+    );
+}

@@ -1,0 +1,174 @@
+//! Canaries in every credential: none in an argument, in the environment of a program that is not meant to have it, in
+//! what is printed or logged, or in a file that stays.
+
+use crate::cli::{CANARY, Ran, World};
+use crate::postgres::PostgresServer;
+use crate::redis::RedisServer;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Another one, for what is wrong.
+const WRONG: &str = "wr0ng-c4n4ry-91be77";
+
+/// What must never be seen: the application's, the repository's.
+fn canaries(world: &World) -> Vec<String> {
+    let identity = fs::read_to_string(world.identity()).unwrap();
+    let identity = identity.lines().find(|l| l.starts_with("AGE-SECRET-KEY-1")).unwrap().to_owned();
+    let host_key = fs::read_to_string(world.path("config/host.key")).unwrap();
+    let secrets = host_key.lines().filter(|l| l.starts_with("dedup") || l.starts_with("signing"));
+    let secrets: Vec<String> = secrets.map(|l| l.split('"').nth(1).unwrap().to_owned()).collect();
+    assert_eq!(secrets.len(), 2, "{host_key}");
+    [vec![CANARY.to_owned(), WRONG.to_owned(), identity], secrets].concat()
+}
+
+/// Programs that get a secret by their environment, on purpose.
+const MAY_KNOW: &[&str] = &["psql", "pg_dump", "pg_dumpall", "pg_restore", "redis-cli"];
+
+/// Runs the command and looks at everything that it starts and prints.
+fn watched(world: &World, canaries: &[String], args: &[&str], environment: &[(&str, &str)]) -> Ran {
+    let log = world.path("trace");
+    let plain = world.command(args);
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-v", "-s", "100000", "-e", "trace=execve", "-o"]).arg(&log);
+    command.arg(plain.get_program()).args(plain.get_args()).env_clear().env("HOME", world.dir.path());
+    command.env("PATH", std::env::var_os("PATH").unwrap()).env("TMPDIR", world.path("tmp"));
+    command.envs(environment.iter().copied()).current_dir(world.dir.path()).stdin(Stdio::null());
+    let done = AtomicBool::new(false);
+    let output = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| open_to_others(world, &done));
+        let output = command.output();
+        done.store(true, Ordering::SeqCst);
+        let open = watcher.join().unwrap();
+        assert!(open.is_empty(), "{args:?}: others may read {open:?}");
+        output.unwrap()
+    });
+    let told = [&output.stdout[..], &output.stderr].map(|b| String::from_utf8_lossy(b).into_owned()).concat();
+    let calls = fs::read_to_string(&log).unwrap();
+    assert!(calls.contains("execve("), "nothing was seen");
+    for canary in canaries {
+        assert!(!told.contains(canary), "{args:?} tells {canary}: {told}");
+        for call in calls.lines().filter(|c| c.contains(canary.as_str())) {
+            let (arguments, environment) = call.split_once("], [").unwrap_or((call, ""));
+            assert!(!arguments.contains(canary), "{args:?}: an argument: {call}");
+            let program = arguments.split('"').nth(1).unwrap_or_default().rsplit('/').next().unwrap_or_default();
+            let meant = environment.contains("PGPASSWORD=") || environment.contains("REDISCLI_AUTH=");
+            // pg_dumpall asks the pg_dump beside it for its version through a shell of its own.
+            let by_pg_dumpall = program == "sh" && arguments.contains("pg_dump\\\" -V");
+            let known = (MAY_KNOW.contains(&program) || by_pg_dumpall) && meant;
+            assert!(known, "{args:?}: in the environment of {program}: {call}");
+        }
+    }
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ran { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// Files of a run that somebody else may read while it goes on.
+fn open_to_others(world: &World, done: &AtomicBool) -> Vec<String> {
+    let mut found = Vec::new();
+    while !done.load(Ordering::SeqCst) {
+        let mut ahead = vec![world.path("tmp"), world.path("state")];
+        while let Some(dir) = ahead.pop() {
+            // What was there a moment ago may be gone.
+            for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+                let Ok(meta) = entry.metadata() else { continue };
+                if meta.is_dir() && meta.permissions().mode() & 0o077 == 0 {
+                    continue;
+                }
+                if meta.is_dir() {
+                    ahead.push(entry.path());
+                } else if meta.is_file() && meta.permissions().mode() & 0o077 != 0 {
+                    found.push(entry.path().display().to_string());
+                }
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(3));
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Files below a folder that hold one of these.
+fn holding(dir: &Path, canaries: &[String]) -> Vec<String> {
+    let mut command = Command::new("grep");
+    command.args(["-rlaF"]);
+    for canary in canaries {
+        command.args(["-e", canary]);
+    }
+    let out = command.arg(dir).output().unwrap();
+    String::from_utf8_lossy(&out.stdout).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn no_secret_is_seen_anywhere() {
+    let postgres = PostgresServer::start();
+    postgres.sql("postgres", "create database shop");
+    postgres.sql("shop", "create table t as select generate_series(1, 100) n");
+    let redis = RedisServer::start_with(&["--requirepass", CANARY]);
+    redis.cli(&["SET", "a", "1"]);
+    let world = World::ready();
+    fs::create_dir(world.path("tmp")).unwrap();
+    let env = |password: &str| {
+        let text =
+            format!("DB_PASSWORD={password}\nREDIS_PASSWORD={password}\nHOOK=http://127.0.0.1:1/{CANARY}\nMODE=x\n");
+        fs::write(world.app().join(".env"), text).unwrap();
+    };
+    env(CANARY);
+    world.add_to_policy(&format!(
+        "[[source]]\nkind = \"postgres\"\nname = \"db\"\nurl = {:?}\npassword_from = \".env:DB_PASSWORD\"\n\
+         [[source]]\nkind = \"redis\"\nname = \"cache\"\nurl = {:?}\npassword_from = \".env:REDIS_PASSWORD\"\n\
+         [notify]\nwebhook = \".env:HOOK\"\n",
+        postgres.tcp_url("postgres", "shop", postgres.port),
+        redis.url()
+    ));
+    let canaries = canaries(&world);
+    let see = |args: &[&str]| watched(&world, &canaries, args, &[("RUST_LOG", "trace")]);
+    see(&["snapshot", "--tag", "first", "-vv"]).exits(0);
+    for args in [
+        &["snapshot", "--json"][..],
+        &["list", "--json"],
+        &["show", "latest", "--json"],
+        &["verify", "--deep"],
+        &["doctor", "--json"],
+        &["history", "--json"],
+        &["policy", "show"],
+        &["keys", "show"],
+        &["diff", "latest~1", "latest"],
+        &["drill"],
+        &["drill", "--json", "--only", "env"],
+        &["restore", "latest", "--into", "out", "--json"],
+        &["restore", "first", "--in-place", "--only", "env", "--only", "uploads", "--yes"],
+        &["rollback", "--to", "first", "--dry-run"],
+        &["notify", "test"],
+        &["status", "--json"],
+    ] {
+        see(args);
+    }
+    // What fails tells no more than what works.
+    env(WRONG);
+    let failed = see(&["snapshot", "--json"]);
+    assert_ne!(failed.code, 0, "the server refuses the password: {}", failed.out);
+    fs::write(world.app().join(".env"), format!("DB_PASSWORD=\"{CANARY}\nREDIS_PASSWORD={WRONG}\n")).unwrap();
+    for args in [&["snapshot"][..], &["doctor"], &["policy", "check"]] {
+        see(args);
+    }
+    env(CANARY);
+    // A key file that is damaged is not quoted.
+    let key = fs::read_to_string(world.identity()).unwrap();
+    fs::write(world.identity(), key.replace("AGE-SECRET-KEY-1", "AGE-SECRET-KEY-2")).unwrap();
+    assert_ne!(see(&["restore", "latest", "--into", "again"]).code, 0);
+    fs::write(world.identity(), key).unwrap();
+    fs::write(world.path("config/host.key"), "dedup = \"x").unwrap();
+    assert_ne!(see(&["snapshot"]).code, 0);
+
+    // What stays: nothing temporary; in the state folder a replaced env file of the transaction at most, and private.
+    assert_eq!(holding(&world.path("tmp"), &canaries), Vec::<String>::new());
+    for file in holding(&world.path("state"), &canaries) {
+        assert!(file.contains("/rollback/"), "{file} holds a secret");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o077, 0, "{file}");
+    }
+    assert_eq!(fs::read_dir(world.path("tmp")).unwrap().count(), 0, "temporary files stay");
+}
