@@ -2,7 +2,7 @@
 
 use super::known::{Seen, load_known};
 use super::stream::StreamWriter;
-use super::workers::{Shared, Spare, UPLOADS, Written};
+use super::workers::{Shared, Spare, UPLOADS, UPLOADS_NEAR, Written};
 use super::{lock, stored};
 use crate::base::cancel::Cancel;
 use crate::base::ids::{HostName, ObjectId, PolicyName, Sequence, SnapshotId, Tag};
@@ -193,7 +193,8 @@ impl SnapshotWriter {
             let (shared, full) = (shared.clone(), full.clone());
             std::thread::spawn(move || shared.upload(&full))
         };
-        let uploaders = (0..UPLOADS).map(spawn).collect();
+        let uploads = if shared.repository.storage().is_far() { UPLOADS } else { UPLOADS_NEAR };
+        let uploaders = (0..uploads).map(spawn).collect();
         Ok(Self {
             shared,
             segments: Some(segments),

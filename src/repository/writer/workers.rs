@@ -27,8 +27,9 @@ use std::time::{Duration, Instant};
 /// An index object is written at least this often, so that a killed first upload resumes.
 const INDEX_EVERY_BYTES: u64 = 1 << 30;
 const INDEX_EVERY: Duration = Duration::from_secs(600);
-/// Archives on their way into storage at once.
+/// Archives on their way into storage at once: far away, and on this machine, where a disk takes them one by one anyway.
 pub(super) const UPLOADS: usize = 3;
+pub(super) const UPLOADS_NEAR: usize = 2;
 
 /// What the stream threads and the workers share.
 pub(super) struct Shared {
@@ -72,7 +73,7 @@ pub(super) struct Spare {
 
 impl Spare {
     /// So many archives' memory is kept.
-    const ARCHIVES: usize = 2;
+    const ARCHIVES: usize = 1;
 
     /// An empty segment.
     pub fn segment(&self) -> Segment {
