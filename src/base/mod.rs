@@ -1,10 +1,11 @@
-//! L0: small types that every layer speaks: ids, units, time, events, secrets, cancellation.
+//! L0: small types that every layer speaks: ids, units, time, events, secrets, cancellation, words of a shell.
 
 pub mod atomic;
 pub mod cancel;
 pub mod events;
 pub mod ids;
 pub mod secret;
+pub mod shell;
 pub mod stream;
 pub mod time;
 pub mod umask;

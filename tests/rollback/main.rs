@@ -3,6 +3,8 @@
 
 #[path = "../support/docker.rs"]
 mod docker;
+#[path = "../support/follow.rs"]
+mod follow;
 #[path = "../support/redis.rs"]
 mod redis;
 #[path = "../cli/world.rs"]
@@ -11,6 +13,7 @@ mod world;
 
 mod crash;
 mod guard;
+mod kit;
 mod recover;
 mod site;
 mod whole;

@@ -5,32 +5,11 @@
 use super::report::{DrillReport, ProofReport};
 use crate::base::time::rfc3339;
 use crate::base::units::human_duration;
+use crate::ops::html::Html;
 use crate::repository::format::DrillOutcome;
 use crate::sources::proof::{Check, Verdict};
 use std::fmt::Write;
 use std::time::Duration;
-
-/// Text as HTML shows it.
-struct Html<'a>(&'a str);
-
-impl std::fmt::Display for Html<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for c in self.0.chars() {
-            match c {
-                '&' => f.write_str("&amp;")?,
-                '<' => f.write_str("&lt;")?,
-                '>' => f.write_str("&gt;")?,
-                '"' => f.write_str("&quot;")?,
-                '\'' => f.write_str("&#39;")?,
-                // What could hide or turn text around is shown as what it is.
-                c if c.is_control() && c != '\n' => write!(f, "\\x{:02x}", c as u32)?,
-                '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => write!(f, "\\u{:04x}", c as u32)?,
-                c => f.write_char(c)?,
-            }
-        }
-        Ok(())
-    }
-}
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--bg:#fff;--ink:#1c2330;--dim:#5d6778;--line:#d9dee7;--card:#f6f8fb;--ok:#1a7f4b;--bad:#c02632;--skip:#8a6d00;--bar:#2f6fde;--soft:#a9c3f2}
@@ -277,17 +256,5 @@ fn short(name: &str) -> String {
     match name.chars().count() {
         0..=20 => name.to_owned(),
         _ => format!("{}…", name.chars().take(19).collect::<String>()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_comes_from_a_snapshot_is_text() {
-        let odd = "<script>alert('x')</script>&\"\u{202e}\u{1b}[2J";
-        let shown = Html(odd).to_string();
-        assert_eq!(shown, "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&amp;&quot;\\u202e\\x1b[2J");
     }
 }
