@@ -23,7 +23,7 @@ TOOLS_BREAK_GLASS=(age=age zstd=zstd tar=tar jq=jq ssh-keygen=openssh-client)
 TOOLS_DEMO=(/usr/lib/postgresql/15/bin/postgres=postgresql-15 redis-server=redis-server redis-cli=redis-tools
     nginx=nginx-light openssl=openssl git=git "${TOOLS_BREAK_GLASS[@]}")
 TOOLS_TEST=("${TOOLS_DEMO[@]}" curl=curl /usr/bin/python3.11=python3 setfacl=acl setfattr=attr strace=strace ps=procps systemd-analyze=systemd
-    /usr/bin/chromium=chromium)
+    man=man-db dpkg-shlibdeps=dpkg-dev debootstrap=debootstrap /usr/bin/chromium=chromium)
 TOOLS_ENGINE=(dockerd=docker.io docker=docker.io iptables=iptables)
 
 if [ -t 1 ] && [ -z "${NO_COLOR-}" ]; then
@@ -237,6 +237,12 @@ tool_from_source() {
     rm -rf "$log" "$LIFEBOAT_CACHE/tools-target"
 }
 
+# need_cargo_deb: what makes the Debian package.
+CARGO_DEB_VERSION=3.8.0
+need_cargo_deb() {
+    [ -x "$LIFEBOAT_TOOLS/bin/cargo-deb" ] || locked cargo-deb tool_from_source cargo-deb "$CARGO_DEB_VERSION"
+}
+
 install_s3s_fs() { tool_from_source s3s-fs "$S3S_FS_VERSION" --features binary; }
 
 install_moto() {
@@ -373,6 +379,40 @@ build_rabbitmq() {
     fi
     rm -rf "$dir"
     [ "$status" = 0 ] || die "could not make the image $LIFEBOAT_RABBITMQ_IMAGE; see above"
+}
+
+# need_debian: a bare Debian 13 as an image, for what is installed into one; and the first stage of packaging/Dockerfile on
+# it, which later builds take from there.
+LIFEBOAT_DEBIAN_IMAGE=lifeboat-test/debian:13
+LIFEBOAT_TOOLS_IMAGE=lifeboat-test/debian-tools:13
+need_debian() {
+    docker image inspect "$LIFEBOAT_DEBIAN_IMAGE" >/dev/null 2>&1 || locked debian build_debian
+    docker image inspect "$LIFEBOAT_TOOLS_IMAGE" >/dev/null 2>&1 || locked debian build_debian_tools
+}
+
+build_debian_tools() {
+    printf '%s\n' "${DIM}installing git and the Docker client into it${PLAIN}"
+    docker build --quiet --target tools --build-arg "BASE=$LIFEBOAT_DEBIAN_IMAGE" --tag "$LIFEBOAT_TOOLS_IMAGE" \
+        --file "$LIFEBOAT_SRC/packaging/Dockerfile" "$LIFEBOAT_SRC/packaging" >/dev/null ||
+        die "could not build the image $LIFEBOAT_TOOLS_IMAGE"
+}
+
+build_debian() {
+    docker image inspect "$LIFEBOAT_DEBIAN_IMAGE" >/dev/null 2>&1 && return 0
+    printf '%s\n' "${DIM}making an image of Debian 13${PLAIN}"
+    local dir mirror status=0
+    # The mirror is the one that this system already trusts.
+    # shellcheck disable=SC2016 # apt's own placeholder
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+        grep -E '/debian/?$' | head -n 1) || true
+    [ -n "$mirror" ] || die "this system has no Debian source to make an image from"
+    dir=$(mktemp -d)
+    debootstrap --variant=minbase trixie "$dir/x" "$mirror" >"$dir/log" 2>&1 8>&- &&
+        tar -C "$dir/x" --exclude=./var/cache/apt --exclude='./var/lib/apt/lists/*' -c . |
+        docker import - "$LIFEBOAT_DEBIAN_IMAGE" >/dev/null || status=$?
+    [ "$status" = 0 ] || tail -n 10 "$dir/log" >&2
+    rm -rf "$dir"
+    [ "$status" = 0 ] || die "could not make the image $LIFEBOAT_DEBIAN_IMAGE; see above"
 }
 
 # need_image: LIFEBOAT_TEST_IMAGE, made of this machine's own programs.

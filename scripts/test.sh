@@ -46,6 +46,8 @@ machine() {
     need_rabbitmq
     need_s3_servers
     need_redis_versions
+    need_debian
+    need_cargo_deb
     printf '   %s, Docker %s, Postgres %s, Redis %s\n' "$(cargo --version | cut -d' ' -f1,2)" \
         "$(docker version --format '{{.Server.Version}}')" \
         "$(/usr/lib/postgresql/15/bin/postgres --version | cut -d' ' -f3)" \
@@ -53,7 +55,7 @@ machine() {
 }
 
 shell_scripts() {
-    local script files=(scripts/*.sh scripts/bench/*.sh .ci/run)
+    local script files=(scripts/*.sh scripts/bench/*.sh packaging/debian/* .ci/run)
     for script in "${files[@]}"; do bash -n "$script" || return 1; done
     if command -v shellcheck >/dev/null; then
         shellcheck "${files[@]}"

@@ -56,6 +56,41 @@ fn links_lead_to_files() {
     assert!(broken.is_empty(), "links to nothing: {broken:#?}");
 }
 
+/// A link to a heading leads to one, in the way in which headings are named.
+#[test]
+fn links_to_headings_lead_to_headings() {
+    let anchor = |heading: &str| -> String {
+        let kept = heading.to_lowercase().replace(' ', "-");
+        kept.chars().filter(|c| c.is_alphanumeric() || *c == '-' || *c == '_').collect()
+    };
+    let mut broken = Vec::new();
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let Some((file, heading)) = target.split_once('#').filter(|(file, _)| !file.contains("://")) else {
+                continue;
+            };
+            let file = if file.is_empty() { document.clone() } else { document.with_file_name("").join(file) };
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            let headings = text.lines().filter(|l| l.starts_with('#'));
+            if !headings.map(|l| anchor(l.trim_start_matches('#').trim())).any(|a| a == heading) {
+                broken.push(format!("{}: {target}", document.strip_prefix(root()).unwrap().display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "links to no heading: {broken:#?}");
+}
+
+/// The book's table of contents has every document.
+#[test]
+fn the_index_names_every_document() {
+    let index = fs::read_to_string(root().join("docs/README.md")).unwrap();
+    for document in documents().iter().filter(|d| d.parent().unwrap().ends_with("docs")) {
+        let name = document.file_name().unwrap().to_str().unwrap();
+        assert!(name == "README.md" || index.contains(&format!("({name})")), "docs/README.md does not name {name}");
+    }
+}
+
 #[test]
 fn commands_are_ones_that_the_binary_takes() {
     let mut tried = 0;
@@ -77,7 +112,7 @@ fn commands_are_ones_that_the_binary_takes() {
 fn every_script_is_executable_and_named_in_a_document() {
     use std::os::unix::fs::PermissionsExt;
     let all: String = documents().iter().map(|d| fs::read_to_string(d).unwrap()).collect();
-    for name in ["test.sh", "demo.sh", "audit.sh", "break-glass.sh"] {
+    for name in ["test.sh", "demo.sh", "audit.sh", "break-glass.sh", "install.sh", "package.sh"] {
         let script = root().join("scripts").join(name);
         assert!(fs::metadata(&script).unwrap().permissions().mode() & 0o111 == 0o111, "{name} is not executable");
         assert!(all.contains(&format!("scripts/{name}")), "no document names scripts/{name}");

@@ -57,8 +57,12 @@ pub fn fsync_dir(dir: &Path) -> io::Result<()> {
 
 /// Writes `bytes` to `path` with `mode`, durable when it returns.
 pub fn write(path: &Path, bytes: &[u8], mode: u32, if_exists: IfExists) -> io::Result<()> {
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if if_exists == IfExists::Replace {
+        remove_left_behind(dir, path);
+    }
     write_file(path, bytes, mode, if_exists, true)?;
-    fsync_dir(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+    fsync_dir(dir)
 }
 
 /// The same for what may be lost: nobody waits for the disk, and after a crash the file may be the old one, torn or gone.
@@ -68,9 +72,6 @@ pub fn write_unsynced(path: &Path, bytes: &[u8], mode: u32, if_exists: IfExists)
 
 fn write_file(path: &Path, bytes: &[u8], mode: u32, if_exists: IfExists, sync: bool) -> io::Result<()> {
     let tmp = temporary_beside(path)?;
-    if if_exists == IfExists::Replace {
-        remove_left_behind(dir, path);
-    }
     let result = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&tmp)?;
         // The process's mask must not take from what was asked for.

@@ -1,4 +1,4 @@
-//! L0: small types that every layer speaks: ids, units, time, events, secrets, cancellation.
+//! L0: small types that every layer speaks: ids, units, time, events, secrets, cancellation, words of a shell.
 
 pub mod atomic;
 pub mod cancel;
@@ -8,6 +8,7 @@ pub mod fuzz;
 pub mod html;
 pub mod ids;
 pub mod secret;
+pub mod shell;
 pub mod stream;
 pub mod time;
 pub mod umask;

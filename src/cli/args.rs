@@ -122,6 +122,8 @@ pub enum Command {
     Guard(GuardArgs),
     /// The server is gone: bring one application back onto a machine that has only this program.
     Recover(RecoverArgs),
+    /// Print a page with what a stranger needs to bring the application back on a bad night.
+    RecoveryKit(RecoveryKitArgs),
     /// Prove a snapshot: restore it into throw-away services, and compare them with what the live ones were.
     Drill(DrillArgs),
     /// Run the policies by their schedules, until it is stopped: the service.
@@ -162,8 +164,11 @@ pub enum Command {
     Completions { shell: Shell },
     /// Print the manual page (read it with `lifeboat man | man -l -`).
     Man {
-        /// A command, for its own page.
-        command: Option<String>,
+        /// A command, for its own page (`man policy check`).
+        command: Vec<String>,
+        /// Write every page into this folder instead, as man looks for them (lifeboat.1, lifeboat-snapshot.1, …).
+        #[arg(long, value_name = "DIR", conflicts_with = "command")]
+        into: Option<PathBuf>,
     },
 }
 
@@ -215,6 +220,20 @@ pub enum PolicyCommand {
 pub enum KeysCommand {
     /// Make an identity and a host key; nothing is ever overwritten.
     New,
+    /// One more who can open what is stored from now on: adds it to the policy's recipients.
+    AddRecipient {
+        /// An age1… key, or an ssh-ed25519 public key.
+        recipient: String,
+        /// Its identity file, where it is at hand, to prove that it opens what is sealed to the recipient.
+        #[arg(long, value_name = "FILE", env = "LIFEBOAT_IDENTITY", hide_env_values = true)]
+        identity: Option<PathBuf>,
+    },
+    /// Make this host another key, in the place of one that was lost or seen by others; the identity vouches for it.
+    Rotate {
+        /// The identity file, instead of the policy's or <config-dir>/identity.txt.
+        #[arg(long, value_name = "FILE", env = "LIFEBOAT_IDENTITY", hide_env_values = true)]
+        identity: Option<PathBuf>,
+    },
     /// Show recipients, repository id and signing key; never a secret.
     Show {
         /// The identity file, instead of <config-dir>/identity.txt.
@@ -446,6 +465,9 @@ pub struct GuardArgs {
 pub struct RecoverArgs {
     /// The snapshot [default: the newest complete one].
     pub id: Option<String>,
+    /// Only this application, where the repository has several.
+    #[arg(long, value_name = "NAME")]
+    pub application: Option<String>,
     /// Go on although something is lacking that the old machine had.
     #[arg(long)]
     pub despite: bool,
@@ -457,6 +479,32 @@ pub struct RecoverArgs {
     pub dry_run: bool,
     #[command(flatten)]
     pub reading: Reading,
+}
+
+#[derive(Debug, Args)]
+pub struct RecoveryKitArgs {
+    /// Write it as a page to print (HTML, one sheet of A4) instead of as text to standard output.
+    #[arg(long, value_name = "FILE")]
+    pub page: Option<PathBuf>,
+    /// Put the identity itself onto the page, in letters and as a code for cameras: the page then opens every snapshot.
+    #[arg(long, requires = "page")]
+    pub with_identity: bool,
+    /// Seal that identity with the passphrase in this file's first line (/dev/stdin as well); `age -d` opens it.
+    #[arg(long, value_name = "FILE", requires = "with_identity")]
+    pub passphrase: Option<PathBuf>,
+    /// Say on the page where the identity (or its passphrase) is kept [default: a line to write on].
+    #[arg(long, value_name = "TEXT")]
+    pub kept: Option<String>,
+    /// Say on the page whom to ask [default: a line to write on].
+    #[arg(long, value_name = "TEXT")]
+    pub ask: Option<String>,
+    /// Note that the page with this code was printed and put away, once the identity has opened the newest snapshot;
+    /// without a code it is asked for.
+    #[arg(long, value_name = "CODE", num_args = 0..=1, conflicts_with_all = ["page", "kept", "ask"])]
+    pub confirm: Option<Option<String>>,
+    /// The identity file, instead of the policy's or <config-dir>/identity.txt.
+    #[arg(long, value_name = "FILE", env = "LIFEBOAT_IDENTITY", hide_env_values = true)]
+    pub identity: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 
 use crate::base::cancel::Cancel;
 use crate::base::ids::{ObjectId, Sequence};
+use crate::base::shell::shell_word;
 use crate::cli::args::{Global, Reading};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Output, printable};
@@ -171,6 +172,18 @@ impl Session {
         if answer.trim() == name { Ok(()) } else { Err(Failure::usage("not confirmed", "nothing was changed")) }
     }
 
+    /// What somebody writes on the terminal; without one it is `problem`.
+    pub fn ask(&self, question: &str, problem: &str, hint: &str) -> Result<String, Failure> {
+        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return Err(Failure::usage(problem, hint));
+        }
+        self.progress.finish();
+        let mut answer = String::new();
+        let asked = write!(io::stderr(), "{question}");
+        asked.and_then(|()| io::stdin().read_line(&mut answer)).map_err(|e| Failure::new(Exit::Failed, e))?;
+        Ok(answer.trim().to_owned())
+    }
+
     /// Says on standard error that a transaction was cut short, whatever was asked for.
     pub fn warn_of_pending(&self) {
         match transaction::pending(&self.installation.state_dir) {
@@ -226,14 +239,4 @@ pub fn expected(text: &str) -> Result<(Sequence, ObjectId), Failure> {
         Failure::usage(format!("{text:?} is not SEQ:HASH"), "write a sequence, a colon and 64 hex digits")
     })?;
     Ok((Sequence(sequence), argument("--expect", hash)?))
-}
-
-/// The text as one word of a shell.
-pub fn shell_word(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+,=~".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
-    }
 }

@@ -8,6 +8,7 @@
 //! - [`setup`]: `init`: keys, policy, repository
 //! - [`check`]: is everything that a policy names within reach
 //! - [`doctor`]: what would go wrong the next time, and what has gone wrong unseen
+//! - [`kit`]: the recovery kit: a page for whoever restores without having set it up
 //! - [`snapshot`]: capture every source of a policy
 //! - [`verify`]: is everything that is stored still what it was
 //! - [`code`]: names on the application's code, given and let go
@@ -40,6 +41,7 @@ pub mod drill;
 pub mod foresight;
 pub mod health;
 pub mod history;
+pub mod kit;
 pub mod mark;
 pub mod notify;
 pub mod probe;

@@ -6,6 +6,7 @@
 use crate::base::ids::{ObjectId, RecipientSetId};
 use crate::base::secret::Secret;
 use crate::pipeline::{PipelineError, limits};
+use age::armor::{ArmoredWriter, Format};
 use age::secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use std::io::{Read, Write};
@@ -272,6 +273,18 @@ pub fn seal(plain: &[u8], level: i32, recipients: &Recipients) -> Result<SealedO
     writer.write_all(&compressed).map_err(seal)?;
     let bytes = writer.finish().map_err(seal)?;
     Ok(SealedObject { id: object_id(&bytes), bytes })
+}
+
+/// An age file in text form that a passphrase opens (`age -d`): for paper, never for a repository.
+pub fn seal_with_passphrase(plain: &[u8], passphrase: &Secret<String>) -> Result<String, PipelineError> {
+    let seal =
+        |source: std::io::Error| PipelineError::Seal { action: "seal under a passphrase", source: source.into() };
+    let encryptor = age::Encryptor::with_user_passphrase(passphrase.expose().clone().into());
+    let armored = ArmoredWriter::wrap_output(Vec::new(), Format::AsciiArmor).map_err(seal)?;
+    let mut writer = encryptor.wrap_output(armored).map_err(seal)?;
+    writer.write_all(plain).map_err(seal)?;
+    let bytes = writer.finish().and_then(ArmoredWriter::finish).map_err(seal)?;
+    String::from_utf8(bytes).map_err(|e| seal(std::io::Error::other(e)))
 }
 
 /// Opens what [`seal`] made, of at most `limit` plain bytes.

@@ -2,6 +2,7 @@
 
 mod document;
 pub mod dotenv;
+pub mod edit;
 pub mod error;
 pub mod find;
 mod load;

@@ -6,8 +6,8 @@
 use crate::base::units::{format_duration, format_size};
 use crate::policy::model::{
     App, CopyTo, Credentials, Databases, Drill, DrillPostgres, Fingerprint, HealthCheck, HealthKind, Hooks, MinFree,
-    Notify, NotifyChannel, NotifyOn, NotifyTarget, OnRollback, Pin, Policy, Repository, RepositoryUrl, Retention,
-    Rollback, Schedule, SecretRef, SourcePolicy, SourceSpec, Target, Via, When,
+    Notify, NotifyChannel, NotifyOn, NotifyTarget, OnRollback, Pin, Policy, Reach, Repository, RepositoryUrl,
+    Retention, Rollback, Schedule, SecretRef, SourcePolicy, SourceSpec, Target, Via, When,
 };
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -153,12 +153,17 @@ fn credentials(credentials: &Credentials) -> String {
 }
 
 /// A string, or an inline table for a copy that is reached in a way of its own.
-fn copy(copy: &CopyTo) -> String {
+pub(super) fn copy(copy: &CopyTo) -> String {
     let url = quoted(&repository_url(&copy.url));
     let Some(reach) = &copy.reach else { return url };
+    let fields: Vec<String> = std::iter::once(format!("url = {url}")).chain(reach_fields(reach)).collect();
+    format!("{{ {} }}", fields.join(", "))
+}
+
+/// How an object store is reached, a field each.
+pub(super) fn reach_fields(reach: &Reach) -> impl Iterator<Item = String> {
     let text = |field: &str, value: Option<String>| value.map(|value| format!("{field} = {}", quoted(&value)));
     let fields = [
-        Some(format!("url = {url}")),
         text("endpoint", reach.endpoint.clone()),
         text("region", reach.region.clone()),
         text("credentials", Some(credentials(&reach.credentials))),
@@ -166,7 +171,7 @@ fn copy(copy: &CopyTo) -> String {
         text("object_lock", reach.object_lock.map(format_duration)),
         text("limit_upload", reach.limit_upload.map(|rate| format!("{}/s", format_size(rate)))),
     ];
-    format!("{{ {} }}", fields.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    fields.into_iter().flatten()
 }
 
 fn schedule(out: &mut Writer, schedule: &Schedule) {

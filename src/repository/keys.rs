@@ -173,7 +173,7 @@ impl HostKey {
         if !path.exists() {
             return Err(key_error(
                 format!("there is no host key at {}", path.display()),
-                "make one with `lifeboat keys new`, or name the folder that holds it with --config-dir",
+                "make one with `lifeboat keys new` (in the place of one that was lost: `lifeboat keys rotate`), or name the folder that holds it with --config-dir",
             ));
         }
         check_private(path)?;
@@ -182,7 +182,7 @@ impl HostKey {
         let bad = || {
             key_error(
                 format!("{} is not a host key file", path.display()),
-                "restore it from a copy, or make a new one with `lifeboat keys new`",
+                "restore it from a copy, or move it away and make another one with `lifeboat keys rotate`",
             )
         };
         let parsed: HostKeyText = toml::from_str(text.expose()).map_err(|_| bad())?;

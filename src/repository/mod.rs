@@ -177,7 +177,7 @@ impl RepositoryError {
             }
             RepositoryError::NewerFormat { .. } | RepositoryError::Requires { .. } => "use a newer version of lifeboat",
             RepositoryError::NotASigner { .. } => {
-                "the root key must vouch for this host's key: run `lifeboat init` with the identity at hand"
+                "the root key must vouch for this host's key: `lifeboat init` on a new host, `lifeboat keys rotate` on one that has policies, with the identity at hand"
             }
             RepositoryError::SignersMissing { .. } => {
                 "restore the object from a copy of the repository; without one, vouch anew with the root key"

@@ -136,6 +136,9 @@ fn the_documented_examples_are_what_is_printed() {
     check(&world.json(&["history", "-p", "shop"]));
     world.add_to_policy("[notify]\nwebhook = \"http://127.0.0.1:1/\"\n");
     check(&world.json(&["notify", "test", "-p", "shop"]));
+    let other = "age1u4kztcqhr4gfml0q9kt5u4gmta79cyaujtwv7whpjv3zgvp0756s3m77fz";
+    check(&world.json(&["keys", "add-recipient", other, "-p", "shop"]));
+    check(&world.json(&["keys", "rotate"]));
     world.change_policy("recipients", "recipents");
     check(&world.json(&["policy", "check", "-p", "shop"]));
 }

@@ -46,6 +46,8 @@ fn of(examined: &Examined, check: &str) -> (Verdict, String) {
 fn a_healthy_host_is_told_so() {
     let world = World::with_snapshot();
     world.run(&["drill"]).exits(0);
+    let code = world.json(&["recovery-kit"])["code"].as_str().unwrap().to_owned();
+    world.run(&["recovery-kit", "--confirm", &code]).exits(0);
     let ran =
         world.run(&["doctor"]).exits(0).shows(&["shop", "host key", "identity", "recipients", "1 proved", "old)"]);
     assert!(!ran.out.contains("problem") && !ran.out.contains("warning") && !ran.out.contains("hint"), "{}", ran.out);
@@ -60,6 +62,7 @@ fn a_healthy_host_is_told_so() {
         "snapshots",
         "drill",
         "clock",
+        "recovery kit",
         "transactions",
         "source",
         "coverage",

@@ -7,6 +7,7 @@ mod docs;
 mod doctor;
 mod exits;
 mod journey;
+mod kit;
 mod output;
 mod prune;
 mod setup;

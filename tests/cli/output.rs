@@ -29,6 +29,7 @@ pub const CALLS: &[(&str, &[&str])] = &[
     ("verify", &["verify", "--deep", "-p", "shop"]),
     ("copy", &["copy", "--to", "twice", "-p", "shop"]),
     ("repair index", &["repair", "index", "-p", "shop"]),
+    ("recovery-kit", &["recovery-kit", "-p", "shop"]),
     ("doctor", &["doctor", "-p", "shop"]),
 ];
 
@@ -96,6 +97,7 @@ fn help_is_there_for_every_command_and_is_tidy() {
         "rollback",
         "guard",
         "recover",
+        "recovery-kit",
         "drill",
         "status",
         "history",
@@ -118,6 +120,8 @@ fn help_is_there_for_every_command_and_is_tidy() {
         vec!["policy", "show"],
         vec!["keys", "new"],
         vec!["keys", "show"],
+        vec!["keys", "add-recipient"],
+        vec!["keys", "rotate"],
         vec!["repair", "index"],
         vec!["notify", "test"],
     ]);
@@ -158,6 +162,23 @@ fn the_manual_and_the_completions_are_what_their_readers_expect() {
     }
     world.run(&["man", "snapshot"]).exits(0).shows(&["lifeboat\\-snapshot", "\\-\\-tag"]);
     world.run(&["man", "snapsho"]).exits(2).one_error_with_a_hint().says(&["snapshot"]);
+    world.run(&["man", "policy", "check"]).exits(0).shows(&["lifeboat\\-policy\\-check", "\\-\\-live"]);
+    world.run(&["man", "policy", "show", "more"]).exits(2).one_error_with_a_hint();
+    // Every page that one refers to is there, under the name that man looks for, and man has nothing to say about it.
+    world.run(&["man", "--into", "pages"]).exits(0);
+    let pages: Vec<String> =
+        fs::read_dir(world.path("pages")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(pages.len() > 35 && pages.contains(&"lifeboat-repair-index.1".to_owned()), "{pages:?}");
+    for name in &pages {
+        let text = fs::read_to_string(world.path("pages").join(name)).unwrap().replace("\\-", "-");
+        for word in text.split_whitespace().filter(|w| w.starts_with("lifeboat-") && w.ends_with("(1)")) {
+            assert!(pages.contains(&word.replace("(1)", ".1")), "{name} refers to {word}");
+        }
+    }
+    let mut read = Command::new("man");
+    read.args(["--warnings=all", "-P", "cat", "-l"]).args(pages.iter().map(|p| world.path("pages").join(p)));
+    let read = read.env("MANWIDTH", "100").env("LC_ALL", "C.UTF-8").output().unwrap();
+    assert!(read.status.success() && read.stderr.is_empty(), "{}", String::from_utf8_lossy(&read.stderr));
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = world.run(&["completions", shell]).exits(0).shows(&["lifeboat", "snapshot"]);
         if shell == "bash" {

@@ -207,3 +207,67 @@ fn an_ssh_key_serves_as_identity() {
     world.run(&cat).exits(0);
     world.run(&["ls", "latest"]).exits(2).one_error_with_a_hint().says(&["needs the identity"]);
 }
+
+#[test]
+fn a_second_recipient_opens_what_comes_from_now_on() {
+    let (world, other) = (World::with_snapshot(), World::new());
+    other.run(&["keys", "new"]).exits(0);
+    fs::copy(other.identity(), world.path("second.txt")).unwrap();
+    let text = fs::read_to_string(world.path("second.txt")).unwrap();
+    let second = text.lines().find_map(|l| l.strip_prefix("# recipient: ")).unwrap();
+    let before = fs::read_to_string(world.policy()).unwrap();
+
+    let secret = text.lines().find(|l| l.starts_with("AGE-SECRET-KEY-1")).unwrap();
+    let ran = world.run(&["keys", "add-recipient", secret]).exits(1).says(&["private key"]);
+    assert!(!ran.err.contains(secret), "{}", ran.err);
+    world.run(&["keys", "add-recipient", "age1nonsense"]).exits(1).says(&["is not a recipient"]);
+    assert_eq!(fs::read_to_string(world.policy()).unwrap(), before);
+    world.run(&["keys", "add-recipient", second, "--identity", "second.txt"]).exits(0).shows(&[second, "(proved"]);
+    world.run(&["keys", "add-recipient", second]).exits(2).one_error_with_a_hint().says(&["already"]);
+    // One line more, and every comment where it was.
+    let after = fs::read_to_string(world.policy()).unwrap();
+    let lines: Vec<&str> = after.lines().filter(|line| !line.contains(second)).collect();
+    assert_eq!((lines, after.lines().count()), (before.lines().collect(), before.lines().count() + 1));
+    assert_eq!(mode(&world.policy()), 0o600);
+
+    world.run(&["snapshot", "--tag", "both"]).exits(0);
+    let opens = |tag: &str| {
+        let root = fs::read_to_string(world.identity()).unwrap();
+        let id = root.lines().find_map(|l| l.strip_prefix("# repository: ")).unwrap().to_owned();
+        world.run(&["ls", tag, "--identity", "second.txt", "--signer", &id]).code
+    };
+    assert_eq!((opens("both"), opens("first")), (0, 1), "what was stored before is the first one's alone");
+    world.run(&["ls", "both"]).exits(0);
+}
+
+#[test]
+fn a_host_key_that_was_lost_or_seen_is_replaced() {
+    let world = World::with_snapshot();
+    fs::create_dir(world.path("blog")).unwrap();
+    world.run(&["init", "blog"]).exits(0);
+    let key = world.path("config/host.key");
+    let first = fs::read(&key).unwrap();
+    // Nothing is changed before every repository knows the new one.
+    fs::rename(world.repository(), world.path("away")).unwrap();
+    world.run(&["keys", "rotate"]).exits(1).one_error_with_a_hint();
+    assert_eq!(fs::read(&key).unwrap(), first);
+    fs::rename(world.path("away"), world.repository()).unwrap();
+    world.run(&["snapshot", "-p", "shop"]).exits(0);
+    // Sealed: the identity is brought.
+    fs::rename(world.identity(), world.path("usb.txt")).unwrap();
+    world.run(&["keys", "rotate"]).exits(2).one_error_with_a_hint().says(&["identity"]);
+    world.run(&["keys", "rotate", "--identity", "usb.txt"]).exits(0).shows(&["may sign in", "host.key.until-"]);
+    let second = fs::read(&key).unwrap();
+    assert!(first != second && mode(&key) == 0o600 && !world.path("config/host.key.new").exists());
+    for policy in ["shop", "blog"] {
+        world.run(&["snapshot", "-p", policy]).exits(0);
+        world.run(&["verify", "--read-data", "-p", policy]).exits(0);
+    }
+    // Lost altogether.
+    fs::remove_file(&key).unwrap();
+    world.run(&["snapshot", "-p", "shop"]).exits(1).one_error_with_a_hint().says(&["keys rotate"]);
+    world.run(&["keys", "rotate", "--identity", "usb.txt"]).exits(0);
+    world.run(&["snapshot", "-p", "shop"]).exits(0);
+    world.run(&["verify", "--deep", "-p", "shop", "--identity", "usb.txt"]).exits(0);
+    assert_eq!(world.json(&["list", "-p", "shop"])["snapshots"].as_array().unwrap().len(), 4);
+}

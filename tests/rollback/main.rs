@@ -5,6 +5,8 @@
 mod docker;
 #[path = "../support/engine.rs"]
 mod engine;
+#[path = "../support/follow.rs"]
+mod follow;
 #[path = "../support/postgres.rs"]
 mod postgres;
 #[path = "../support/redis.rs"]
@@ -15,6 +17,7 @@ mod world;
 
 mod crash;
 mod guard;
+mod kit;
 mod recover;
 mod restart;
 mod site;

@@ -1,5 +1,7 @@
 //! S3 storage against real servers, directly and through a proxy that makes everything go wrong.
 
+#[path = "../support/follow.rs"]
+mod follow;
 #[path = "../support/proxy.rs"]
 mod proxy;
 #[path = "../support/prune.rs"]
@@ -15,6 +17,7 @@ mod causes;
 mod conforms;
 mod faults;
 mod journey;
+mod kit;
 mod locks;
 mod probes;
 mod requests;

@@ -19,6 +19,7 @@ pub mod notify;
 pub mod policy;
 pub mod prune;
 pub mod recover;
+pub mod recovery_kit;
 pub mod repair;
 pub mod restore;
 pub mod restore_in_place;

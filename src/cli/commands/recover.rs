@@ -4,7 +4,7 @@ use super::transaction::{Asked, report_text};
 use crate::cli::args::RecoverArgs;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::printable;
-use crate::cli::session::Session;
+use crate::cli::session::{Session, argument};
 use crate::ops::access::{Access, AccessRequest, parse_url};
 use crate::ops::recover::{self, RecoverPlan, RecoverRequest};
 use crate::ops::transaction::Outcome;
@@ -30,6 +30,7 @@ fn recovered(session: &Session, args: &RecoverArgs) -> Result<Exit, Failure> {
         snapshot: args.id.clone(),
         repository: parse_url(repository)?,
         identity: args.reading.identity.clone().ok_or_else(|| missing("the identity"))?,
+        application: args.application.as_deref().map(|name| argument("--application", name)).transpose()?,
         despite: args.despite,
     };
     let reading = AccessRequest { policy: None, ..session.access_request(&args.reading)? };

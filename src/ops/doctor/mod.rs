@@ -22,7 +22,7 @@ use crate::base::units::{human_duration, human_size};
 use crate::ops::access::{Access, AccessRequest, Installation, host_name};
 use crate::ops::copy::{self, PATIENCE, within};
 use crate::ops::storage::local_storage;
-use crate::ops::{OpsError, Outcome, Run, check, probe, setup};
+use crate::ops::{OpsError, Outcome, Run, check, kit, probe, setup};
 use crate::policy::model::{Credentials, RepositoryUrl};
 use crate::policy::{self, FindError, Policy, schedule};
 use crate::repository::chain::{Snapshot, full_text};
@@ -95,6 +95,7 @@ fn why(check: &str) -> &'static str {
         "permissions" => "others on this host can read or change what only the application should",
         "source" => "the next snapshot is incomplete",
         "versions" => "a snapshot, a drill or a restore calls it",
+        "recovery kit" => "on a bad night somebody else may have to do it, without this host to look things up in",
         "transactions" => "until it is settled nothing else is done to the application",
         "pins" => "a rollback cannot start the very image that ran then",
         "compare" => "what that backup lacks is found out on the day that it is needed",
@@ -143,6 +144,7 @@ pub fn examine(installation: &Installation, policy: &Policy, run: &Run) -> Resul
             doctor.pins(newest, &places);
         }
     }
+    doctor.recovery_kit();
     doctor.transactions();
     doctor.state_folder();
     run.cancel.check()?;
@@ -373,6 +375,22 @@ impl Doctor<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Somebody has printed the page for a bad night and put it away, and it still says the truth.
+    fn recovery_kit(&mut self) {
+        let standing = match kit::standing(self.installation, self.policy) {
+            Ok(standing) => standing,
+            Err(e) => return self.failed("recovery kit", &e),
+        };
+        if standing.state == kit::State::Confirmed {
+            return self.ok("recovery kit", standing.sentence());
+        }
+        let name = &self.policy.app.name;
+        let hint = format!(
+            "`lifeboat -p {name} recovery-kit --page kit.html`, print it, put it away, and confirm it with its code"
+        );
+        self.add("recovery kit", Verdict::Warning, standing.sentence(), Some(hint));
     }
 
     fn clock(&mut self, access: &Access) {

@@ -12,7 +12,7 @@ mod ground;
 mod lacks;
 
 use crate::base::atomic::{self, IfExists};
-use crate::base::ids::SnapshotId;
+use crate::base::ids::{PolicyName, SnapshotId};
 use crate::ops::access::{Access, AccessRequest, Installation};
 use crate::ops::browse::part::open_snapshot;
 use crate::ops::browse::select::source_named;
@@ -37,6 +37,8 @@ use std::sync::Arc;
 pub struct RecoverRequest {
     /// Absent: the newest complete snapshot.
     pub snapshot: Option<String>,
+    /// Absent: whatever the repository has, as long as it is one.
+    pub application: Option<PolicyName>,
     pub repository: RepositoryUrl,
     pub identity: PathBuf,
     /// Go on although something is lacking that the old machine had.
@@ -88,7 +90,7 @@ pub fn plan(
 ) -> Result<Recovery, OpsError> {
     let name = match &request.snapshot {
         Some(name) => name.clone(),
-        None => newest(access)?,
+        None => newest(access, request.application.as_ref())?,
     };
     let reader = open_snapshot(access, &name, "recovering", run)?;
     let manifest = &reader.manifest;
@@ -175,15 +177,16 @@ fn of_recovery(source: SourceError) -> OpsError {
     OpsError::Source { name: RECOVERY.to_owned(), source }
 }
 
-fn newest(access: &Access) -> Result<String, OpsError> {
-    let all = access.snapshots();
+fn newest(access: &Access, application: Option<&PolicyName>) -> Result<String, OpsError> {
+    let mut all = access.snapshots();
+    all.retain(|s| application.is_none_or(|name| s.header.policy == *name));
     let mut policies: Vec<String> = all.iter().map(|s| s.header.policy.to_string()).collect();
     policies.sort();
     policies.dedup();
     if policies.len() > 1 {
         return Err(OpsError::usage(
             format!("the repository has several applications: {}", policies.join(", ")),
-            "name the snapshot; `lifeboat list --repository …` shows them",
+            "say which one with --application NAME",
         ));
     }
     let complete =
@@ -205,8 +208,21 @@ fn parse(file: &Path, text: &str) -> Result<Policy, OpsError> {
 
 /// The policy with the repository where it is now.
 fn moved(text: &str, file: &Path, url: &RepositoryUrl) -> Result<String, OpsError> {
-    if parse(file, text)?.repository.url == *url {
+    let repository = parse(file, text)?.repository;
+    if repository.url == *url {
         return Ok(text.to_owned());
+    }
+    let by_hand = || {
+        OpsError::failed(
+            "the repository of the policy cannot be changed to the one that was named",
+            format!("write the policy to {} by hand (`lifeboat cat ID recovery` has it)", file.display()),
+        )
+    };
+    if let Some(copy) = repository.copies.iter().find(|copy| copy.url == *url) {
+        let others: Vec<_> = repository.copies.iter().filter(|other| other.url != *url).cloned().collect();
+        let out = policy::edit::with_repository_at(text, copy, &others).ok_or_else(by_hand)?;
+        let moved = parse(file, &out)?.repository;
+        return if moved.url == *url && moved.copies == others { Ok(out) } else { Err(by_hand()) };
     }
     let mut section = String::new();
     let mut out = String::new();
@@ -232,13 +248,7 @@ fn moved(text: &str, file: &Path, url: &RepositoryUrl) -> Result<String, OpsErro
             out.push_str(line);
         }
     }
-    if parse(file, &out)?.repository.url != *url {
-        return Err(OpsError::failed(
-            "the repository of the policy cannot be changed to the one that was named",
-            format!("write the policy to {} by hand (`lifeboat cat ID recovery` has it)", file.display()),
-        ));
-    }
-    Ok(out)
+    if parse(file, &out)?.repository.url == *url { Ok(out) } else { Err(by_hand()) }
 }
 
 fn refuse_other(file: &Path, text: &str) -> Result<(), OpsError> {
@@ -264,5 +274,27 @@ mod tests {
         let out = moved(text, Path::new("/etc/lifeboat/policies/mindflow.toml"), &url).unwrap();
         assert_eq!(parse(Path::new("/x.toml"), &out).unwrap().repository.url, url);
         assert_eq!(out.lines().count(), text.lines().count());
+    }
+
+    #[test]
+    fn a_copy_that_takes_the_repositorys_place_is_no_copy_any_more() {
+        let file = Path::new("/etc/lifeboat/policies/mindflow.toml");
+        let text = include_str!("../../../policies/mindflow.toml");
+        let text = text.replacen(
+            "[repository]\n",
+            "[repository]\ncopies = [\n  \"/mnt/nas\",  # ]\n  { url = \"s3://backups/p\", endpoint = \"https://s3.example.org\", credentials = \"env\" },\n]\n",
+            1,
+        );
+        for (to, left) in [("/mnt/nas", "s3://backups/p"), ("s3://backups/p", "/mnt/nas")] {
+            let url = crate::ops::access::parse_url(to).unwrap();
+            let before = parse(file, &text).unwrap().repository;
+            let listed = before.copies.iter().find(|c| c.url == url).unwrap();
+            let after = parse(file, &moved(&text, file, &url).unwrap()).unwrap().repository;
+            assert_eq!((after.url.to_string(), after.copies.len()), (to.to_owned(), 1));
+            assert_eq!(after.copies[0].url.to_string(), left);
+            if let Some(reach) = &listed.reach {
+                assert_eq!(after.reach, *reach, "it is reached as the copy was");
+            }
+        }
     }
 }

@@ -9,6 +9,8 @@ mod enrol;
 mod init;
 mod keys;
 mod proof;
+mod recipient;
+mod rotate;
 mod shared;
 
 pub use draft::BucketOptions;
@@ -16,4 +18,6 @@ pub use enrol::enrol;
 pub use init::{Covered, InitOptions, InitReport, init};
 pub use keys::{KeysReport, new as keys_new, show as keys_show};
 pub use proof::{Proof, prove, unproved};
+pub use recipient::{RecipientReport, add_recipient};
+pub use rotate::{RotateReport, rotate};
 pub use shared::{Shared, shared};

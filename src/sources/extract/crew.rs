@@ -220,7 +220,9 @@ impl Small {
             Ok(file) => file,
             Err(e) => {
                 match not_created(&self.entry, e) {
-                    Some((severity, what)) => report.add(severity, Aspect::of(&self.entry.kind), &self.entry.path, what),
+                    Some((severity, what)) => {
+                        report.add(severity, Aspect::of(&self.entry.kind), &self.entry.path, what)
+                    }
                     None => shared.fail(shared.file_error("create", &self.entry.path, e)),
                 }
                 return shared.tell(self.turn, report);
