@@ -124,6 +124,9 @@ pub struct TransactionPlan {
     /// Takes the schema back while today's code still runs.
     #[serde(default)]
     pub downgrade: Option<String>,
+    /// The source whose schema that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub downgrades: Option<SourceName>,
     pub services: Services,
     /// Where nginx is tested and reloaded.
     pub nginx: Option<Nginx>,
@@ -195,6 +198,7 @@ pub fn plan(
         late: Vec::new(),
         up: None,
         downgrade: None,
+        downgrades: None,
         env: Vec::new(),
         policy: policy.app.name.clone(),
         snapshot: manifest.snapshot.clone(),

@@ -58,6 +58,9 @@ pub struct TransactionReport {
     pub warnings: Vec<String>,
     /// Why it was undone.
     pub failed: Option<String>,
+    /// What is not as it was, though it was taken back; it is among the warnings.
+    #[serde(skip)]
+    pub remains: Option<String>,
     /// Until when what was replaced can be brought back.
     pub kept_until: Option<DateTime<Utc>>,
     /// The same as `failed`, for the exit code.
@@ -87,6 +90,7 @@ impl TransactionReport {
             health: Vec::new(),
             warnings: Vec::new(),
             failed: None,
+            remains: None,
             kept_until: None,
             failure: None,
         }

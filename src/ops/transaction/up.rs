@@ -116,9 +116,10 @@ impl Up {
         self.await_stores(stage, &self.wanted)
     }
 
-    /// As it ran before.
-    pub fn back(&self, stage: &Stage<'_>) -> Result<(), OpsError> {
-        let Some(live) = &self.live else { return self.lower(stage) };
+    /// As it ran before; what a person should know of it. Where that was asked for, volumes that were made may hold what
+    /// no snapshot has: they stay.
+    pub fn back(&self, stage: &Stage<'_>, keep_volumes: bool) -> Result<Vec<String>, OpsError> {
+        let Some(live) = &self.live else { return self.lower(stage, keep_volumes) };
         if !live.set.services.is_empty() {
             compose(stage)?.up(&live.project, &UpSet { build: Vec::new(), ..live.set.clone() }).map_err(from_place)?;
         }
@@ -129,23 +130,28 @@ impl Up {
                 docker.stop_container(&container.id).map_err(from_place)?;
             }
         }
-        self.await_stores(stage, live)
+        self.await_stores(stage, live)?;
+        Ok(Vec::new())
     }
 
     /// The project was not there: its containers go, and the volumes that were made for them.
-    fn lower(&self, stage: &Stage<'_>) -> Result<(), OpsError> {
+    fn lower(&self, stage: &Stage<'_>, keep_volumes: bool) -> Result<Vec<String>, OpsError> {
         let docker = stage.places.docker().map_err(from_place)?;
         for container in self.containers(stage)? {
             docker.stop_container(&container.id).map_err(from_place)?;
             docker.remove_container(&container.id).map_err(from_place)?;
         }
-        for volume in &self.new_volumes {
+        for volume in self.new_volumes.iter().filter(|_| !keep_volumes) {
             docker.remove_volume(volume).map_err(from_place)?;
         }
         for network in &self.new_networks {
             docker.remove_network(network).map_err(from_place)?;
         }
-        Ok(())
+        if !keep_volumes || self.new_volumes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names = self.new_volumes.join(", ");
+        Ok(vec![format!("volumes that were made for it stay: {names}; `docker volume rm` removes what nobody needs")])
     }
 
     /// Stops everything of the project but its data stores.
