@@ -321,13 +321,20 @@ pub fn intent(
 
 /// Refuses what there is no room for.
 pub fn check_room(intents: &[Intent]) -> Result<(), OpsError> {
-    let mut places: BTreeMap<&str, (u64, Option<u64>)> = BTreeMap::new();
+    // Places of one file system share what is free there.
+    let mut shared: BTreeMap<(Option<u64>, &str), (u64, Option<u64>, Vec<&str>)> = BTreeMap::new();
     for room in intents.iter().flat_map(|i| &i.room) {
-        let place = places.entry(&room.place).or_insert((0, room.bytes_free));
-        place.0 += room.bytes_needed;
+        let key = (room.device, if room.device.is_some() { "" } else { room.place.as_str() });
+        let (needed, free, places) = shared.entry(key).or_insert((0, room.bytes_free, Vec::new()));
+        *needed = needed.saturating_add(room.bytes_needed);
+        *free = [*free, room.bytes_free].into_iter().flatten().min();
+        if room.bytes_needed > 0 && !places.contains(&room.place.as_str()) {
+            places.push(&room.place);
+        }
     }
-    for (place, (needed, free)) in places {
+    for (needed, free, places) in shared.into_values() {
         if let Some(free) = free.filter(|free| *free < needed) {
+            let place = places.join(" and ");
             return Err(OpsError::failed(
                 format!(
                     "restoring beside the live state takes {} at {place}, and {} are free there",
