@@ -319,7 +319,7 @@ impl<'a> Machine<'a> {
         for late in volumes {
             self.put_late(reader, late)?;
         }
-        self.step(Step::Raise, |m| up.raise(&m.stage))?;
+        self.step(Step::Raise, |m| up.raise(&m.stage, &plan.services))?;
         for late in stores {
             self.put_late(reader, late)?;
         }
@@ -384,7 +384,7 @@ impl<'a> Machine<'a> {
 
     fn start(&mut self) -> Result<(), OpsError> {
         match &self.plan.up {
-            Some(up) => up.forward(&self.stage),
+            Some(up) => up.forward(&self.stage, &self.plan.services),
             None => self.plan.services.start(&self.stage.places, &self.stage.run.cancel),
         }
     }
@@ -392,11 +392,15 @@ impl<'a> Machine<'a> {
     fn start_again(&mut self) -> Result<(), OpsError> {
         match &self.plan.up {
             Some(up) if self.came_up() => {
-                let notes = up.back(&self.stage, self.asked)?;
+                let notes = up.back(&self.stage, &self.plan.services, self.asked)?;
                 self.report.warnings.extend(notes);
                 Ok(())
             }
-            _ => self.plan.services.start(&self.stage.places, &self.stage.run.cancel),
+            _ => {
+                let warnings = self.plan.services.start_again(&self.stage.places, &self.stage.run.cancel)?;
+                self.report.warnings.extend(warnings);
+                Ok(())
+            }
         }
     }
 
