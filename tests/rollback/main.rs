@@ -3,6 +3,9 @@
 
 #[path = "../support/docker.rs"]
 mod docker;
+#[path = "../support/postgres.rs"]
+#[allow(dead_code, reason = "another binary uses the rest")]
+mod postgres;
 #[path = "../support/redis.rs"]
 mod redis;
 #[path = "../cli/world.rs"]

@@ -18,6 +18,9 @@ pub fn plan_document(plan: &TransactionPlan) -> serde_json::Value {
     for intent in plan["plan"]["intents"].as_array_mut().into_iter().flatten() {
         if let Some(fields) = intent.as_object_mut() {
             fields.remove("state");
+            for room in fields["room"].as_array_mut().into_iter().flatten() {
+                room.as_object_mut().map(|room| room.remove("device"));
+            }
         }
     }
     plan
@@ -206,6 +209,9 @@ pub fn report_text(session: &Session, report: &TransactionReport, asked: Asked) 
     match (report.outcome, asked) {
         (Outcome::Done, _) => {
             text += &format!("snapshot {} is live in {} ({})\n", report.snapshot, report.policy, report.id);
+            if let Some(forward) = &report.forward {
+                text += &format!("the way forward for the checkout, once all is mended: `{}`\n", printable(forward));
+            }
             if let Some(until) = report.kept_until {
                 text += &format!(
                     "what it replaced is kept until {}: `lifeboat{} {} --undo` brings it back\n",

@@ -380,7 +380,7 @@ impl Planner<'_> {
         let known = stores(self.policy);
         let services = wanted.set.services.iter().map(|(name, _)| name.clone());
         Ok(Some(Up {
-            stores: services.filter(|s| known.contains(s)).collect(),
+            stores: services.filter(|s| holds_data(s, &known, self.project.as_ref(), facts)).collect(),
             command: self.policy.rollback.up.clone(),
             wanted,
             live,
@@ -388,6 +388,20 @@ impl Planner<'_> {
             new_networks,
         }))
     }
+}
+
+/// Whether a service is one of these stores, which a policy names by service or by container: one that is there, or was
+/// there when the snapshot was taken.
+fn holds_data(service: &str, stores: &[String], project: Option<&Project>, facts: Option<&serde_json::Value>) -> bool {
+    let live = project.iter().flat_map(|p| &p.containers);
+    let mut live = live.filter(|c| c.compose().is_some_and(|labels| labels.service == service)).map(|c| &c.name);
+    let recorded = facts.and_then(|f| f["services"].as_array()).into_iter().flatten();
+    let recorded = recorded.filter(|s| s["service"].as_str() == Some(service));
+    let mut recorded = recorded.flat_map(|s| s["containers"].as_array().into_iter().flatten());
+    let named = |name: &str| stores.iter().any(|s| s == name);
+    named(service)
+        || live.any(|name| named(name))
+        || recorded.any(|container| container["name"].as_str().is_some_and(named))
 }
 
 fn of_services(e: PlaceError) -> OpsError {

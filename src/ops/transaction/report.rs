@@ -5,6 +5,7 @@ use super::plan::{PassedOver, TransactionPlan, What};
 use crate::base::ids::{PolicyName, SnapshotId, SourceName};
 use crate::ops::OpsError;
 use crate::ops::health::Health;
+use crate::sources::git::GitPlacing;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
@@ -61,6 +62,9 @@ pub struct TransactionReport {
     /// What is not as it was, though it was taken back; it is among the warnings.
     #[serde(skip)]
     pub remains: Option<String>,
+    /// The command that leads the checkout to where it was before.
+    #[serde(skip)]
+    pub forward: Option<String>,
     /// Until when what was replaced can be brought back.
     pub kept_until: Option<DateTime<Utc>>,
     /// The same as `failed`, for the exit code.
@@ -91,6 +95,7 @@ impl TransactionReport {
             warnings: Vec::new(),
             failed: None,
             remains: None,
+            forward: plan.intents.iter().filter(|i| i.kind == "git").find_map(GitPlacing::forward),
             kept_until: None,
             failure: None,
         }
