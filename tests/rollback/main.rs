@@ -4,7 +4,6 @@
 #[path = "../support/docker.rs"]
 mod docker;
 #[path = "../support/postgres.rs"]
-#[allow(dead_code, reason = "another binary uses the rest")]
 mod postgres;
 #[path = "../support/redis.rs"]
 mod redis;

@@ -126,7 +126,7 @@ pub fn tell(session: &Session, mut report: TransactionReport, asked: Asked) -> R
             What::Rollback => format!("roll {} back to {}", report.policy, report.snapshot),
         });
         let state = match &report.remains {
-            Some(_) => "all else of the application is as it was before",
+            Some(_) => "all else is as it was before",
             None if exit == Exit::Unhealthy => "it was taken back, and is not well all the same: look at its log",
             None => "the application is as it was before",
         };

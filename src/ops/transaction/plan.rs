@@ -319,20 +319,28 @@ pub fn intent(
     placing.plan(&stage.scene(&source.name), &stored, part).map_err(failed)
 }
 
+/// What is taken from one file system.
+#[derive(Default)]
+struct Shared<'a> {
+    needed: u64,
+    free: Option<u64>,
+    places: Vec<&'a str>,
+}
+
 /// Refuses what there is no room for.
 pub fn check_room(intents: &[Intent]) -> Result<(), OpsError> {
     // Places of one file system share what is free there.
-    let mut shared: BTreeMap<(Option<u64>, &str), (u64, Option<u64>, Vec<&str>)> = BTreeMap::new();
+    let mut shared: BTreeMap<(Option<u64>, &str), Shared<'_>> = BTreeMap::new();
     for room in intents.iter().flat_map(|i| &i.room) {
         let key = (room.device, if room.device.is_some() { "" } else { room.place.as_str() });
-        let (needed, free, places) = shared.entry(key).or_insert((0, room.bytes_free, Vec::new()));
-        *needed = needed.saturating_add(room.bytes_needed);
-        *free = [*free, room.bytes_free].into_iter().flatten().min();
-        if room.bytes_needed > 0 && !places.contains(&room.place.as_str()) {
-            places.push(&room.place);
+        let all = shared.entry(key).or_default();
+        all.needed = all.needed.saturating_add(room.bytes_needed);
+        all.free = [all.free, room.bytes_free].into_iter().flatten().min();
+        if room.bytes_needed > 0 && !all.places.contains(&room.place.as_str()) {
+            all.places.push(&room.place);
         }
     }
-    for (needed, free, places) in shared.into_values() {
+    for Shared { needed, free, places } in shared.into_values() {
         if let Some(free) = free.filter(|free| *free < needed) {
             let place = places.join(" and ");
             return Err(OpsError::failed(
