@@ -4,6 +4,7 @@
 use crate::base::cancel::Cancel;
 use crate::base::ids::{ObjectId, Sequence};
 use crate::base::shell::shell_word;
+use crate::base::uptime::Uptime;
 use crate::cli::args::{Global, Reading};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Output, printable};
@@ -13,7 +14,7 @@ use crate::ops::foresight::Purpose;
 use crate::ops::transaction;
 use crate::ops::{Run, Trigger};
 use crate::policy::{self, Policy};
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -26,6 +27,7 @@ pub struct Session {
     pub out: Output,
     pub progress: Progress,
     pub run: Run,
+    begun: Uptime,
     /// What the run history shall know of this run.
     noted: Mutex<Noted>,
 }
@@ -56,7 +58,13 @@ impl Session {
         };
         let out = Output::new(&global, command, now);
         let run = Run { events: progress.events(), cancel, now };
-        Self { global, installation, out, progress, run, noted: Mutex::default() }
+        Self { global, installation, out, progress, run, begun: Uptime::now(), noted: Mutex::default() }
+    }
+
+    /// The run as it is now that somebody may have thought for long.
+    pub fn run_now(&self) -> Run {
+        let passed = TimeDelta::from_std(self.begun.elapsed()).unwrap_or_default();
+        Run { now: (self.run.now + passed).trunc_subsecs(0), ..self.run.clone() }
     }
 
     /// Notes something of this run for the run history.

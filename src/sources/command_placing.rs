@@ -144,6 +144,7 @@ impl Placing for CommandPlacing {
             )],
             room: vec![Room {
                 place: scene.folder.display().to_string(),
+                device: Room::device_of(scene.folder),
                 bytes_needed: 2 * stream.length,
                 bytes_free: room.ok().map(|r| r.f_bavail.saturating_mul(r.f_frsize)),
             }],

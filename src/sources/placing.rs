@@ -18,7 +18,8 @@ use crate::policy::Policy;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 /// What is put back of a source, where not all of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,8 +78,19 @@ pub struct Room {
     /// For people: `/var/lib/postgresql in container shop_db`.
     pub place: String,
     pub bytes_needed: u64,
+    /// The file system, where it is one of this machine: several places may share it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<u64>,
     /// Absent where it could not be asked.
     pub bytes_free: Option<u64>,
+}
+
+impl Room {
+    /// The file system that a path is on, or will be.
+    pub fn device_of(path: &Path) -> Option<u64> {
+        let there = path.ancestors().find(|p| p.exists())?;
+        std::fs::metadata(there).ok().map(|meta| meta.dev())
+    }
 }
 
 /// What putting a source back will do: pure data, kept in the journal. Names that steps use are made here, once.

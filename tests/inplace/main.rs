@@ -13,4 +13,5 @@ mod files;
 mod health;
 mod nginx;
 mod project;
+mod settled;
 mod undone;

@@ -1,7 +1,7 @@
 //! Each step fails once, by real means: the old state is back, whole and well, and the exit code says so.
 
 use crate::files::{left_over, same, state};
-use crate::world::World;
+use crate::world::{UPLOADS, World};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -96,6 +96,26 @@ fn no_room_beside() {
     // Under the same size and time it is only found to be different while it is laid out: the disk is really full then.
     fs::File::options().write(true).open(uploads.join("big")).unwrap().set_modified(time).unwrap();
     fails(&world, 1, &["No space left"]);
+}
+
+/// Two places on one file system: there is room for each of them, and not for both.
+#[test]
+fn no_room_beside_for_two_on_one_file_system() {
+    let world = World::ready();
+    let uploads = world.app().join("uploads");
+    let _mount = Mount::new(&["-t", "tmpfs", "-o", "size=3m", "tmpfs"], &uploads);
+    let source = |name: &str| {
+        let dir = uploads.join(name).join("x");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("big"), vec![1u8; 900_000]).unwrap();
+        format!("[[source]]\nkind = \"files\"\nname = \"{name}\"\npaths = [{dir:?}]\n")
+    };
+    world.change_policy(UPLOADS, &format!("{}{}", source("a"), source("b")));
+    world.run(&["snapshot", "--tag", "good"]).exits(0);
+    for name in ["a", "b"] {
+        fs::write(uploads.join(name).join("x/big"), vec![2u8; 900_000]).unwrap();
+    }
+    fails(&world, 1, &["takes", " and ", "are free there"]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! There and back, as root and as an ordinary user in group docker; a target that is not well; a project that is gone.
 
+use crate::docker::docker;
+use crate::postgres::{PostgresServer, bin};
 use crate::site::Site;
 use std::fs;
 
@@ -39,6 +41,16 @@ fn there_and_back_as_a_user_in_group_docker() {
 #[test]
 fn a_target_with_which_the_application_is_not_well_is_taken_back() {
     let site = Site::first(0);
+    // The store is named by its container, and is needed where it is brought back.
+    let policy = fs::read_to_string(site.policy_file()).unwrap();
+    let by_service = "kind = \"redis\"\nname = \"cache\"\nservice = \"cache\"\n";
+    assert!(policy.contains(by_service));
+    let by_container = format!(
+        "kind = \"command\"\nname = \"cache\"\ncontainer = \"{}-cache-1\"\nrun = [\"redis-cli\", \"ping\"]\n\
+         restore = [\"redis-cli\", \"ping\"]\non_rollback = \"restore\"\n",
+        site.project.name
+    );
+    fs::write(site.policy_file(), policy.replace(by_service, &by_container)).unwrap();
     // What was captured does not fit together.
     site.fill("9");
     site.run(&["snapshot", "--tag", "bad"]).exits(0);
@@ -60,9 +72,47 @@ fn a_project_that_is_gone_comes_back_with_its_volumes() {
     site.run(&["rollback", "--to", "v1", "--yes"]).exits(0);
     site.is(1);
     site.project.compose(&["down", "-v", "--timeout", "1"]);
+    // What it brought up is lost by an undo, and cannot be saved.
+    site.run(&["rollback", "--undo", "--yes"]).exits(1).says(&["\"data\" cannot be saved first"]);
     // Nothing that fits: what was made goes again.
     site.add_to_policy("[[health]]\ncommand = [\"false\"]\nattempts = 1\n");
     site.run(&["rollback", "--to", "v2", "--yes"]).exits(6);
+    // Taken back on request: what is in the new volumes may be in no snapshot.
+    let volume = format!("{}_cache", site.project.name);
+    // The checks of a project that is not there fail.
+    site.run(&["rollback", "--undo", "--yes"]).exits(6).says(&["stay", &volume]);
+    assert!(site.running().is_empty());
+    docker(["volume", "inspect", &volume]);
+}
+
+/// The policy's command took the schema back, and the code did not stay: nobody is told that all is as it was.
+#[test]
+fn a_schema_that_was_taken_back_is_not_as_it_was() {
+    let site = Site::first(0);
+    let server = PostgresServer::start();
+    server.create("shop");
+    server.sql("shop", "CREATE TABLE alembic_version (version_num text); INSERT INTO alembic_version VALUES ('r1')");
+    let url = server.socket_url("postgres", "shop");
+    let psql = bin().join("psql");
+    site.add_to_policy(&format!(
+        "[[source]]\nkind = \"postgres\"\nname = \"db\"\nurl = {url:?}\n[rollback]\ndowngrade = '''{} '{url}' -c \
+         \"UPDATE alembic_version SET version_num = '{{revision}}'\"'''\n",
+        psql.display()
+    ));
+    site.run(&["snapshot", "--tag", "v1"]).exits(0);
+    server.sql("shop", "UPDATE alembic_version SET version_num = 'r2'");
+    site.upgrade();
+    let revision = || server.sql("shop", "SELECT version_num FROM alembic_version");
+    // The code of then is not well with the data of today.
+    let failed = site.run(&["rollback", "--to", "v1", "--keep-data", "--yes"]).exits(1);
+    assert_eq!(revision(), "r1");
+    assert!(failed.out.contains("is NOT as it was") && !failed.err.contains("application is as it was"), "{failed:#?}");
+    let (_, command) = failed.err.split_once(&format!("`lifeboat -p {} ", site.project.name)).unwrap();
+    let (command, _) = command.split_once('`').unwrap();
+    let words: Vec<&str> = command.split(' ').chain(["--yes"]).collect();
+    site.run(&words).exits(0);
+    assert_eq!(revision(), "r2");
+    site.is(2);
 }
 
 #[test]
@@ -78,7 +128,7 @@ fn a_secret_that_was_rotated_stops_it_before_anything_goes_down() {
     let refused = site.run(&["rollback", "--to", "v1", "--yes"]).exits(2);
     refused.says(&["JWT_SECRET", "--env live"]).one_error_with_a_hint();
     assert_eq!(site.inspect("api", "{{.State.StartedAt}}"), started);
-    site.run(&["rollback", "--to", "v1", "--yes", "--env", "live"]).exits(0);
+    site.run(&["rollback", "--to", "v1", "--yes", "--env", "live"]).exits(0).shows(&["`git switch main`"]);
     site.is(1);
     let text = fs::read_to_string(&env).unwrap();
     assert!(text.contains("now-bbb") && !text.contains("then-aaa") && text.contains("MODE=1"), "{text}");

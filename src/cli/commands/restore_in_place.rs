@@ -11,7 +11,12 @@ use crate::policy::Policy;
 pub fn run(session: &Session, args: &RestoreArgs) -> Result<Exit, Failure> {
     let policy = session.policy().map_err(|f| f.attempted("restore in place"))?;
     let name = policy.app.name.clone();
-    let settling = Settling { identity: args.reading.identity.clone(), dry_run: args.dry_run, yes: args.yes };
+    let settling = Settling {
+        identity: args.reading.identity.clone(),
+        dry_run: args.dry_run,
+        yes: args.yes,
+        accept_unsaved: args.accept_unsaved.clone(),
+    };
     let (done, what) = match (&args.id, args.resume, args.undo) {
         (_, true, _) => (resume(session, &policy), format!("resume the transaction of {name}")),
         (id, _, true) => (undo(session, &settling, &policy, id.as_deref()), format!("undo the last change of {name}")),
@@ -67,6 +72,6 @@ fn in_place(session: &Session, args: &RestoreArgs, policy: &Policy, id: &str) ->
     let what = format!("put snapshot {} over the live {}", plan.snapshot, policy.app.name);
     session.confirm_by_name(&what, policy.app.name.as_str(), args.yes)?;
     let home = home(args.reading.identity.clone(), policy);
-    let report = transaction::run(&session.installation, policy, &access, &home, &plan, &session.run)?;
+    let report = transaction::run(&session.installation, policy, &access, &home, &plan, &session.run_now())?;
     tell(session, report, Asked::Change)
 }

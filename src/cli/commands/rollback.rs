@@ -18,7 +18,12 @@ const CANDIDATES: usize = 5;
 pub fn run(session: &Session, args: &RollbackArgs) -> Result<Exit, Failure> {
     let policy = session.policy().map_err(|f| f.attempted("roll back"))?;
     let name = policy.app.name.clone();
-    let settling = Settling { identity: args.reading.identity.clone(), dry_run: args.dry_run, yes: args.yes };
+    let settling = Settling {
+        identity: args.reading.identity.clone(),
+        dry_run: args.dry_run,
+        yes: args.yes,
+        accept_unsaved: args.accept_unsaved.clone(),
+    };
     let (done, what) = match (&args.to, args.resume, &args.undo) {
         (_, true, _) => (resume(session, &policy), format!("resume the transaction of {name}")),
         (_, _, Some(id)) => {
@@ -77,7 +82,7 @@ fn to_target(session: &Session, args: &RollbackArgs, policy: &Policy, to: &str) 
     let what = format!("roll {} back to snapshot {}", policy.app.name, plan.snapshot);
     session.confirm_by_name(&what, policy.app.name.as_str(), args.yes)?;
     let home = home(args.reading.identity.clone(), policy);
-    let report = transaction::run(&session.installation, policy, &access, &home, &plan, &session.run)?;
+    let report = transaction::run(&session.installation, policy, &access, &home, &plan, &session.run_now())?;
     tell(session, report, Asked::Change)
 }
 

@@ -3,7 +3,7 @@
 use crate::base::units::{human_duration, human_size};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Align, Paint, Table, local, printable};
-use crate::cli::session::Session;
+use crate::cli::session::{Session, argument};
 use crate::ops::ErrorKind;
 use crate::ops::access::AccessRequest;
 use crate::ops::transaction::up::Up;
@@ -18,6 +18,9 @@ pub fn plan_document(plan: &TransactionPlan) -> serde_json::Value {
     for intent in plan["plan"]["intents"].as_array_mut().into_iter().flatten() {
         if let Some(fields) = intent.as_object_mut() {
             fields.remove("state");
+            for room in fields["room"].as_array_mut().into_iter().flatten() {
+                room.as_object_mut().map(|room| room.remove("device"));
+            }
         }
     }
     plan
@@ -33,6 +36,7 @@ pub struct Settling {
     pub identity: Option<PathBuf>,
     pub dry_run: bool,
     pub yes: bool,
+    pub accept_unsaved: Vec<String>,
 }
 
 /// `--resume`.
@@ -74,8 +78,12 @@ pub fn undo(session: &Session, args: &Settling, policy: &Policy, id: Option<&str
         return Ok(Exit::Done);
     }
     session.confirm_by_name(&what, policy.app.name.as_str(), args.yes)?;
-    let report =
-        transaction::undo(&session.installation, policy, &home(args.identity.clone(), policy), which, &session.run)?;
+    let mut accepted = Vec::new();
+    for name in &args.accept_unsaved {
+        accepted.push(argument("--accept-unsaved", name)?);
+    }
+    let home = home(args.identity.clone(), policy);
+    let report = transaction::undo(&session.installation, policy, &home, (&which.id, &accepted), &session.run_now())?;
     tell(session, report, Asked::Undo)
 }
 
@@ -93,6 +101,7 @@ pub fn tell(session: &Session, mut report: TransactionReport, asked: Asked) -> R
     session.note(|noted| noted.snapshot = Some(report.snapshot.to_string()));
     let failure = report.failure.take();
     let exit = match (report.outcome, &failure) {
+        (Outcome::Undone, _) if report.remains.is_some() => Exit::Failed,
         _ if !report.is_healthy() => Exit::Unhealthy,
         (Outcome::Done, _) => Exit::Done,
         (Outcome::Undone, _) if asked != Asked::Change => Exit::Done,
@@ -116,7 +125,12 @@ pub fn tell(session: &Session, mut report: TransactionReport, asked: Asked) -> R
             What::Restore => format!("restore {} over {}", report.snapshot, report.policy),
             What::Rollback => format!("roll {} back to {}", report.policy, report.snapshot),
         });
-        session.out.complaint(&failure.hint(Some("the application is as it was before".to_owned())));
+        let state = match &report.remains {
+            Some(_) => "all else is as it was before",
+            None if exit == Exit::Unhealthy => "it was taken back, and is not well all the same: look at its log",
+            None => "the application is as it was before",
+        };
+        session.out.complaint(&failure.hint(Some(state.to_owned())));
     }
     Ok(exit)
 }
@@ -195,6 +209,9 @@ pub fn report_text(session: &Session, report: &TransactionReport, asked: Asked) 
     match (report.outcome, asked) {
         (Outcome::Done, _) => {
             text += &format!("snapshot {} is live in {} ({})\n", report.snapshot, report.policy, report.id);
+            if let Some(forward) = &report.forward {
+                text += &format!("the way forward for the checkout, once all is mended: `{}`\n", printable(forward));
+            }
             if let Some(until) = report.kept_until {
                 text += &format!(
                     "what it replaced is kept until {}: `lifeboat{} {} --undo` brings it back\n",
@@ -204,10 +221,16 @@ pub fn report_text(session: &Session, report: &TransactionReport, asked: Asked) 
                 );
             }
         }
-        (Outcome::Undone, Asked::Undo) => text += &format!("{} is as it was before {}\n", report.policy, report.id),
+        (Outcome::Undone, Asked::Undo) if report.remains.is_none() => {
+            text += &format!("{} is as it was before {}\n", report.policy, report.id);
+        }
         (Outcome::Undone, _) => {
-            let why = report.failed.as_deref().unwrap_or_default();
-            text += &format!("taken back: {}\n{} is as it was\n", printable(why), report.policy);
+            let why = report.failed.as_deref().unwrap_or("it was asked for");
+            text += &format!("taken back: {}\n", printable(why));
+            text += &match &report.remains {
+                Some(remains) => format!("{} is NOT as it was: {}\n", report.policy, printable(remains)),
+                None => format!("{} is as it was\n", report.policy),
+            };
         }
     }
     text

@@ -214,7 +214,8 @@ pub fn failures(all: &[Health]) -> Vec<String> {
 /// Marks those that failed already before.
 pub fn mark_known(all: &mut [Health], before: &[String]) {
     for health in all.iter_mut().filter(|h| !h.ok) {
-        health.known = before.contains(&health.name);
+        // What was restarted knows by itself how it was before.
+        health.known |= before.contains(&health.name);
     }
 }
 

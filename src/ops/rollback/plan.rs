@@ -192,7 +192,7 @@ impl Planner<'_> {
         let up = self.up(&intents, &late, recorded)?;
         let mut warnings = target.warnings;
         warnings.extend(env::logins(&env_files, self.stage)?);
-        let downgrade = self.schema(&intents, &passed_over, &mut warnings)?;
+        let (downgrade, downgrades) = self.schema(&intents, &passed_over, &mut warnings)?;
         warnings.extend(self.reader.index_problems.iter().map(|p| crate::repository::chain::full_text(p)));
         warnings.extend(hooks::warning(self.policy));
         warnings.extend(up.iter().flat_map(Up::left_down).map(|service| {
@@ -215,6 +215,7 @@ impl Planner<'_> {
             time: manifest.time,
             expected_downtime_seconds: services.expected_seconds(),
             downgrade,
+            downgrades,
             env,
             keep_old_seconds: self.policy.rollback.keep_old.as_secs(),
             replace: false,
@@ -310,11 +311,11 @@ impl Planner<'_> {
         intents: &[Intent],
         passed_over: &[PassedOver],
         warnings: &mut Vec<String>,
-    ) -> Result<Option<String>, OpsError> {
+    ) -> Result<(Option<String>, Option<SourceName>), OpsError> {
         if !intents.iter().any(|i| matches!(i.kind.as_str(), "git" | "compose")) {
-            return Ok(None);
+            return Ok((None, None));
         }
-        let mut command = None;
+        let (mut command, mut of) = (None, None);
         for passed in passed_over.iter().filter(|p| p.kind == "postgres") {
             let source = source_named(&self.reader.manifest, &passed.source)?;
             let Some(of_policy) = self.of_policy(source).filter(|_| source.outcome != SourceOutcome::Failed) else {
@@ -332,10 +333,10 @@ impl Planner<'_> {
                         "take them back by hand and say --accept-schema, or roll the data back with the code",
                     ));
                 }
-                Fit::Downgraded(text) => command = Some(text),
+                Fit::Downgraded(text) => (command, of) = (Some(text), Some(source.name.clone())),
             }
         }
-        Ok(command)
+        Ok((command, of))
     }
 
     /// How the services come up: as recorded where code or env returns or something is down, else as they were.
@@ -379,7 +380,7 @@ impl Planner<'_> {
         let known = stores(self.policy);
         let services = wanted.set.services.iter().map(|(name, _)| name.clone());
         Ok(Some(Up {
-            stores: services.filter(|s| known.contains(s)).collect(),
+            stores: services.filter(|s| holds_data(s, &known, self.project.as_ref(), facts)).collect(),
             command: self.policy.rollback.up.clone(),
             wanted,
             live,
@@ -387,6 +388,20 @@ impl Planner<'_> {
             new_networks,
         }))
     }
+}
+
+/// Whether a service is one of these stores, which a policy names by service or by container: one that is there, or was
+/// there when the snapshot was taken.
+fn holds_data(service: &str, stores: &[String], project: Option<&Project>, facts: Option<&serde_json::Value>) -> bool {
+    let live = project.iter().flat_map(|p| &p.containers);
+    let mut live = live.filter(|c| c.compose().is_some_and(|labels| labels.service == service)).map(|c| &c.name);
+    let recorded = facts.and_then(|f| f["services"].as_array()).into_iter().flatten();
+    let recorded = recorded.filter(|s| s["service"].as_str() == Some(service));
+    let mut recorded = recorded.flat_map(|s| s["containers"].as_array().into_iter().flatten());
+    let named = |name: &str| stores.iter().any(|s| s == name);
+    named(service)
+        || live.any(|name| named(name))
+        || recorded.any(|container| container["name"].as_str().is_some_and(named))
 }
 
 fn of_services(e: PlaceError) -> OpsError {

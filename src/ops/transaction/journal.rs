@@ -20,6 +20,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 const SUM_DIGITS: usize = 16;
+/// Journals of a policy that are kept when nothing can be done by them any more.
+const KEPT_JOURNALS: usize = 20;
 /// Room for the lines behind the first.
 const RESERVE: u64 = 256 << 10;
 
@@ -142,6 +144,8 @@ pub enum Line {
     End {
         end: End,
     },
+    /// What was replaced begins to go: it cannot be brought back any more.
+    Discarding,
     /// What was replaced is gone.
     Discarded,
 }
@@ -243,7 +247,11 @@ pub fn read(path: &Path) -> Result<Vec<Entry>, OpsError> {
             None => {
                 return Err(OpsError::Doubt {
                     problem: format!("line {} of the journal {} is damaged", at + 1, path.display()),
-                    hint: "look at it and at what it names; nothing is done by it any more".into(),
+                    hint: concat!(
+                        "look at it and at what it names: nothing is done by it any more; once the application is well, ",
+                        "set it aside by giving its name another end than .jsonl",
+                    )
+                    .into(),
                 });
             }
         }
@@ -321,6 +329,21 @@ impl Record {
         self.entries.iter().any(|e| matches!(e.line, Line::Discarded))
     }
 
+    /// Whether a part of what was replaced may be gone.
+    pub fn is_discarding(&self) -> bool {
+        self.entries.iter().any(|e| matches!(e.line, Line::Discarding | Line::Discarded))
+    }
+
+    /// Whether it came to the new state once.
+    pub fn was_done(&self) -> bool {
+        self.entries.iter().any(|e| matches!(e.line, Line::End { end: End::Done }))
+    }
+
+    /// Whether nothing can be done by it any more.
+    fn is_spent(&self) -> bool {
+        self.is_discarded() || matches!(self.end(), Some((End::Undone, _)))
+    }
+
     fn has(&self, step: &Step, wanted: Phase) -> bool {
         self.entries
             .iter()
@@ -346,7 +369,18 @@ pub struct Pending {
 }
 
 /// All journals, oldest first.
-pub fn records(state_dir: &Path) -> Result<Vec<Record>, OpsError> {
+fn records(state_dir: &Path) -> Result<Vec<Record>, OpsError> {
+    load(state_dir, None)
+}
+
+/// Those of one policy. A damaged one that is certainly another policy's own stands in nobody else's way.
+pub fn records_of(state_dir: &Path, policy: &PolicyName) -> Result<Vec<Record>, OpsError> {
+    let mut records = load(state_dir, Some(policy))?;
+    records.retain(|r| r.plan.policy == *policy);
+    Ok(records)
+}
+
+fn load(state_dir: &Path, policy: Option<&PolicyName>) -> Result<Vec<Record>, OpsError> {
     let dir = folder(state_dir);
     let listed = match fs::read_dir(&dir) {
         Ok(listed) => listed,
@@ -367,10 +401,32 @@ pub fn records(state_dir: &Path) -> Result<Vec<Record>, OpsError> {
             Ok(record) => records.extend(record),
             // One that came to its end asks for nothing any more.
             Err(OpsError::Doubt { .. }) if is_over(&path) => {}
+            Err(OpsError::Doubt { .. }) if policy.is_some_and(|p| owner(&path).is_some_and(|owner| owner != *p)) => {}
             Err(e) => return Err(e),
         }
     }
     Ok(records)
+}
+
+/// The policy that a journal's first line names, whatever is wrong with others.
+fn owner(path: &Path) -> Option<PolicyName> {
+    let bytes = fs::read(path).ok()?;
+    match bytes.split_inclusive(|b| *b == b'\n').next().and_then(decode)?.line {
+        Line::Begin { plan, .. } => Some(plan.policy),
+        _ => None,
+    }
+}
+
+/// Removes journals by which nothing can be done any more, but for the newest ones. What cannot be removed stays.
+pub fn forget_spent(state_dir: &Path, policy: &PolicyName) -> Result<(), OpsError> {
+    let spent: Vec<Record> = records_of(state_dir, policy)?.into_iter().filter(Record::is_spent).collect();
+    for record in spent.iter().rev().skip(KEPT_JOURNALS) {
+        // A folder beside it still holds something: it is not spent after all.
+        if !record.path.with_extension("").exists() {
+            let _ = fs::remove_file(&record.path);
+        }
+    }
+    Ok(())
 }
 
 /// Whether a journal's last line says that all is over, whatever is wrong with others.
@@ -395,10 +451,10 @@ pub fn pending(state_dir: &Path) -> Result<Vec<Pending>, OpsError> {
 
 /// Refuses to go on while one of this policy is pending.
 pub fn refuse_pending(state_dir: &Path, policy: &PolicyName) -> Result<(), OpsError> {
-    match pending(state_dir)?.into_iter().find(|p| p.policy == *policy) {
+    match records_of(state_dir, policy)?.into_iter().find(|r| r.end().is_none()) {
         Some(pending) => {
-            let command = pending.record.plan.what.word();
-            Err(OpsError::Pending { id: pending.id, policy: policy.to_string(), command })
+            let command = pending.plan.what.word();
+            Err(OpsError::Pending { id: pending.plan.id, policy: policy.to_string(), command })
         }
         None => Ok(()),
     }

@@ -124,6 +124,9 @@ pub struct TransactionPlan {
     /// Takes the schema back while today's code still runs.
     #[serde(default)]
     pub downgrade: Option<String>,
+    /// The source whose schema that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub downgrades: Option<SourceName>,
     pub services: Services,
     /// Where nginx is tested and reloaded.
     pub nginx: Option<Nginx>,
@@ -195,6 +198,7 @@ pub fn plan(
         late: Vec::new(),
         up: None,
         downgrade: None,
+        downgrades: None,
         env: Vec::new(),
         policy: policy.app.name.clone(),
         snapshot: manifest.snapshot.clone(),
@@ -315,15 +319,30 @@ pub fn intent(
     placing.plan(&stage.scene(&source.name), &stored, part).map_err(failed)
 }
 
+/// What is taken from one file system.
+#[derive(Default)]
+struct Shared<'a> {
+    needed: u64,
+    free: Option<u64>,
+    places: Vec<&'a str>,
+}
+
 /// Refuses what there is no room for.
 pub fn check_room(intents: &[Intent]) -> Result<(), OpsError> {
-    let mut places: BTreeMap<&str, (u64, Option<u64>)> = BTreeMap::new();
+    // Places of one file system share what is free there.
+    let mut shared: BTreeMap<(Option<u64>, &str), Shared<'_>> = BTreeMap::new();
     for room in intents.iter().flat_map(|i| &i.room) {
-        let place = places.entry(&room.place).or_insert((0, room.bytes_free));
-        place.0 += room.bytes_needed;
+        let key = (room.device, if room.device.is_some() { "" } else { room.place.as_str() });
+        let all = shared.entry(key).or_default();
+        all.needed = all.needed.saturating_add(room.bytes_needed);
+        all.free = [all.free, room.bytes_free].into_iter().flatten().min();
+        if room.bytes_needed > 0 && !all.places.contains(&room.place.as_str()) {
+            all.places.push(&room.place);
+        }
     }
-    for (place, (needed, free)) in places {
+    for Shared { needed, free, places } in shared.into_values() {
         if let Some(free) = free.filter(|free| *free < needed) {
+            let place = places.join(" and ");
             return Err(OpsError::failed(
                 format!(
                     "restoring beside the live state takes {} at {place}, and {} are free there",

@@ -5,6 +5,7 @@ use super::plan::{PassedOver, TransactionPlan, What};
 use crate::base::ids::{PolicyName, SnapshotId, SourceName};
 use crate::ops::OpsError;
 use crate::ops::health::Health;
+use crate::sources::git::GitPlacing;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
@@ -58,6 +59,12 @@ pub struct TransactionReport {
     pub warnings: Vec<String>,
     /// Why it was undone.
     pub failed: Option<String>,
+    /// What is not as it was, though it was taken back; it is among the warnings.
+    #[serde(skip)]
+    pub remains: Option<String>,
+    /// The command that leads the checkout to where it was before.
+    #[serde(skip)]
+    pub forward: Option<String>,
     /// Until when what was replaced can be brought back.
     pub kept_until: Option<DateTime<Utc>>,
     /// The same as `failed`, for the exit code.
@@ -87,6 +94,8 @@ impl TransactionReport {
             health: Vec::new(),
             warnings: Vec::new(),
             failed: None,
+            remains: None,
+            forward: plan.intents.iter().filter(|i| i.kind == "git").find_map(GitPlacing::forward),
             kept_until: None,
             failure: None,
         }

@@ -59,6 +59,7 @@ fn change(
     plan: &TransactionPlan,
     run: &Run,
 ) -> Result<TransactionReport, OpsError> {
+    let clock = Clock { now: run.now, begun: Instant::now() };
     let state = Arc::new(State::open(&installation.state_dir)?);
     let lock = state.lock_policy(&plan.policy)?.ok_or_else(|| OpsError::Busy { policy: plan.policy.to_string() })?;
     refuse_pending(&installation.state_dir, &plan.policy)?;
@@ -78,11 +79,14 @@ fn change(
     let known = health::failing(&health::check(policy, &stage.places, Patience::Once, run));
     let tag = format!("pre-{}-{}", plan.what.word(), plan.id);
     let safety = match home {
-        Some(home) => save(installation, policy, home, plan, &tag, (&state, &lock), run)?,
+        Some(home) => {
+            // What is brought up first has no state of today.
+            let concerned: Vec<SourceName> = plan.intents.iter().map(|i| i.source.clone()).collect();
+            save(installation, policy, home, (&concerned, &plan.accept_unsaved), &tag, (&state, &lock), run)?
+        }
         None => None,
     };
     run.cancel.check()?;
-    let clock = Clock { now: run.now, begun: Instant::now() };
     let first = Line::Begin { plan: Box::new(plan.clone()), safety: safety.clone(), known: known.clone() };
     let journal = Journal::create(&installation.state_dir, &plan.id, &clock.entry(first))?;
     let mut machine = Machine::new(stage, plan, journal, clock, known, (Vec::new(), Vec::new()));
@@ -90,12 +94,13 @@ fn change(
     machine.go(Some(&reader))
 }
 
-/// Saves today's state: every source that the plan changes must be in it, and be readable.
+/// Saves today's state: every source that is `concerned` must be in it, and be readable, unless it is accepted that it is
+/// lost.
 pub fn save(
     installation: &Installation,
     policy: &Policy,
     home: &AccessRequest,
-    plan: &TransactionPlan,
+    (concerned, accept_unsaved): (&[SourceName], &[SourceName]),
     tag: &str,
     lock: (&Arc<State>, &PolicyLock),
     run: &Run,
@@ -107,11 +112,10 @@ pub fn save(
     let planned = snapshot::plan(policy, &sources, &options)?;
     let report = snapshot::run_locked(installation, policy, &planned, &sources, lock, run)?;
     for source in &report.sources {
-        let concerned = plan.intents.iter().any(|i| i.source == source.name);
-        if concerned && source.outcome == SourceOutcome::Failed {
+        if concerned.contains(&source.name) && source.outcome == SourceOutcome::Failed {
             let name = source.name.as_str();
             let why = source.error.clone().unwrap_or_default();
-            if plan.accept_unsaved.contains(&source.name) {
+            if accept_unsaved.contains(&source.name) {
                 run.events.warn(&source.name, format!("today's state is not saved: {why}"));
                 continue;
             }
@@ -168,6 +172,8 @@ pub struct Machine<'a> {
     resumed: bool,
     /// It had come to its end, and is taken back because somebody asked for it.
     asked: bool,
+    /// What was live before it, where `report.safety` is another one.
+    before: Option<SnapshotId>,
     /// A signal turns it round; nothing but a crash cuts it off.
     _held: Held,
     pub report: TransactionReport,
@@ -195,6 +201,7 @@ impl<'a> Machine<'a> {
             stopped: None,
             resumed: false,
             asked: false,
+            before: None,
             _held: held,
             report,
         }
@@ -209,9 +216,9 @@ impl<'a> Machine<'a> {
         (steps.collect(), record.intended())
     }
 
-    /// For one that had ended: what runs today is what its owner wants to run.
-    pub fn asked(mut self) -> Self {
-        self.asked = true;
+    /// For one that had ended: what runs today is what its owner wants to run. `before` is its own safety snapshot.
+    pub fn asked(mut self, before: Option<SnapshotId>) -> Self {
+        (self.asked, self.before) = (true, before);
         self
     }
 
@@ -308,7 +315,7 @@ impl<'a> Machine<'a> {
         for late in volumes {
             self.put_late(reader, late)?;
         }
-        self.step(Step::Raise, |m| up.raise(&m.stage))?;
+        self.step(Step::Raise, |m| up.raise(&m.stage, &plan.services))?;
         for late in stores {
             self.put_late(reader, late)?;
         }
@@ -389,15 +396,23 @@ impl<'a> Machine<'a> {
 
     fn start(&mut self) -> Result<(), OpsError> {
         match &self.plan.up {
-            Some(up) => up.forward(&self.stage),
+            Some(up) => up.forward(&self.stage, &self.plan.services),
             None => self.plan.services.start(&self.stage.places, &self.stage.run.cancel),
         }
     }
 
     fn start_again(&mut self) -> Result<(), OpsError> {
         match &self.plan.up {
-            Some(up) if self.came_up() => up.back(&self.stage),
-            _ => self.plan.services.start(&self.stage.places, &self.stage.run.cancel),
+            Some(up) if self.came_up() => {
+                let notes = up.back(&self.stage, &self.plan.services, self.asked)?;
+                self.report.warnings.extend(notes);
+                Ok(())
+            }
+            _ => {
+                let warnings = self.plan.services.start_again(&self.stage.places, &self.stage.run.cancel)?;
+                self.report.warnings.extend(warnings);
+                Ok(())
+            }
         }
     }
 
@@ -535,9 +550,27 @@ impl<'a> Machine<'a> {
             });
         }
         self.stage.remove_folder()?;
+        self.report.remains = self.remains();
+        self.report.warnings.extend(self.report.remains.clone());
         self.write(Line::End { end: End::Undone })?;
         self.report.seconds = self.clock.begun.elapsed().as_secs_f64();
         Ok(self.report)
+    }
+
+    /// What is not as it was: a command of the policy has no way back.
+    fn remains(&self) -> Option<String> {
+        let command = self.plan.downgrade.as_ref().filter(|_| self.begun.contains(&Step::Downgrade))?;
+        let source = self.plan.downgrades.as_ref();
+        let source = source.map_or_else(String::new, |name| format!(" of source {name}"));
+        let Some(safety) = self.before.as_ref().or(self.report.safety.as_ref()) else {
+            return Some(format!("{command:?} has changed the schema{source}, and nothing takes that back"));
+        };
+        let only = self.plan.downgrades.as_ref().map_or_else(String::new, |name| format!(" --only {name}"));
+        Some(format!(
+            "{command:?} has changed the schema{source}, and nothing takes that back by itself; the database of before is in \
+             snapshot {safety}: `lifeboat -p {} restore {safety} --in-place{only}` brings it back",
+            self.plan.policy
+        ))
     }
 
     fn undo_steps(&mut self) -> Result<(), OpsError> {
@@ -572,7 +605,9 @@ impl<'a> Machine<'a> {
         if stopped || !switched.is_empty() {
             self.step(Step::HealthAgain, |m| m.health().map(drop))?;
         }
-        if !self.stage.policy.hooks.on_failure.is_empty()
+        // Nothing has failed where somebody asked for it.
+        if !self.asked
+            && !self.stage.policy.hooks.on_failure.is_empty()
             && let Err(e) = self.step(Step::HooksFailed, |m| m.hooks(&m.stage.policy.hooks.on_failure))
         {
             self.report.warnings.push(full_text(&e));

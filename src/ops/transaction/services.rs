@@ -37,6 +37,9 @@ pub struct Services {
     /// What goes on running meanwhile: it has to run for what comes after.
     #[serde(default)]
     pub stay: Vec<Service>,
+    /// Services that ran and were not healthy before anything was changed: nobody waits until they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ailing: Vec<String>,
     /// Why nothing is stopped, where nothing is.
     pub note: Option<String>,
 }
@@ -72,14 +75,17 @@ impl Services {
             ));
         }
         let keep = stores(policy);
-        let (mut stop, mut stay) = (Vec::new(), Vec::new());
+        let (mut stop, mut stay, mut ailing) = (Vec::new(), Vec::new(), Vec::new());
         for container in project.containers.iter().filter(|c| is_up(c)) {
             let Some(labels) = container.compose() else { continue };
             let wanted = match policy.rollback.stop.as_slice() {
-                [] => !keep.contains(&labels.service) && !keep.contains(&container.name),
+                [] => !is_store(&keep, container),
                 named => named.contains(&labels.service),
             };
             let health = docker.inspect(&container.id).map_err(from_place)?.health;
+            if health.as_deref().is_some_and(|h| h != "healthy") {
+                ailing.push(labels.service.clone());
+            }
             let list = if wanted { &mut stop } else { &mut stay };
             list.push(Service {
                 after: dependencies(container),
@@ -90,7 +96,8 @@ impl Services {
             });
         }
         let note = stop.is_empty().then(|| format!("no service of project {} that is stopped runs", project.name));
-        Ok(Self { project: Some(project.name), stop: in_order(stop), stay: in_order(stay), note })
+        let (stop, stay) = (in_order(stop), in_order(stay));
+        Ok(Self { project: Some(project.name), stop, stay, ailing: dedup(ailing), note })
     }
 
     /// Stops them, the last one first.
@@ -110,11 +117,36 @@ impl Services {
 
     /// Starts them, each after what it depends on.
     pub fn start(&self, places: &Places, cancel: &Cancel) -> Result<(), OpsError> {
+        self.start_after(places, |docker, project, other| {
+            await_healthy(docker, project, other, self.patience(other), cancel)
+        })
+    }
+
+    /// The same on the way back: what is waited for in vain is a warning, and they are started all the same.
+    pub fn start_again(&self, places: &Places, cancel: &Cancel) -> Result<Vec<String>, OpsError> {
+        let mut warnings = Vec::new();
+        self.start_after(places, |docker, project, other| {
+            let waited = await_healthy(docker, project, other, self.patience(other), cancel);
+            waited.or_else(|e| warn_of_wait(e, &mut warnings))
+        })?;
+        Ok(warnings)
+    }
+
+    /// What was not healthy before is not waited for.
+    pub fn patience(&self, service: &str) -> Wait {
+        if self.ailing.iter().any(|s| s == service) { Wait::Running } else { Wait::Healthy }
+    }
+
+    fn start_after(
+        &self,
+        places: &Places,
+        mut wait: impl FnMut(&Docker, &str, &str) -> Result<(), OpsError>,
+    ) -> Result<(), OpsError> {
         let Some(project) = self.project.as_ref().filter(|_| !self.stop.is_empty()) else { return Ok(()) };
         let docker = places.docker().map_err(from_place)?;
         for service in &self.stop {
             for (other, _) in service.after.iter().filter(|(_, healthy)| *healthy) {
-                await_healthy(&docker, project, other, cancel)?;
+                wait(&docker, project, other)?;
             }
             with_name(service, |name| docker.start_container(name)).map_err(from_place)?;
         }
@@ -182,6 +214,11 @@ fn has_compose_files(policy: &Policy) -> bool {
     !policy.app.compose_files.is_empty() || !default_compose_files(&policy.app.root).is_empty()
 }
 
+/// Whether a container is one of these stores, which a policy names by service or by container.
+pub(super) fn is_store(stores: &[String], container: &ContainerSummary) -> bool {
+    stores.contains(&container.name) || container.compose().is_some_and(|labels| stores.contains(&labels.service))
+}
+
 fn dedup(mut names: Vec<String>) -> Vec<String> {
     names.sort();
     names.dedup();
@@ -229,7 +266,31 @@ fn in_order(services: Vec<Service>) -> Vec<Service> {
     ordered
 }
 
-pub(super) fn await_healthy(docker: &Docker, project: &str, service: &str, cancel: &Cancel) -> Result<(), OpsError> {
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    Healthy,
+    Running,
+}
+
+/// A wait that ran out; what stops the whole goes on stopping it.
+pub(super) fn warn_of_wait(e: OpsError, warnings: &mut Vec<String>) -> Result<(), OpsError> {
+    match e {
+        OpsError::Failed { problem, .. } => {
+            warnings.push(problem);
+            Ok(())
+        }
+        e => Err(e),
+    }
+}
+
+pub(super) fn await_healthy(
+    docker: &Docker,
+    project: &str,
+    service: &str,
+    wait: Wait,
+    cancel: &Cancel,
+) -> Result<(), OpsError> {
     let begun = Instant::now();
     loop {
         cancel.check()?;
@@ -238,7 +299,8 @@ pub(super) fn await_healthy(docker: &Docker, project: &str, service: &str, cance
         let mut state = "not there".to_owned();
         for container in mine {
             let found = docker.inspect(&container.id).map_err(from_place)?;
-            if found.is_running() && found.health.as_deref().is_none_or(|h| h == "healthy") {
+            let well = found.health.as_deref().is_none_or(|h| h == "healthy" || wait == Wait::Running);
+            if found.is_running() && well {
                 return Ok(());
             }
             state = found.health.filter(|_| found.state == "running").unwrap_or(found.state);

@@ -5,7 +5,7 @@
 //! before, and then only what this transaction made; a data store is up and healthy before anything is put into it.
 
 use super::hooks;
-use super::services::{await_healthy, from_place, is_up};
+use super::services::{Services, await_healthy, from_place, is_store, is_up, stores, warn_of_wait};
 use super::stage::Stage;
 use crate::ops::OpsError;
 use crate::place::compose::{Compose, ComposeProject, UpSet};
@@ -98,27 +98,28 @@ impl Up {
     }
 
     /// The data stores alone, healthy.
-    pub fn raise(&self, stage: &Stage<'_>) -> Result<(), OpsError> {
+    pub fn raise(&self, stage: &Stage<'_>, before: &Services) -> Result<(), OpsError> {
         let stores = self.wanted.only(&self.stores);
         if !stores.services.is_empty() {
             compose(stage)?.up(&self.wanted.project, &stores).map_err(from_place)?;
         }
-        self.await_stores(stage, &self.wanted)
+        self.await_stores(stage, &self.wanted, before)
     }
 
     /// All of it, as it shall run.
-    pub fn forward(&self, stage: &Stage<'_>) -> Result<(), OpsError> {
+    pub fn forward(&self, stage: &Stage<'_>, before: &Services) -> Result<(), OpsError> {
         match &self.command {
             Some(command) => hooks::command(stage.policy, command, "[rollback] up", &stage.run)?,
             None if self.wanted.set.services.is_empty() => {}
             None => compose(stage)?.up(&self.wanted.project, &self.wanted.set).map_err(from_place)?,
         }
-        self.await_stores(stage, &self.wanted)
+        self.await_stores(stage, &self.wanted, before)
     }
 
-    /// As it ran before.
-    pub fn back(&self, stage: &Stage<'_>) -> Result<(), OpsError> {
-        let Some(live) = &self.live else { return self.lower(stage) };
+    /// As it ran before; what a person should know of it. Where that was asked for, volumes that were made may hold what
+    /// no snapshot has: they stay.
+    pub fn back(&self, stage: &Stage<'_>, before: &Services, keep_volumes: bool) -> Result<Vec<String>, OpsError> {
+        let Some(live) = &self.live else { return self.lower(stage, keep_volumes) };
         if !live.set.services.is_empty() {
             compose(stage)?.up(&live.project, &UpSet { build: Vec::new(), ..live.set.clone() }).map_err(from_place)?;
         }
@@ -129,30 +130,39 @@ impl Up {
                 docker.stop_container(&container.id).map_err(from_place)?;
             }
         }
-        self.await_stores(stage, live)
+        let mut warnings = Vec::new();
+        self.await_stores(stage, live, before).or_else(|e| warn_of_wait(e, &mut warnings))?;
+        Ok(warnings)
     }
 
     /// The project was not there: its containers go, and the volumes that were made for them.
-    fn lower(&self, stage: &Stage<'_>) -> Result<(), OpsError> {
+    fn lower(&self, stage: &Stage<'_>, keep_volumes: bool) -> Result<Vec<String>, OpsError> {
         let docker = stage.places.docker().map_err(from_place)?;
         for container in self.containers(stage)? {
             docker.stop_container(&container.id).map_err(from_place)?;
             docker.remove_container(&container.id).map_err(from_place)?;
         }
-        for volume in &self.new_volumes {
+        for volume in self.new_volumes.iter().filter(|_| !keep_volumes) {
             docker.remove_volume(volume).map_err(from_place)?;
         }
         for network in &self.new_networks {
             docker.remove_network(network).map_err(from_place)?;
         }
-        Ok(())
+        if !keep_volumes || self.new_volumes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names = self.new_volumes.join(", ");
+        Ok(vec![format!("volumes that were made for it stay: {names}; `docker volume rm` removes what nobody needs")])
     }
 
     /// Stops everything of the project but its data stores.
     pub fn stop(&self, stage: &Stage<'_>) -> Result<(), OpsError> {
         let docker = stage.places.docker().map_err(from_place)?;
+        let known = stores(stage.policy);
         for container in self.containers(stage)?.iter().filter(|c| is_up(c)) {
-            if container.compose().is_some_and(|labels| !self.stores.contains(&labels.service)) {
+            if container.compose().is_some_and(|labels| !self.stores.contains(&labels.service))
+                && !is_store(&known, container)
+            {
                 docker.stop_container(&container.id).map_err(from_place)?;
             }
         }
@@ -179,10 +189,10 @@ impl Up {
         docker.project(&self.wanted.project.name).map_err(from_place)
     }
 
-    fn await_stores(&self, stage: &Stage<'_>, stack: &Stack) -> Result<(), OpsError> {
+    fn await_stores(&self, stage: &Stage<'_>, stack: &Stack, before: &Services) -> Result<(), OpsError> {
         let docker = stage.places.docker().map_err(from_place)?;
         for store in self.stores.iter().filter(|s| stack.runs(s)) {
-            await_healthy(&docker, &stack.project.name, store, &stage.run.cancel)?;
+            await_healthy(&docker, &stack.project.name, store, before.patience(store), &stage.run.cancel)?;
         }
         Ok(())
     }

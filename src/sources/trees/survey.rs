@@ -319,6 +319,7 @@ impl Eye<'_> {
             let stat = rustix::fs::statvfs(stage).map_err(|e| fault("look for free space at", stage, e))?;
             self.survey.room.push(Room {
                 place: stage.display().to_string(),
+                device: Room::device_of(stage),
                 bytes_needed: self.needs.get(&at).copied().unwrap_or(0),
                 bytes_free: Some(stat.f_bavail.saturating_mul(stat.f_frsize)),
             });

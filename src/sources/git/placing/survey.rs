@@ -176,7 +176,7 @@ impl Surveyor<'_> {
         let there = repository.git_dir.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
         let free = rustix::fs::statvfs(there).ok().map(|r| r.f_bavail.saturating_mul(r.f_frsize));
         let place = repository.git_dir.display().to_string();
-        self.findings.room.push(Room { place, bytes_needed: length, bytes_free: free });
+        self.findings.room.push(Room { place, bytes_needed: length, device: Room::device_of(there), bytes_free: free });
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use super::{Admin, Mode, Move, State, TableMove, facts, ground, losses, names, room, tables};
 use crate::base::units::human_size;
+use crate::place::{HostPlace, Place};
 use crate::sources::SourceError;
 use crate::sources::placing::{Intent, Part, Room, Scene, Stored};
 use crate::sources::postgres::facts::{Database, Facts, Role};
@@ -9,6 +10,7 @@ use crate::sources::postgres::load::{available_in, debian_package};
 use crate::sources::postgres::session::{Session, SessionError};
 use crate::sources::postgres::{PostgresSource, cluster};
 use serde::Deserialize;
+use std::path::Path;
 
 /// What the plan finds.
 #[derive(Default)]
@@ -513,9 +515,17 @@ fn rooms(
     let data_free = data_directory.filter(|_| admin.connection.is_local()).and_then(|dir| room::free_in(admin, dir));
     let data = data_directory.unwrap_or("the server's data folder");
     tracing::debug!(needed = human_size(bytes), dumps = human_size(dumps), "room for a restore");
+    // Of a server of this host both are paths of this machine.
+    let on_this_host = place == HostPlace::new().describe() && admin.connection.is_local();
+    let on_host = |dir: &str| Room::device_of(Path::new(dir)).filter(|_| on_this_host);
     let rooms = vec![
-        Room { place: format!("{data} of {}", admin.connection.server), bytes_needed: bytes, bytes_free: data_free },
-        Room { place: format!("{stage} in {place}"), bytes_needed: dumps, bytes_free: free },
+        Room {
+            place: format!("{data} of {}", admin.connection.server),
+            bytes_needed: bytes,
+            device: data_directory.and_then(on_host),
+            bytes_free: data_free,
+        },
+        Room { place: format!("{stage} in {place}"), bytes_needed: dumps, device: on_host(&stage), bytes_free: free },
     ];
     (stage, rooms)
 }

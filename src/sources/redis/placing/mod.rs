@@ -174,7 +174,7 @@ impl Step<'_> {
             kind: "redis".into(),
             lines,
             warnings,
-            room: vec![Room { place, bytes_needed: needed, bytes_free: free }],
+            room: vec![Room { place, bytes_needed: needed, device: None, bytes_free: free }],
             losses: losses(&keys, &facts),
             restarts,
             state: state.write()?,
