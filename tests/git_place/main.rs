@@ -382,6 +382,9 @@ fn submodules_come_back_also_one_that_is_not_there_any_more() {
         if gone == "purged" {
             std::fs::remove_dir_all(app.join(".git/modules")).unwrap();
         }
+        if gone == "removed" {
+            std::fs::remove_dir_all(app.join("libs")).unwrap();
+        }
         let today = state(&app);
         let bench = lab.bench();
         let intent = bench.go(&taken);
@@ -396,8 +399,23 @@ fn submodules_come_back_also_one_that_is_not_there_any_more() {
         assert!(git(&app, &["submodule", "status"]).contains(&recorded));
         git(&sub, &["fsck"]);
         bench.undo(&intent);
+        if gone == "removed" {
+            // Git keeps no empty folders: one that was not even there stays.
+            std::fs::remove_dir(app.join("libs")).unwrap();
+        }
         same(&today, &state(&app));
         assert_eq!(app.join(".git/modules/the inner").exists(), gone != "purged", "{gone}");
+        if gone == "purged" {
+            // What is committed in it since is nobody's to throw away.
+            let again = lab.transaction("20261120T030000Z-00000009");
+            let intent = again.go(&taken);
+            write(&sub, "new.py", "work of an evening\n");
+            let since = commit(&sub, "since");
+            again.undo(&intent);
+            let modules = app.join(".git/modules/the inner");
+            assert_eq!(git(&modules, &["--git-dir=.", "cat-file", "-t", &since]), "commit");
+            assert!(git(&modules, &["--git-dir=.", "for-each-ref"]).contains("dirty"), "a name leads to it");
+        }
     }
 }
 

@@ -44,8 +44,24 @@ fn a_command_that_fails_is_taken_back_or_left_as_was_asked() {
     site.run(&["guard", "--no-rollback", "--", &deploy]).exits(1).says(&["status 3", "rollback --to"]);
     assert_eq!(fs::read_to_string(site.world.app().join("code/version")).unwrap(), "broken\n");
     fs::write(site.world.app().join("code/version"), "1\n").unwrap();
-    site.run(&["guard", "--", &deploy]).exits(7).says(&["status 3", "back where it was"]);
+    let away = script(&site, "mv .git ../away; exit 4");
+    let report = site.run(&["guard", "--json", "--", &away]).exits(1);
+    let document = report.json();
+    assert!(document["rollback_failed"].as_str().unwrap().contains("not a git repository"), "{document:#}");
+    report.says(&["status 4", "could not be rolled back", "not a git repository any more"]);
+    fs::rename(site.world.path("away"), site.world.app().join(".git")).unwrap();
+    // A pull that ends in a conflict, and a lock that a killed git left.
+    let pull = script(
+        &site,
+        "export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@example.org GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@example.org
+git switch -qc side; echo 3 > code/version; git commit -qam side; git switch -q main; echo 4 > code/version
+git commit -qam main; git merge side || { touch .git/index.lock; exit 3; }",
+    );
+    site.run(&["guard", "--", &pull]).exits(7).says(&["status 3", "back where it was"]);
     site.is(1);
+    assert!(!site.world.app().join(".git/MERGE_HEAD").exists());
+    let kept = site.git(&["for-each-ref", "--format=%(refname)", "refs/lifeboat/dirty/guard-*"]);
+    assert!(site.git(&["show", &format!("{kept}:code/version")]).contains("<<<<<<<"), "{kept}");
     site.run(&["guard", "--", "/no/such/program"]).exits(1).says(&["/no/such/program"]);
     site.is(1);
 }

@@ -66,6 +66,8 @@ fn the_document_brings_the_application_back() {
     assert_eq!(site.git(&["rev-parse", "HEAD"]), commit);
     assert_eq!(site.git(&["remote", "get-url", "origin"]), "https://example.org/shop.git");
     assert_eq!(fs::read_to_string(app.join("compose.yaml")).unwrap(), compose);
+    // The application lives here now: what is live is not replaced without having been saved.
+    run(2).exits(2).says(&["on this machine already", "lifeboat rollback"]);
     // Nothing is pending.
     run(3).exits(2);
     run(4).exits(0);

@@ -21,6 +21,12 @@ fn there_and_back(uid: u32) {
     assert_eq!(site.inspect("cache", "{{.State.StartedAt}}"), cache, "a store that stays is not touched");
     assert!(site.git(&["status", "--porcelain", "-uno"]).is_empty());
     site.git(&["switch", "-q", "main"]);
+    // What the rollback saved first is the state that one wanted to leave: neither a commit nor a place in the list means it.
+    for to in ["main", "latest"] {
+        let plan = site.run(&["rollback", "--to", to, "--dry-run", "--json"]).exits(0).json();
+        let shown = site.run(&["show", plan["plan"]["snapshot"].as_str().unwrap()]).exits(0);
+        assert!(shown.out.contains("v2") && !shown.out.contains("pre-rollback"), "{to}: {shown:#?}");
+    }
     site.git(&["switch", "-q", "--detach", "HEAD~1"]);
     site.run(&["rollback", "--undo", "--yes"]).exits(0);
     site.is(2);
@@ -152,5 +158,6 @@ fn names_lead_to_snapshots_and_a_bare_rollback_lists_them() {
     site.run(&["rollback", "--to", "v3", "--yes"]).exits(2).says(&["v3"]).one_error_with_a_hint();
     let listed = site.run(&["rollback"]).exits(0);
     listed.shows(&["v1", "v2", "WHAT WOULD LEAVE"]);
+    site.run(&["rollback", "--yes"]).exits(2).says(&["none is named", "--to"]).one_error_with_a_hint();
     site.is(2);
 }

@@ -6,6 +6,7 @@ use crate::cli::args::GuardArgs;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::printable;
 use crate::cli::session::{Session, argument};
+use crate::ops::Outcome as Captured;
 use crate::ops::rollback::guard::{GuardReport, GuardRequest, before, guarded};
 use crate::ops::transaction::Outcome;
 use crate::policy::Policy;
@@ -42,6 +43,7 @@ fn tell(session: &Session, policy: &Policy, report: &GuardReport) -> Result<Exit
     session.note(|noted| noted.snapshot = Some(report.after.as_ref().unwrap_or(&report.before).to_string()));
     let out = &session.out;
     let exit = match (&report.failed, &report.rollback) {
+        (None, _) if report.after_outcome == Some(Captured::Partial) => Exit::Partial,
         (None, _) => Exit::Done,
         (Some(_), None) => Exit::Failed,
         (Some(_), Some(back)) if back.outcome == Outcome::Done && back.is_healthy() => Exit::RolledBack,
@@ -50,6 +52,11 @@ fn tell(session: &Session, policy: &Policy, report: &GuardReport) -> Result<Exit
     };
     if out.json {
         out.document(exit, report)?;
+    } else if let Some(after) = report.after.as_ref().filter(|_| exit == Exit::Partial) {
+        out.alarm(&format!(
+            "all is well, but snapshot {after} of what {} is now is partial: what it lacks, no rollback to it brings back",
+            policy.app.name
+        ));
     } else if let Some(after) = &report.after {
         out.note(&format!("all is well: snapshot {after} is what {} is now\n", policy.app.name))?;
     } else if let Some(back) = &report.rollback {
@@ -61,6 +68,11 @@ fn tell(session: &Session, policy: &Policy, report: &GuardReport) -> Result<Exit
     let hint = match exit {
         Exit::RolledBack => "the application is back where it was".to_owned(),
         Exit::Unhealthy => "it was rolled back, and is not well all the same: look at its log".to_owned(),
+        _ if report.rollback_failed.is_some() => {
+            let why = report.rollback_failed.as_deref().unwrap_or_default();
+            let hint = report.rollback_hint.as_ref().map(|h| format!(" ({h})")).unwrap_or_default();
+            format!("it could not be rolled back: {why}{hint}; mend that, then {way_back}")
+        }
         _ if report.rollback.is_some() => {
             format!("the rollback failed as well and was undone: mend that, then {way_back}")
         }

@@ -1,13 +1,12 @@
 //! `recover`: one application onto a bare machine.
 
-use super::transaction::{Asked, report_text};
+use super::transaction::{Asked, exit_of, report_text};
 use crate::cli::args::RecoverArgs;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::printable;
 use crate::cli::session::{Session, argument};
 use crate::ops::access::{Access, AccessRequest, parse_url};
 use crate::ops::recover::{self, RecoverPlan, RecoverRequest};
-use crate::ops::transaction::Outcome;
 use serde::Serialize;
 
 pub fn run(session: &Session, args: &RecoverArgs) -> Result<Exit, Failure> {
@@ -60,12 +59,8 @@ fn finish(
 ) -> Result<Exit, Failure> {
     let mut report = recover::run(&session.installation, access, request, recovery, &session.run)?;
     session.progress.finish();
+    let exit = exit_of(session, &report.transaction, Asked::Change);
     let failure = report.transaction.failure.take();
-    let exit = match report.transaction.outcome {
-        Outcome::Undone => Exit::Failed,
-        Outcome::Done if report.transaction.is_healthy() => Exit::Done,
-        Outcome::Done => Exit::Unhealthy,
-    };
     if session.out.json {
         session.out.document(exit, &report)?;
     } else {

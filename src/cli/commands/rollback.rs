@@ -96,7 +96,8 @@ fn which(session: &Session, args: &RollbackArgs, rotated: &Rotated) -> Option<Si
     let mut answer = String::new();
     let asked = write!(
         io::stderr(),
-        "{key} in {file} was changed since. Keep today's value, or the snapshot's? [live/snapshot] "
+        "{key} in {file} was changed since{}. Keep today's value, or the snapshot's? [live/snapshot] ",
+        if rotated.data_key { ", and only a part of the data that it belongs to returns" } else { "" }
     );
     asked.and_then(|()| io::stdin().read_line(&mut answer)).ok()?;
     match answer.trim() {
@@ -117,7 +118,7 @@ fn choose(session: &Session, args: &RollbackArgs, policy: &Policy) -> Result<Exi
     let request = request(args, "")?;
     let found = rollback::candidates(&session.installation, policy, &access, &request, CANDIDATES, &session.run)?;
     session.progress.finish();
-    if session.out.json {
+    if session.out.json && (!args.yes || args.dry_run) {
         session.out.document(Exit::Done, &CandidatesDocument { candidates: &found })?;
         return Ok(Exit::Done);
     }
@@ -125,6 +126,14 @@ fn choose(session: &Session, args: &RollbackArgs, policy: &Policy) -> Result<Exi
         return Err(Failure::usage(
             "there is no snapshot to go back to",
             "take the first one with `lifeboat snapshot`",
+        ));
+    }
+    if args.yes && !args.dry_run {
+        // Who says yes to a change must not take a list for it.
+        session.out.note(&candidates_text(session, &found))?;
+        return Err(Failure::usage(
+            "--yes agrees to a rollback, and none is named",
+            "name one: `lifeboat rollback --to TAG|COMMIT|ID`; nothing was changed",
         ));
     }
     session.out.text(&candidates_text(session, &found))?;

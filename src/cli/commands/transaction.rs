@@ -95,19 +95,24 @@ pub enum Asked {
     Undo,
 }
 
-/// Says what became of it; the exit code.
-pub fn tell(session: &Session, mut report: TransactionReport, asked: Asked) -> Result<Exit, Failure> {
-    session.progress.finish();
-    session.note(|noted| noted.snapshot = Some(report.snapshot.to_string()));
-    let failure = report.failure.take();
-    let exit = match (report.outcome, &failure) {
+/// The exit code of what became of it.
+pub fn exit_of(session: &Session, report: &TransactionReport, asked: Asked) -> Exit {
+    match (report.outcome, &report.failure) {
         (Outcome::Undone, _) if report.remains.is_some() => Exit::Failed,
         _ if !report.is_healthy() => Exit::Unhealthy,
         (Outcome::Done, _) => Exit::Done,
         (Outcome::Undone, _) if asked != Asked::Change => Exit::Done,
         (Outcome::Undone, Some(e)) if e.kind() == ErrorKind::Integrity => Exit::Integrity,
         (Outcome::Undone, _) => session.run.cancel.signal().map_or(Exit::Failed, Exit::Signal),
-    };
+    }
+}
+
+/// Says what became of it; the exit code.
+pub fn tell(session: &Session, mut report: TransactionReport, asked: Asked) -> Result<Exit, Failure> {
+    session.progress.finish();
+    session.note(|noted| noted.snapshot = Some(report.snapshot.to_string()));
+    let exit = exit_of(session, &report, asked);
+    let failure = report.failure.take();
     for health in report.health.iter().filter(|h| !h.ok) {
         let before = if health.known { " (as before)" } else { "" };
         session.out.alarm(&format!("{} fails{before}: {}", health.name, health.problem.as_deref().unwrap_or_default()));

@@ -4,8 +4,11 @@
 use crate::ops::{OpsError, Run};
 use crate::place::account::{self, Account};
 use crate::place::{Command, Docker, HostPlace, Place, PlaceError};
+use crate::policy::Policy;
 use crate::repository::format::Manifest;
 use crate::sources::SourceError;
+use crate::sources::git::is_unfinished;
+use crate::sources::project::Places;
 use crate::sources::recovery::Bundle;
 use std::path::Path;
 use std::time::Duration;
@@ -33,7 +36,10 @@ pub fn look(bundle: &Bundle, manifest: &Manifest, run: &Run) -> Result<(Vec<Stri
     }
     if !bundle.root.exists() {
         makes.push(format!("folder {}", bundle.root.display()));
-    } else if has_code(manifest) && !bundle.root.join(".git").exists() && !is_empty(&bundle.root)? {
+    } else if !(has_code(manifest) && bundle.root.join(".git").exists())
+        && !is_empty(&bundle.root)?
+        && !is_unfinished(&bundle.root)
+    {
         lacks.push(format!("{} is not empty and no repository: move it away", bundle.root.display()));
     }
     if !bundle.networks.is_empty() || !bundle.volumes.is_empty() {
@@ -52,6 +58,25 @@ pub fn look(bundle: &Bundle, manifest: &Manifest, run: &Run) -> Result<(Vec<Stri
         }
     }
     Ok((makes, lacks))
+}
+
+/// What of the application is on this machine. A repository that somebody cloned to its place is not yet one.
+pub fn lives(bundle: &Bundle, policy: &Policy, has_policy: bool, run: &Run) -> Result<Vec<String>, OpsError> {
+    let mut found = Vec::new();
+    if has_policy && bundle.root.exists() && !is_empty(&bundle.root)? {
+        found.push(format!("its policy and {} are there", bundle.root.display()));
+    }
+    // Without an engine nothing of a project is there.
+    let Ok(docker) = Docker::connect(&run.cancel) else { return Ok(found) };
+    if let Some(project) = Places::new(&policy.app, &run.cancel).project().map_err(of_docker)? {
+        found.push(format!("containers of project {} are there", project.name));
+        let label = format!("com.docker.compose.project={}", project.name);
+        let volumes: Vec<String> = docker.volumes(&[label]).map_err(of_docker)?.into_iter().map(|v| v.name).collect();
+        if !volumes.is_empty() {
+            found.push(format!("volumes of project {} are there: {}", project.name, volumes.join(", ")));
+        }
+    }
+    Ok(found)
 }
 
 /// Makes it. What is there stays as it is.

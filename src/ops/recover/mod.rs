@@ -5,6 +5,9 @@
 //! must be there first → the code's repository made anew → the policy written → this host vouched for → one transaction,
 //! as a rollback with everything returns, but without a safety snapshot: there is nothing to save.
 //!
+//! A machine on which the application lives is refused: there a rollback saves today's state first. One on which an
+//! earlier recovery was cut short is none; a note in the state folder, made before anything else, tells.
+//!
 //! Invariants: nothing that is there is overwritten before the plan was confirmed; a run that was cut short is done again,
 //! or settled by `rollback --resume` once the transaction had begun.
 
@@ -18,7 +21,7 @@ use crate::ops::browse::part::open_snapshot;
 use crate::ops::browse::select::source_named;
 use crate::ops::rollback::{self, RollbackRequest, Side};
 use crate::ops::streams::SnapshotStreams;
-use crate::ops::transaction::{self, TransactionReport};
+use crate::ops::transaction::{self, TransactionReport, journal};
 use crate::ops::{OpsError, Run, setup};
 use crate::policy::model::RepositoryUrl;
 use crate::policy::{self, Policy};
@@ -79,6 +82,8 @@ pub struct Recovery {
     policy: Policy,
     policy_text: String,
     reader: Arc<SnapshotReader>,
+    /// What of the application is on this machine already.
+    here: Vec<String>,
 }
 
 /// Reads the bundle, and looks at this machine.
@@ -110,6 +115,11 @@ pub fn plan(
     refuse_other(&policy_file, &policy_text)?;
     let (makes, mut lacks) = ground::look(&bundle, manifest, run)?;
     lacks.extend(lacks::tools(&policy, manifest, &run.cancel));
+    let here = match was_cut_short(installation, &policy)? {
+        true => Vec::new(),
+        false => ground::lives(&bundle, &policy, policy_file.exists(), run)?,
+    };
+    lacks.extend(here.iter().cloned());
     let plan = RecoverPlan {
         application: bundle.application.clone(),
         snapshot: manifest.snapshot.clone(),
@@ -120,7 +130,7 @@ pub fn plan(
         lacks,
         not_brought: lacks::not_brought(&bundle, &policy),
     };
-    Ok(Recovery { plan, bundle, policy, policy_text, reader })
+    Ok(Recovery { plan, bundle, policy, policy_text, reader, here })
 }
 
 /// Brings the application back.
@@ -131,13 +141,26 @@ pub fn run(
     recovery: Recovery,
     run: &Run,
 ) -> Result<RecoverReport, OpsError> {
-    let Recovery { plan, bundle, policy, policy_text, reader } = recovery;
+    let Recovery { plan, bundle, policy, policy_text, reader, here } = recovery;
+    if let Some(first) = here.first() {
+        return Err(OpsError::usage(
+            format!("{} is on this machine already: {first}", plan.application),
+            "use `lifeboat rollback`, which saves today's state first; or take what is here away",
+        ));
+    }
     if !plan.lacks.is_empty() && !request.despite {
         return Err(OpsError::failed(
             format!("this machine lacks what {} needs: {}", plan.application, plan.lacks.join("; ")),
             "install that first (`--despite` goes on without)",
         ));
     }
+    let note = note_of(installation, &policy);
+    let begun = |text: &str| {
+        atomic::write(&note, text.as_bytes(), 0o600, IfExists::Replace).map_err(|e| OpsError::file("write", &note, e))
+    };
+    let kept = installation.state_dir.join("recovered");
+    atomic::create_private_dir(&kept).map_err(|e| OpsError::file("create folder", &kept, e))?;
+    begun("")?;
     ground::make(&bundle, run)?;
     let git_source = reader.manifest.sources.iter().find(|s| s.kind == "git" && s.facts["present"] == true);
     if let Some(source) = git_source.filter(|_| !bundle.root.join(".git").exists()) {
@@ -157,15 +180,34 @@ pub fn run(
             .map_err(|e| OpsError::file("write", &plan.policy_file, e))?;
     }
     setup::enrol(installation, &policy, &request.identity, run)?;
-    let kept = installation.state_dir.join("recovered");
-    atomic::create_private_dir(&kept).map_err(|e| OpsError::file("create folder", &kept, e))?;
     let kept = kept.join(format!("{}.json", reader.manifest.policy));
     atomic::write(&kept, &bundle.text, 0o600, IfExists::Replace).map_err(|e| OpsError::file("write", &kept, e))?;
     let asked = RollbackRequest { to: plan.snapshot.to_string(), everything: true, ..RollbackRequest::default() };
     // There is nothing of today that a secret could be compared with.
     let transaction = rollback::plan(installation, &policy, access, &asked, &|_| Some(Side::Snapshot), run)?;
+    begun(&transaction.id)?;
     let transaction = transaction::run_unsaved(installation, &policy, access, &transaction, run)?;
+    if transaction.outcome == transaction::Outcome::Done {
+        std::fs::remove_file(&note).map_err(|e| OpsError::file("remove", &note, e))?;
+    }
     Ok(RecoverReport { plan, transaction, bundle: kept })
+}
+
+/// The transaction of a recovery that has begun; empty before there is one.
+fn note_of(installation: &Installation, policy: &Policy) -> PathBuf {
+    installation.state_dir.join("recovered").join(format!("{}.begun", policy.app.name))
+}
+
+/// Whether an earlier recovery did not come to its end. One that `rollback --resume` brought there did.
+fn was_cut_short(installation: &Installation, policy: &Policy) -> Result<bool, OpsError> {
+    let note = note_of(installation, policy);
+    let id = match std::fs::read_to_string(&note) {
+        Ok(id) => id,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(OpsError::file("read", &note, e)),
+    };
+    let records = journal::records_of(&installation.state_dir, &policy.app.name)?;
+    Ok(!records.iter().any(|r| r.plan.id == id && r.end().is_some_and(|(end, _)| end == journal::End::Done)))
 }
 
 /// The request with which a bare machine opens the repository.
@@ -178,7 +220,8 @@ fn of_recovery(source: SourceError) -> OpsError {
 }
 
 fn newest(access: &Access, application: Option<&PolicyName>) -> Result<String, OpsError> {
-    let mut all = access.snapshots();
+    // One that two hosts continued is taken by no policy: it would be refused later on.
+    let mut all: Vec<_> = access.snapshots().into_iter().filter(|s| !s.forked).collect();
     all.retain(|s| application.is_none_or(|name| s.header.policy == *name));
     let mut policies: Vec<String> = all.iter().map(|s| s.header.policy.to_string()).collect();
     policies.sort();

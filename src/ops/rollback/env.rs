@@ -26,6 +26,55 @@ impl From<EnvSide> for Side {
     }
 }
 
+/// What becomes of the data that a snapshot has.
+#[derive(Debug, Default)]
+pub struct DataFate {
+    pub returns: Vec<SourceName>,
+    /// Of those that return, the ones of which newer files stay.
+    pub adds: Vec<SourceName>,
+    pub stays: Vec<SourceName>,
+}
+
+impl DataFate {
+    /// Which value fits the data; none where a part of them returns and another stays.
+    fn side(&self) -> Option<Side> {
+        match (self.returns.is_empty(), self.stays.is_empty()) {
+            (true, _) => Some(Side::Live),
+            (false, true) => Some(Side::Snapshot),
+            (false, false) => None,
+        }
+    }
+}
+
+pub fn names(sources: &[SourceName]) -> String {
+    sources.iter().map(SourceName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn keys_of(of_policy: &SourcePolicy) -> &[String] {
+    match &of_policy.spec {
+        SourceSpec::Env(spec) => spec.data_keys.as_slice(),
+        _ => &[],
+    }
+}
+
+/// The data keys of a source that differ: `KEY in /srv/app/.env`.
+pub fn data_keys(
+    (source, of_policy): (&SourceEntry, &SourcePolicy),
+    reader: &SnapshotReader,
+    stage: &Stage<'_>,
+) -> Result<Vec<String>, OpsError> {
+    if keys_of(of_policy).is_empty() || source.streams.is_empty() {
+        return Ok(Vec::new());
+    }
+    let failed = |e| stage.failed(&source.name, e);
+    let streams = SnapshotStreams::new(reader, source, &stage.run.cancel);
+    let captured = env_merge::captured(&streams).map_err(|e| streams.take_damage().unwrap_or_else(|| failed(e)))?;
+    let live = env_merge::live(&captured).map_err(failed)?;
+    let compared = env_merge::compare(&captured, &live, &stage.policy.app, keys_of(of_policy));
+    let differ = compared.rotated.iter().filter(|r| r.data_key);
+    Ok(differ.map(|r| format!("{} in {}", r.key, r.file.display())).collect())
+}
+
 /// What was decided for one source.
 #[derive(Default)]
 pub struct Decided {
@@ -41,32 +90,43 @@ pub fn decide(
     (source, of_policy): (&SourceEntry, &SourcePolicy),
     reader: &SnapshotReader,
     stage: &Stage<'_>,
-    (side, data): (Option<EnvSide>, Side),
+    (side, data): (Option<EnvSide>, &DataFate),
     ask: Ask<'_>,
 ) -> Result<Decided, OpsError> {
     let failed = |e| stage.failed(&source.name, e);
     let streams = SnapshotStreams::new(reader, source, &stage.run.cancel);
     let captured = env_merge::captured(&streams).map_err(|e| streams.take_damage().unwrap_or_else(|| failed(e)))?;
     let live = env_merge::live(&captured).map_err(failed)?;
-    let data_keys = match &of_policy.spec {
-        SourceSpec::Env(spec) => spec.data_keys.as_slice(),
-        _ => &[],
-    };
-    let compared = env_merge::compare(&captured, &live, &stage.policy.app, data_keys);
+    let compared = env_merge::compare(&captured, &live, &stage.policy.app, keys_of(of_policy));
     let mut decided = Decided::default();
     for (file, why) in &compared.unread {
         decided.lines.push(format!("{} cannot be compared: {why}", file.display()));
     }
-    let mut choices = env_merge::choose(&compared.rotated, Side::Snapshot, data);
-    let mut unanswered: Vec<String> = Vec::new();
-    for rotated in compared.rotated.iter().filter(|r| r.asks()) {
+    let fits = data.side();
+    let mut choices = env_merge::choose(&compared.rotated, Side::Snapshot, fits.unwrap_or(Side::Snapshot));
+    let (mut unanswered, mut of_data): (Vec<String>, Vec<String>) = Default::default();
+    for rotated in compared.rotated.iter().filter(|r| r.asks() || (r.data_key && fits.is_none())) {
         let at = || format!("{} in {}", rotated.key, rotated.file.display());
         match side.map(Side::from).or_else(|| ask(rotated)) {
             Some(side) => {
                 choices.insert((rotated.file.clone(), rotated.key.clone()), side);
             }
+            None if rotated.data_key => of_data.push(at()),
             None => unanswered.push(at()),
         }
+    }
+    if !of_data.is_empty() {
+        return Err(OpsError::usage(
+            format!(
+                "{} belongs to the data and was changed since the snapshot, and only a part of the data returns: {} \
+                 returns, {} stays",
+                of_data.join(", "),
+                names(&data.returns),
+                names(&data.stays)
+            ),
+            "let all data go one way (--keep-data; or name what returns with --only), or choose the value that stands \
+             afterwards: --env live or --env snapshot; nothing was changed",
+        ));
     }
     if !unanswered.is_empty() {
         return Err(OpsError::usage(
@@ -75,11 +135,21 @@ pub fn decide(
         ));
     }
     for rotated in &compared.rotated {
-        let of_data = if rotated.data_key { ", as it belongs to the data" } else { "" };
+        let of_data = match (rotated.data_key, fits) {
+            (true, Some(_)) => ", as it belongs to the data",
+            (true, None) => ", as was chosen: what was written under the other one cannot be read with it",
+            (false, _) => "",
+        };
         if let Some(side) = choices.get(&(rotated.file.clone(), rotated.key.clone())) {
             let which = if *side == Side::Live { "today's value stays" } else { "the snapshot's value returns" };
             decided.lines.push(format!("{} in {}: {which}{of_data}", rotated.key, rotated.file.display()));
         }
+    }
+    if fits == Some(Side::Snapshot) && !data.adds.is_empty() && compared.rotated.iter().any(|r| r.data_key) {
+        decided.lines.push(format!(
+            "newer files of {} stay: what was written under today's key cannot be read with the snapshot's",
+            names(&data.adds)
+        ));
     }
     decided.chosen = list(&source.name, &choices);
     decided.files = env_merge::resulting(&captured, &live, &choices).map_err(failed)?;

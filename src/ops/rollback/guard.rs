@@ -17,7 +17,9 @@ use crate::ops::transaction::{self, Stage, TransactionReport};
 use crate::ops::verify::{Level, verify};
 use crate::ops::{OpsError, Outcome, Run, Trigger, check};
 use crate::policy::Policy;
+use crate::policy::model::SourceSpec;
 use crate::repository::chain::full_text;
+use crate::sources::{SourceError, git};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use std::ffi::OsString;
@@ -26,6 +28,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 const TICK: Duration = Duration::from_millis(50);
+/// How long another run of the policy is waited for.
+const PATIENCE: Duration = Duration::from_secs(30 * 60);
+const NAP: Duration = Duration::from_millis(500);
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -51,10 +56,16 @@ pub struct GuardReport {
     /// After the command.
     pub health: Vec<Health>,
     pub after: Option<SnapshotId>,
+    /// Whether that one is complete.
+    pub after_outcome: Option<Outcome>,
     /// Why it did not go well.
     pub failed: Option<String>,
     /// How it was taken back.
     pub rollback: Option<TransactionReport>,
+    /// Why it could not be taken back.
+    pub rollback_failed: Option<String>,
+    #[serde(skip)]
+    pub rollback_hint: Option<String>,
 }
 
 /// Takes the first snapshot, and looks at it.
@@ -64,6 +75,11 @@ pub fn before(
     request: &GuardRequest,
     run: &Run,
 ) -> Result<SnapshotReport, OpsError> {
+    let has_code = policy.sources.iter().any(|s| matches!(s.spec, SourceSpec::Git(_)));
+    if has_code && !request.no_rollback {
+        // What is unfinished afterwards is then the command's, and may be given up.
+        git::refuse_unfinished(&policy.app.root, &run.cancel).map_err(of_code)?;
+    }
     let tag = request.tag.as_ref().map(|tag| format!("before-{tag}").parse::<Tag>()).transpose();
     let tag = tag.map_err(|e| OpsError::usage(format!("{e}"), "choose a shorter tag"))?;
     let report = take(installation, policy, tag, run)?;
@@ -118,8 +134,11 @@ pub fn guarded(
         command_seconds: begun.elapsed().as_secs_f64(),
         health: Vec::new(),
         after: None,
+        after_outcome: None,
         failed: None,
         rollback: None,
+        rollback_failed: None,
+        rollback_hint: None,
     };
     // From here on nothing but the end of it counts: half a deployment must not stay.
     let run = &Run { cancel: Cancel::new(), ..run.clone() };
@@ -136,11 +155,40 @@ pub fn guarded(
             .then(|| format!("the application is not well after the command: {}", failures.join("; ")));
     }
     match &report.failed {
-        None => report.after = Some(take(installation, policy, request.tag.clone(), run)?.header.id),
+        None => {
+            let taken = patiently(run, || take(installation, policy, request.tag.clone(), run))?.header;
+            report.after = Some(taken.id);
+            report.after_outcome = Some(taken.outcome);
+        }
         Some(_) if request.no_rollback => {}
-        Some(_) => report.rollback = Some(back(installation, policy, request, before, run)?),
+        // What the command did is what has to be told first, whatever comes of taking it back.
+        Some(_) => match patiently(run, || back(installation, policy, request, before, run)) {
+            Ok(done) => report.rollback = Some(done),
+            Err(e) => {
+                report.rollback_hint = e.hint();
+                report.rollback_failed = Some(full_text(&e));
+            }
+        },
     }
     Ok(report)
+}
+
+/// Another run may hold the policy just now, a snapshot by schedule for instance: half a deployment does not stay for that.
+fn patiently<T>(run: &Run, act: impl Fn() -> Result<T, OpsError>) -> Result<T, OpsError> {
+    let begun = Instant::now();
+    let mut told = false;
+    loop {
+        match act() {
+            Err(OpsError::Busy { policy }) if begun.elapsed() < PATIENCE => {
+                if !told {
+                    run.events.step(format!("waiting for another run of policy {policy} to end"));
+                    told = true;
+                }
+                std::thread::sleep(NAP);
+            }
+            other => return other,
+        }
+    }
 }
 
 /// With this process's own input and output. Its exit status; none where a signal ended it.
@@ -187,6 +235,12 @@ fn back(
 ) -> Result<TransactionReport, OpsError> {
     let home = AccessRequest { identity: request.identity.clone(), ..AccessRequest::of(policy) };
     let access = Access::open(installation, &home)?;
+    if policy.sources.iter().any(|s| matches!(s.spec, SourceSpec::Git(_))) {
+        // A pull that ended in a conflict is what the command left: it was not there before.
+        for note in git::give_up(&policy.app.root, &format!("guard-{before}"), &run.cancel).map_err(of_code)? {
+            run.events.step(note);
+        }
+    }
     let mut asked = RollbackRequest {
         to: before.to_string(),
         env: Some(EnvSide::Snapshot),
@@ -198,6 +252,10 @@ fn back(
     asked.accept_schema = true;
     let plan = plan(installation, policy, &access, &asked, &|_| None, run)?;
     transaction::run(installation, policy, &access, &home, &plan, run)
+}
+
+fn of_code(source: SourceError) -> OpsError {
+    OpsError::Source { name: "git".into(), source }
 }
 
 /// Databases whose schema is as it was: what was written to them meanwhile stays.

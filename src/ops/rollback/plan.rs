@@ -1,7 +1,7 @@
 //! What a rollback would do: what comes back, what stays and why, and how the services come up. Nothing is changed.
 
 use super::absent::absent;
-use super::env::{self, Ask, Decided};
+use super::env::{self, Ask, DataFate, Decided};
 use super::losses;
 use super::schema::{self, Fit};
 use super::target::{Target, target};
@@ -12,7 +12,7 @@ use crate::ops::browse::select::{require_captured, source_named};
 use crate::ops::streams::SnapshotStreams;
 use crate::ops::transaction::nginx::Nginx;
 use crate::ops::transaction::plan::{PassedOver, check_room, intent, new_id};
-use crate::ops::transaction::services::{Services, stores};
+use crate::ops::transaction::services::{self, Services, stores};
 use crate::ops::transaction::up::{Stack, Up};
 use crate::ops::transaction::{Aim, Late, Stage, TransactionPlan, What, hooks, refuse_pending};
 use crate::ops::{OpsError, Run};
@@ -22,7 +22,6 @@ use crate::policy::model::{OnRollback, SourcePolicy, SourceSpec};
 use crate::repository::format::{SourceEntry, SourceOutcome};
 use crate::repository::reader::SnapshotReader;
 use crate::sources::SourceError;
-use crate::sources::env_merge::Side;
 use crate::sources::files::{returning_certificates, to_restore};
 use crate::sources::placing::{Intent, Part, Stored};
 use crate::sources::project::Project;
@@ -186,19 +185,25 @@ impl Planner<'_> {
         }
         check_room(&intents)?;
         let services = match &self.project {
-            Some(_) => Services::find(self.policy, &self.stage.places)?,
+            Some(_) => Services::find(self.policy, &services::recorded(manifest), &self.stage.places)?,
             None => Services { note: Some("no container of the project is there".into()), ..Services::default() },
         };
         let up = self.up(&intents, &late, recorded)?;
         let mut warnings = target.warnings;
         warnings.extend(env::logins(&env_files, self.stage)?);
+        self.kept_env(&mut warnings)?;
         let (downgrade, downgrades) = self.schema(&intents, &passed_over, &mut warnings)?;
         warnings.extend(self.reader.index_problems.iter().map(|p| crate::repository::chain::full_text(p)));
         warnings.extend(hooks::warning(self.policy));
         warnings.extend(up.iter().flat_map(Up::left_down).map(|service| {
             format!("service {service} runs today and did not when the snapshot was taken: it stays stopped")
         }));
-        let nginx = Nginx::find(self.policy, &intents, manifest.sources.iter().map(|s| (&s.name, &s.facts)));
+        // Its own files mostly stay; the services that it hands requests to, and what it reads of the code, do not.
+        let nginx = Nginx::find(self.policy, manifest.sources.iter().map(|s| (&s.name, &s.facts)));
+        let nginx = nginx.map(|n| match intents.iter().any(Nginx::reads) {
+            true => n,
+            false => n.tried(&self.stage.places),
+        });
         let aim = Aim {
             to: target.asked,
             why: target.why,
@@ -294,15 +299,68 @@ impl Planner<'_> {
         Ok(Fate::Returns(Part { paths, ..Part::default() }))
     }
 
-    /// Keys that belong to the data follow them: today's where a database stays.
     fn env(&self, source: &SourceEntry, of_policy: &SourcePolicy) -> Result<Decided, OpsError> {
-        let mut data = Side::Snapshot;
-        for other in self.reader.manifest.sources.iter().filter(|s| matches!(s.kind.as_str(), "postgres" | "command")) {
-            if matches!(self.fate(other, self.of_policy(other))?, Fate::Stays(_)) {
-                data = Side::Live;
+        env::decide((source, of_policy), self.reader, self.stage, (self.request.env, &self.data()?), self.ask)
+    }
+
+    /// What becomes of the data that the snapshot has. Whatever holds data may hold what a key encrypted: nothing says
+    /// which of them does. What is emptied needs no key.
+    fn data(&self) -> Result<DataFate, OpsError> {
+        let mut data = DataFate::default();
+        for source in &self.reader.manifest.sources {
+            let holds = within(&Narrow::Data, source) && !source.streams.is_empty();
+            if !holds || source.facts["present"].as_bool() == Some(false) {
+                continue;
+            }
+            let of_policy = self.of_policy(source);
+            match self.fate(source, of_policy)? {
+                Fate::Returns(part) if part.flush => {}
+                Fate::Returns(part) => {
+                    let adds = of_policy.is_some_and(|p| p.on_rollback == OnRollback::Add) && !part.exact;
+                    data.adds.extend(adds.then(|| source.name.clone()));
+                    data.returns.push(source.name.clone());
+                }
+                Fate::Stays(_) => data.stays.push(source.name.clone()),
             }
         }
-        env::decide((source, of_policy), self.reader, self.stage, (self.request.env, data), self.ask)
+        Ok(data)
+    }
+
+    /// Data return and their keys do not: what env files stay have to fit them.
+    fn kept_env(&self, warnings: &mut Vec<String>) -> Result<(), OpsError> {
+        let data = self.data()?;
+        if data.returns.is_empty() {
+            return Ok(());
+        }
+        for source in self.reader.manifest.sources.iter().filter(|s| s.kind == "env") {
+            let Some(of_policy) = self.of_policy(source).filter(|_| source.outcome != SourceOutcome::Failed) else {
+                continue;
+            };
+            if !matches!(self.fate(source, Some(of_policy))?, Fate::Stays(_)) {
+                continue;
+            }
+            let keys = env::data_keys((source, of_policy), self.reader, self.stage)?;
+            if keys.is_empty() {
+                continue;
+            }
+            let text = format!(
+                "{} differs since the snapshot and stays, and data that were written under the old value return: {}",
+                keys.join(", "),
+                env::names(&data.returns)
+            );
+            if self.request.env.is_none() {
+                return Err(OpsError::usage(
+                    text,
+                    format!(
+                        "let the env return with the data (--only data --only {}), or say --env live if they can be \
+                         read with today's value; nothing was changed",
+                        source.name
+                    ),
+                ));
+            }
+            warnings.push(text);
+        }
+        Ok(())
     }
 
     /// Databases that stay under code that returns.
@@ -344,6 +402,11 @@ impl Planner<'_> {
         let kinds = |kind: &str| intents.iter().any(|i| i.kind == kind);
         let code = kinds("git") || kinds("compose");
         if !code && !kinds("env") && late.is_empty() {
+            return Ok(None);
+        }
+        let ran = self.reader.manifest.sources.iter().any(|s| s.kind == "compose" && s.facts["running"] != false);
+        if self.project.is_none() && late.is_empty() && !ran && !needs_engine(self.policy) {
+            // Nothing ran, nothing runs: there need not even be an engine.
             return Ok(None);
         }
         let live = self.project.as_ref().map(|p| Stack::live(p, &self.policy.app));

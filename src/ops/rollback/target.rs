@@ -2,6 +2,7 @@
 //!
 //! A tag and a commit mean the newest complete snapshot that carries it: one that is not complete serves where there is
 //! no other, and the plan says what is missing of it. What the snapshot recorded wins over what git says today.
+//! A snapshot that a rollback took first is of the very state that one wanted to leave: only its id or its tag mean it.
 
 use crate::base::ids::{PolicyName, SnapshotId};
 use crate::ops::access::{Access, parse_time};
@@ -82,8 +83,8 @@ fn choose<'a>(
 ) -> Result<Found<'a>, Missing> {
     let found = |snapshot, why: String| Ok(Found { snapshot, why, warnings: Vec::new() });
     if let Named::Latest(back) = Named::parse(asked) {
-        return match all.iter().rev().nth(back) {
-            Some(snapshot) => found(snapshot, format!("{asked} of the policy's snapshots")),
+        return match all.iter().rev().filter(|s| is_candidate(s)).nth(back) {
+            Some(snapshot) => found(snapshot, format!("{asked} of the snapshots that no rollback took")),
             None => Err(Missing::Plain),
         };
     }
@@ -104,7 +105,7 @@ fn choose<'a>(
     }
     let of_commit = |commit: &str| -> Vec<&'a Snapshot> {
         let taken_at = |s: &&Snapshot| s.header.git_commit.as_deref().is_some_and(|c| c.starts_with(commit));
-        all.iter().copied().filter(taken_at).collect()
+        all.iter().copied().filter(|s| is_candidate(s)).filter(taken_at).collect()
     };
     let hex = asked.len() >= COMMIT_DIGITS && asked.bytes().all(|b| b.is_ascii_hexdigit());
     if hex && let Some((snapshot, which)) = best(&of_commit(&asked.to_ascii_lowercase())) {
@@ -120,12 +121,12 @@ fn choose<'a>(
         };
     }
     if let Some(time) = parse_time(asked, now) {
-        let before: Vec<&Snapshot> = all.iter().copied().filter(|s| s.header.time <= time).collect();
+        let before: Vec<&Snapshot> = all.iter().copied().filter(|s| is_candidate(s) && s.header.time <= time).collect();
         return match best(&before) {
             Some((snapshot, which)) => found(snapshot, format!("the newest {which}snapshot at or before {asked}")),
             None => Err(Missing::At(
                 format!("no snapshot is as old as {asked}"),
-                all.first().map_or_else(
+                all.iter().find(|s| is_candidate(s)).map_or_else(
                     || "take the first one with `lifeboat snapshot`".into(),
                     |s| format!("the oldest one is {}", s.header.id),
                 ),
@@ -167,10 +168,14 @@ pub fn is_candidate(snapshot: &Snapshot) -> bool {
     snapshot.header.trigger != Trigger::Rollback
 }
 
-/// The newest complete one, or the newest; and which of both it is.
+/// The newest complete one, or the newest; and which of both it is. One that a rollback took comes last.
 fn best<'a>(of: &[&'a Snapshot]) -> Option<(&'a Snapshot, &'static str)> {
-    let complete = of.iter().rev().find(|s| s.header.outcome == Outcome::Complete);
-    complete.map(|s| (*s, "complete ")).or_else(|| of.last().map(|s| (*s, "")))
+    let newest = |own: bool| of.iter().rev().copied().filter(move |s| is_candidate(s) == own);
+    let of_kind = |own: bool| {
+        let complete = newest(own).find(|s| s.header.outcome == Outcome::Complete);
+        complete.map(|s| (s, "complete ")).or_else(|| newest(own).next().map(|s| (s, "")))
+    };
+    of_kind(true).or_else(|| of_kind(false))
 }
 
 fn is_id(snapshot: &Snapshot, text: &str) -> bool {
@@ -211,7 +216,9 @@ fn no_snapshot_at(all: &[&Snapshot], asked: &str, commit: &Commit) -> Missing {
         [] => "take a snapshot of what you want to come back to, before the next change".to_owned(),
         near => format!("nearest: {}", near.join("; ")),
     };
-    Missing::At(format!("no snapshot was taken at {asked} (commit {})", short(&commit.id)), hint)
+    let own = all.iter().rev().find(|s| !is_candidate(s) && s.header.git_commit.as_deref() == Some(&commit.id));
+    let own = own.map_or_else(String::new, |s| format!(" but {}, which a rollback took first", s.header.id));
+    Missing::At(format!("no snapshot was taken at {asked} (commit {}){own}", short(&commit.id)), hint)
 }
 
 fn apart(delta: TimeDelta) -> String {

@@ -334,11 +334,6 @@ impl Record {
         self.entries.iter().any(|e| matches!(e.line, Line::Discarding | Line::Discarded))
     }
 
-    /// Whether it came to the new state once.
-    pub fn was_done(&self) -> bool {
-        self.entries.iter().any(|e| matches!(e.line, Line::End { end: End::Done }))
-    }
-
     /// Whether nothing can be done by it any more.
     fn is_spent(&self) -> bool {
         self.is_discarded() || matches!(self.end(), Some((End::Undone, _)))

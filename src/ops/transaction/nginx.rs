@@ -6,6 +6,7 @@ use crate::ops::OpsError;
 use crate::place::{Command, ContainerPlace, HostPlace, Place, PlaceError};
 use crate::policy::Policy;
 use crate::policy::model::SourceSpec;
+use crate::repository::chain::full_text;
 use crate::sources::SourceError;
 use crate::sources::placing::Intent;
 use crate::sources::project::Places;
@@ -24,19 +25,20 @@ pub struct Nginx {
     pub container: Option<String>,
     /// Its main file, where it is not the one that it was built with.
     pub main: Option<PathBuf>,
+    /// Nothing that it reads is put back, and its test failed before anything was changed: if it still does, that is said
+    /// and nothing more.
+    #[serde(default)]
+    pub failed_before: bool,
 }
 
 impl Nginx {
-    /// The nginx of the policy, when what it reads is put back.
-    pub fn find<'f>(
-        policy: &Policy,
-        intents: &[Intent],
-        facts: impl Iterator<Item = (&'f SourceName, &'f Value)>,
-    ) -> Option<Self> {
-        let reads = |i: &Intent| matches!(i.kind.as_str(), "nginx" | "certificates");
-        if !intents.iter().any(reads) {
-            return None;
-        }
+    /// Whether it reads what this puts back.
+    pub fn reads(intent: &Intent) -> bool {
+        matches!(intent.kind.as_str(), "nginx" | "certificates")
+    }
+
+    /// The nginx of the policy.
+    pub fn find<'f>(policy: &Policy, facts: impl Iterator<Item = (&'f SourceName, &'f Value)>) -> Option<Self> {
         let (name, spec) = policy.sources.iter().find_map(|s| match &s.spec {
             SourceSpec::Nginx(spec) => Some((&s.name, spec)),
             _ => None,
@@ -45,11 +47,26 @@ impl Nginx {
         let usual = |main: &PathBuf| main == std::path::Path::new("/etc/nginx/nginx.conf");
         // Inside a container the file has another path; there nginx knows its own.
         let main = main.filter(|m| spec.container.is_none() && !usual(m));
-        Some(Self { container: spec.container.clone(), main })
+        Some(Self { container: spec.container.clone(), main, failed_before: false })
+    }
+
+    /// Tests it as it is, before anything is changed: a site of somebody else that is broken already must not be what a
+    /// rollback fails by.
+    pub fn tried(self, places: &Places) -> Self {
+        Self { failed_before: self.act(places, false).is_err(), ..self }
     }
 
     /// Tests and reloads. `Ok(Some(note))`: there was nothing to reload.
     pub fn reload(&self, places: &Places) -> Result<Option<String>, OpsError> {
+        match self.act(places, true) {
+            Err(e) if self.failed_before => {
+                Ok(Some(format!("nginx fails its test, as it did before: it is not reloaded: {}", full_text(&e))))
+            }
+            other => other,
+        }
+    }
+
+    fn act(&self, places: &Places, reload: bool) -> Result<Option<String>, OpsError> {
         let place: Box<dyn Place> = match &self.container {
             None => Box::new(HostPlace::new()),
             Some(name) => {
@@ -78,6 +95,9 @@ impl Nginx {
                 return Ok(Some(format!("nginx is not tested: there is none on {}", place.describe())));
             }
             Err(e) => return Err(of_nginx(e)),
+        }
+        if !reload {
+            return Ok(None);
         }
         match place.output(command(&["-s", "reload"]), OUTPUT_BYTES) {
             Ok(_) => Ok(None),

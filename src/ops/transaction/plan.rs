@@ -5,7 +5,7 @@ use super::hooks;
 use super::journal::{folder, refuse_pending};
 use super::nginx::Nginx;
 use super::overlay::ChosenKey;
-use super::services::Services;
+use super::services::{Services, recorded};
 use super::stage::Stage;
 use super::up::Up;
 use crate::base::ids::{PolicyName, SnapshotId, SourceName, random_bytes};
@@ -189,9 +189,10 @@ pub fn plan(
             Services { note: Some("nothing live is changed: nothing is stopped".into()), ..Services::default() }
         }
         (_, true) => Services { note: Some("nginx is reloaded, and nothing is stopped".into()), ..Services::default() },
-        _ => Services::find(policy, &stage.places)?,
+        _ => Services::find(policy, &recorded(manifest), &stage.places)?,
     };
-    let nginx = Nginx::find(policy, &intents, manifest.sources.iter().map(|s| (&s.name, &s.facts)));
+    let nginx = Nginx::find(policy, manifest.sources.iter().map(|s| (&s.name, &s.facts)));
+    let nginx = nginx.filter(|_| intents.iter().any(Nginx::reads));
     Ok(TransactionPlan {
         what: What::Restore,
         aim: None,

@@ -5,7 +5,7 @@ use super::journal::{End, Entry, Journal, Line, Phase, Record, Step, refuse_pend
 use super::overlay;
 use super::plan::{Late, TransactionPlan};
 use super::report::{Outcome, TransactionReport};
-use super::services::{Services, from_place};
+use super::services::{Services, from_place, recorded};
 use super::settle::discard_expired;
 use super::stage::Stage;
 use crate::base::cancel::Held;
@@ -69,7 +69,7 @@ fn change(
     let mut plan = plan.clone();
     if plan.services.project.is_some() {
         // Somebody may have thought about the plan for long: what runs now is what runs afterwards.
-        plan.services = Services::find(policy, &stage.places)?;
+        plan.services = Services::find(policy, &recorded(&reader.manifest), &stage.places)?;
         if let Some(up) = &mut plan.up {
             up.look_again(policy, &stage.places)?;
         }

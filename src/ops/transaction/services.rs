@@ -7,6 +7,7 @@ use crate::place::inspect::ContainerSummary;
 use crate::place::{Docker, PlaceError};
 use crate::policy::Policy;
 use crate::policy::model::{SourceSpec, Target};
+use crate::repository::format::Manifest;
 use crate::sources::SourceError;
 use crate::sources::project::{Places, default_compose_files};
 use serde::{Deserialize, Serialize};
@@ -49,8 +50,9 @@ impl Services {
         Self { note: Some(note.into()), ..Self::default() }
     }
 
-    /// Finds what runs now of what the policy stops.
-    pub fn find(policy: &Policy, places: &Places) -> Result<Self, OpsError> {
+    /// Finds what runs now of what the policy stops. A service that today's project does not have counts as stopped where
+    /// `recorded` has it: a deployment may have renamed it or taken it away.
+    pub fn find(policy: &Policy, recorded: &[String], places: &Places) -> Result<Self, OpsError> {
         let engine = match places.project() {
             Err(PlaceError::NoDocker { .. }) if policy.rollback.stop.is_empty() && !has_compose_files(policy) => {
                 return Ok(Self::none("there is no compose project here: nothing is stopped"));
@@ -68,7 +70,7 @@ impl Services {
         };
         let docker = places.docker().map_err(from_place)?;
         let known: Vec<String> = project.containers.iter().filter_map(|c| c.compose().map(|l| l.service)).collect();
-        if let Some(unknown) = policy.rollback.stop.iter().find(|s| !known.contains(s)) {
+        if let Some(unknown) = policy.rollback.stop.iter().find(|s| !known.contains(s) && !recorded.contains(s)) {
             return Err(OpsError::failed(
                 format!("[rollback] stops service {unknown:?}, and project {} has none of that name", project.name),
                 format!("its services are {}", dedup(known).join(", ")),
@@ -178,7 +180,7 @@ impl Services {
         }
         for service in fallen.iter().filter(|s| s.health.as_deref() == Some("healthy")) {
             let project = self.project.as_deref().unwrap_or_default();
-            await_healthy(&docker, project, &service.service, cancel)?;
+            await_healthy(&docker, project, &service.service, self.patience(&service.service), cancel)?;
         }
         Ok(())
     }
@@ -192,6 +194,13 @@ impl Services {
     pub fn expected_seconds(&self) -> f64 {
         self.stop.len() as f64 * 3.0
     }
+}
+
+/// Services that a snapshot's compose source has.
+pub fn recorded(manifest: &Manifest) -> Vec<String> {
+    let compose = manifest.sources.iter().filter(|s| s.kind == "compose");
+    let services = compose.flat_map(|s| s.facts["services"].as_array().into_iter().flatten());
+    services.filter_map(|s| s["service"].as_str().map(str::to_owned)).collect()
 }
 
 /// Containers that were made anew since have the name, and not the id.

@@ -29,6 +29,7 @@ pub struct ComposePlacing {
     timeout: Duration,
     never: Vec<PathBuf>,
     hands: Hands,
+    implicit: bool,
 }
 
 /// What a step needs: kept in the journal.
@@ -50,7 +51,13 @@ pub fn planned(intent: &Intent) -> Option<(ComposeProject, UpSet)> {
 
 impl ComposePlacing {
     pub fn new(app: &App, source: &SourcePolicy, never: Vec<PathBuf>, cancel: &Cancel) -> Self {
-        Self { app: app.clone(), timeout: source.timeout, never, hands: Hands::new(Places::new(app, cancel)) }
+        Self {
+            app: app.clone(),
+            timeout: source.timeout,
+            never,
+            hands: Hands::new(Places::new(app, cancel)),
+            implicit: source.implicit,
+        }
     }
 
     fn job(&self, scene: &Scene<'_>, pieces: &[Piece]) -> Job {
@@ -164,17 +171,27 @@ impl Placing for ComposePlacing {
             nothing.lines.push("there was no compose project when the snapshot was taken".into());
             return Ok(nothing);
         }
-        let compose = find(scene.cancel)?;
-        let docker = scene.places.docker()?;
-        let today = Today::look(&docker, scene.places.project()?.as_ref())?;
-        let Found { wanted, mut lines, mut warnings } =
-            images::plan(scene, stored, &docker, &self.app, &facts.services)?;
-        hindrances::look(&docker, &compose, &self.app, &facts, &today, &wanted)?.refuse()?;
-        warnings.extend(self.shared(&docker, &today, &wanted)?);
-        let built = wanted.iter().filter(|w| w.from == From::Built).flat_map(|w| &w.services);
-        state.up.build = built.filter(|s| state.up.has(s)).cloned().collect();
-        say_services(&state, &compose, &today, &mut lines);
-        state.images = wanted;
+        let docker = match scene.places.docker() {
+            // A tree may hold a compose file on a host that has no engine: nothing ran of it, and nothing has to come up.
+            Err(PlaceError::NoDocker { .. }) if self.implicit && !facts.running => None,
+            other => Some(other?),
+        };
+        let (mut lines, mut warnings) = (Vec::new(), Vec::new());
+        if let Some(docker) = docker {
+            let compose = find(scene.cancel)?;
+            let today = Today::look(&docker, scene.places.project()?.as_ref())?;
+            let found = images::plan(scene, stored, &docker, &self.app, &facts.services)?;
+            let Found { wanted, lines: said, warnings: warned } = found;
+            (lines, warnings) = (said, warned);
+            hindrances::look(&docker, &compose, &self.app, &facts, &today, &wanted)?.refuse()?;
+            warnings.extend(self.shared(&docker, &today, &wanted)?);
+            let built = wanted.iter().filter(|w| w.from == From::Built).flat_map(|w| &w.services);
+            state.up.build = built.filter(|s| state.up.has(s)).cloned().collect();
+            say_services(&state, &compose, &today, &mut lines);
+            state.images = wanted;
+        } else {
+            lines.push("nothing ran, and there is no engine here: only its files come back".to_owned());
+        }
         let now = (scene.now.timestamp(), 0);
         state.pieces = written::choose(scene.policy, stored, &facts, now, (self.timeout, scene.cancel))?;
         let mut room = Vec::new();

@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 #[serde(default)]
 pub(super) struct Facts {
     pub present: bool,
+    /// Containers of it were there.
+    pub running: bool,
     pub project: Option<String>,
     pub working_dir: PathBuf,
     pub files: Vec<StoredFile>,

@@ -43,7 +43,7 @@ pub enum Change {
 pub struct Rotated {
     pub file: PathBuf,
     pub key: String,
-    /// It belongs to the data and follows them, whatever is chosen for the others.
+    /// It belongs to the data and follows them, whatever is chosen for the others, where they all go one way.
     pub data_key: bool,
     pub change: Change,
 }

@@ -2,10 +2,14 @@
 //!
 //! Branches, tags and remotes are as captured; the tree is at the captured commit, on the captured branch where there was
 //! one. Edits and submodules are the rollback's. Nothing is fetched.
+//!
+//! Write order (must): objects, names, remotes and head in a folder of another name → that on disk → its name `.git` → the
+//! files. What was cut short before has no `.git`, and is made again; behind it the rollback puts right what is missing.
 
 use super::explain;
 use super::tool::Git;
 use crate::base::cancel::Cancel;
+use crate::place::PlaceError;
 use crate::sources::SourceError;
 use crate::sources::placing::Stored;
 use std::fmt::Write as _;
@@ -13,9 +17,17 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// The repository while it is made.
+const UNFINISHED: &str = ".git.lifeboat-unfinished";
 const LIMIT: Duration = Duration::from_secs(3600);
 /// Refs of a bundle's head.
 const MAX_HEAD: u64 = 64 << 20;
+
+/// Whether `root` holds nothing but what a run that was cut short has left of a repository.
+pub fn is_unfinished(root: &Path) -> bool {
+    let names: Vec<_> = std::fs::read_dir(root).into_iter().flatten().flatten().map(|e| e.file_name()).collect();
+    matches!(names.as_slice(), [one] if one == UNFINISHED)
+}
 
 /// Makes the repository of `root`, which must be an empty folder that belongs to the tree's owner.
 pub fn make(root: &Path, stored: &Stored<'_>, cancel: &Cancel) -> Result<(), SourceError> {
@@ -26,7 +38,11 @@ pub fn make(root: &Path, stored: &Stored<'_>, cancel: &Cancel) -> Result<(), Sou
             "clone the repository to its place by hand, then run this again",
         )
     })?;
-    let git = Git::known(root, &root.join(".git"), cancel, Instant::now() + LIMIT)?;
+    let (unfinished, made) = (root.join(UNFINISHED), root.join(".git"));
+    let deadline = Instant::now() + LIMIT;
+    let git = Git::known(root, &unfinished, cancel, deadline)?;
+    let name = unfinished.to_string_lossy().into_owned();
+    git.run(&["rm", "-rf", "--", &name])?;
     let format = facts["object_format"].as_str().unwrap_or("sha1");
     let init = format!("--object-format={format}");
     // Without the option for what every git knows.
@@ -35,6 +51,8 @@ pub fn make(root: &Path, stored: &Stored<'_>, cancel: &Cancel) -> Result<(), Sou
         arguments.push(&init);
     }
     git.text(&arguments).map_err(explain)?;
+    // Git writes that down as the folder does not lie where a repository usually does.
+    git.maybe(&["config", "--unset", "core.worktree"]).or_else(not_set)?;
     let read = |source| SourceError::File { action: "read", path: bundle.into(), source };
     let mut stream = BufReader::new(stored.streams.open(bundle).map_err(read)?);
     let refs = head(&mut stream).map_err(read)?;
@@ -47,7 +65,7 @@ pub fn make(root: &Path, stored: &Stored<'_>, cancel: &Cancel) -> Result<(), Sou
         .map(|c| format!("{c}\n"))
         .collect();
     if !shallow.is_empty() {
-        let file = root.join(".git/shallow");
+        let file = unfinished.join("shallow");
         std::fs::write(&file, shallow).map_err(|source| SourceError::File { action: "write", path: file, source })?;
     }
     let mut commands = String::new();
@@ -71,10 +89,30 @@ pub fn make(root: &Path, stored: &Stored<'_>, cancel: &Cancel) -> Result<(), Sou
         (_, Some(commit)) => {
             git.text(&["update-ref", "--no-deref", "HEAD", commit]).map_err(explain)?;
         }
-        (_, None) => return Ok(()),
+        (_, None) => {}
     }
+    let folder = |action| move |source| SourceError::File { action, path: made_at(root), source };
+    let open = std::fs::File::open(&unfinished).map_err(folder("open"))?;
+    rustix::fs::syncfs(&open).map_err(|e| folder("make durable")(e.into()))?;
+    git.run(&["mv", "-T", "--", &name, &made.to_string_lossy()])?;
+    if commit.is_none() {
+        return Ok(());
+    }
+    let git = Git::known(root, &made, cancel, deadline)?;
     git.text(&["read-tree", "--reset", "-u", "HEAD"]).map_err(explain)?;
     Ok(())
+}
+
+fn made_at(root: &Path) -> std::path::PathBuf {
+    root.join(UNFINISHED)
+}
+
+/// Status 5: there was no such setting.
+fn not_set(e: SourceError) -> Result<Option<String>, SourceError> {
+    match e {
+        SourceError::Place(PlaceError::Failed { code: 5, .. }) => Ok(None),
+        e => Err(e),
+    }
 }
 
 /// The refs that a bundle's head names; the stream stands behind it.

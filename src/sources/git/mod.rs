@@ -18,9 +18,9 @@ mod tool;
 mod tree;
 mod untracked;
 
-pub use anew::make as make_anew;
+pub use anew::{is_unfinished, make as make_anew};
 pub use look::{Commit, commit_named};
-pub use placing::GitPlacing;
+pub use placing::{GitPlacing, give_up, refuse_unfinished};
 pub use proof::GitProof;
 pub use refs::{release, tag, tag_stands};
 pub use untracked::{By, Kept, kept};

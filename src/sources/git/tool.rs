@@ -226,10 +226,11 @@ impl Git {
             source,
         })?;
         let user = (account::is_root() && owner.uid != 0).then(|| owner.spec());
-        let cwd = if dir.is_dir() { dir } else { there };
+        // A work tree must be a folder that git can reach; where there is none yet, nothing may be written by mistake.
+        let (cwd, tree) = if dir.is_dir() { (dir, dir) } else { (there, Path::new("/proc")) };
         let env = vec![
             ("GIT_DIR".to_owned(), git_dir.to_string_lossy().into_owned()),
-            ("GIT_WORK_TREE".to_owned(), dir.to_string_lossy().into_owned()),
+            ("GIT_WORK_TREE".to_owned(), tree.to_string_lossy().into_owned()),
         ];
         Ok(Git { dir: cwd.to_owned(), user, cancel: cancel.clone(), deadline, env, umask: None })
     }

@@ -30,6 +30,20 @@ pub(super) struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
+    /// The folder of a submodule that is not there; whether it was made.
+    pub(super) fn lay_folder(&self, today: &Today) -> Result<bool, SourceError> {
+        let repository = self.repository;
+        if !repository.absent || today.same || self.notes.has(Mark::Switched) || self.notes.has(Mark::Checkout) {
+            return Ok(false);
+        }
+        locks::outlive(self.scene.id)?;
+        if !self.index_lock_is_ours() {
+            locks::refuse(&repository.git_dir)?;
+        }
+        self.lay_link()?;
+        Ok(true)
+    }
+
     pub(super) fn switch(&self, today: &Today) -> Result<(), SourceError> {
         if today.same || self.notes.has(Mark::Switched) {
             return Ok(());
@@ -42,9 +56,6 @@ impl Exchange<'_> {
         } else {
             if !self.index_lock_is_ours() {
                 locks::refuse(&repository.git_dir)?;
-            }
-            if repository.absent {
-                self.lay_link()?;
             }
             let tree = Inside::open(&repository.dir)?;
             today.besides.iter().try_for_each(|b| tree.put_beside(b))?;

@@ -16,8 +16,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// The variable that marks our processes.
-pub(super) const MARK: &str = "LIFEBOAT_TRANSACTION";
+/// The variable that marks our gits. Hooks know the transaction by another one: what a hook leaves running is not ours to
+/// wait for, and not ours to end.
+pub(super) const MARK: &str = "LIFEBOAT_GIT_OF";
 pub(super) const LINK: &str = "160000";
 
 /// A line of `git diff-tree --raw`.
@@ -58,10 +59,20 @@ impl Ground {
         cancel: &Cancel,
         deadline: Instant,
     ) -> Result<Self, SourceError> {
-        let own = repository.git_dir.join("lifeboat").join(id);
-        let git = open(&repository.dir, &repository.git_dir, id, cancel, deadline)?;
-        let (dir, git_dir) = (repository.dir.clone(), repository.git_dir.clone());
-        Ok(Self { git, own, dir, git_dir, scratch: None })
+        Self::of(&repository.dir, &repository.git_dir, id, cancel, deadline)
+    }
+
+    /// The same by its folders.
+    pub(super) fn of(
+        dir: &Path,
+        git_dir: &Path,
+        id: &str,
+        cancel: &Cancel,
+        deadline: Instant,
+    ) -> Result<Self, SourceError> {
+        let own = git_dir.join("lifeboat").join(id);
+        let git = open(dir, git_dir, id, cancel, deadline)?;
+        Ok(Self { git, own, dir: dir.to_owned(), git_dir: git_dir.to_owned(), scratch: None })
     }
 
     /// For a plan. `like` is a repository whose objects serve, and whose owner is asked.

@@ -103,6 +103,8 @@ pub(super) struct Attributes {
 pub(super) enum Mark {
     /// The repository itself is being made.
     Made,
+    /// The repository that was made is being removed.
+    Leaving,
     /// Files are being written.
     Checkout,
     /// All is as captured.
@@ -115,6 +117,7 @@ impl Mark {
     fn name(self) -> &'static str {
         match self {
             Mark::Made => "made",
+            Mark::Leaving => "leaving",
             Mark::Checkout => "checkout",
             Mark::Switched => "switched",
             Mark::Returning => "returning",
@@ -190,6 +193,6 @@ impl<'a> Notes<'a> {
     }
 
     pub(super) fn forget(&self) -> Result<(), SourceError> {
-        ["today", "made", "returning", "switched", "checkout"].iter().try_for_each(|name| self.remove(name))
+        ["today", "made", "leaving", "returning", "switched", "checkout"].iter().try_for_each(|name| self.remove(name))
     }
 }

@@ -93,6 +93,20 @@ pub(super) fn clear(ground: &Ground, repository: &Repository, id: &str) -> Resul
     Ok(())
 }
 
+/// Locks that no git holds any more: they stay, and none is at work in the tree.
+pub(super) fn left(dir: &Path, git_dir: &Path) -> Vec<PathBuf> {
+    let found: Vec<PathBuf> = locks(git_dir).into_iter().filter(|lock| stays(lock)).collect();
+    if found.is_empty() {
+        return found;
+    }
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten().map(|e| e.path());
+    let mut at_work = all.filter(|process| {
+        let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
+        name.starts_with("git") && std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir))
+    });
+    if at_work.next().is_some() { Vec::new() } else { found }
+}
+
 fn remove(ground: &Ground, lock: &Path) -> Result<(), SourceError> {
     ground.git.run(&["rm", "-f", "--", &lock.to_string_lossy()])
 }

@@ -206,6 +206,7 @@ fn already(
     }
     ground.copy(Some(&ground.index(name)), TRIED)?;
     let git = ground.on(TRIED);
+    let asked: BTreeSet<&[u8]> = files.iter().map(Vec::as_slice).collect();
     git.feed(&["update-index", "--add", "-z", "--stdin"], &mut listed(files.iter().map(Vec::as_slice)))?;
     git.each(&["ls-files", "--stage", "-z"], |record| {
         // `mode id stage\tpath`
@@ -213,7 +214,7 @@ fn already(
         let (meta, path) = (String::from_utf8_lossy(&record[..tab]), &record[tab + 1..]);
         if let Some((mode, id)) = wanted.get(path)
             && meta.starts_with(&format!("{mode} {id} "))
-            && files.iter().any(|f| f == path)
+            && asked.contains(path)
         {
             same.insert(path.to_vec());
         }

@@ -8,6 +8,7 @@
 //! - [`inside`]: files of the tree, and what git does not record of them
 //! - [`locks`]: what a killed run left
 //! - [`lfs`]: content that is elsewhere
+//! - [`unfinished`]: merges and the like that a command began and did not end
 //!
 //! Invariants: git runs as the owner of the tree with hooks off, and fetches nothing; what git does not track is never
 //! removed: where the snapshot has a tracked file in its place it gets a name beside; no branch and no tag is moved;
@@ -24,6 +25,7 @@ mod lfs;
 mod locks;
 mod look;
 mod survey;
+mod unfinished;
 
 use super::explain;
 use super::tool::{Git, NotARepository};
@@ -37,6 +39,8 @@ use intent::{Mark, Notes, Repository, Task, Today, task_of};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use survey::{Findings, Surveyor};
+
+pub use unfinished::{give_up, refuse_unfinished};
 
 /// A source of kind `git`, put back.
 pub struct GitPlacing {
@@ -106,12 +110,48 @@ impl GitPlacing {
         Ok(())
     }
 
+    /// Whether a repository that was made holds more than what it was made with: names, another commit that is checked
+    /// out, or a repository within.
+    fn holds_new(
+        &self,
+        scene: &Scene<'_>,
+        repository: &Repository,
+        exchange: &Exchange<'_>,
+    ) -> Result<bool, SourceError> {
+        // Cut short while it was made.
+        if ["HEAD", "objects", "refs"].iter().any(|name| !repository.git_dir.join(name).exists()) {
+            return Ok(false);
+        }
+        let own = [transaction_ref("new", scene), transaction_ref("old", scene), repository.keep.clone()];
+        let git = &exchange.ground.git;
+        let names = git.text(&["for-each-ref", "--format=%(refname)"]).map_err(explain)?;
+        if names.lines().any(|name| !own.iter().any(|o| o == name)) || holds_repository(&repository.git_dir) {
+            return Ok(true);
+        }
+        let head = exchange.ground.head().map(|head| head.commit().map(str::to_owned));
+        Ok(head?.is_some_and(|commit| commit != repository.commit))
+    }
+
     fn discard(&self, scene: &Scene<'_>, intent: &Intent, undone: bool) -> Result<(), SourceError> {
         for repository in task_of(intent)?.repositories.iter().rev() {
             let exchange = self.exchange(scene, repository)?;
             locks::outlive(scene.id)?;
             let git = exchange.ground.git.clone().at(parent(&repository.git_dir));
-            if undone && exchange.notes.has(Mark::Made) {
+            let made = undone && exchange.notes.has(Mark::Made);
+            if made && !exchange.notes.has(Mark::Leaving) {
+                match self.holds_new(scene, repository, &exchange)? {
+                    false => exchange.notes.set(Mark::Leaving)?,
+                    true => {
+                        let text = format!(
+                            "the repository of submodule {} was made by this, and has been worked in since: it stays as {}",
+                            repository.path,
+                            repository.git_dir.display()
+                        );
+                        scene.events.warn(scene.name, text);
+                    }
+                }
+            }
+            if made && exchange.notes.has(Mark::Leaving) {
                 git.run(&["rm", "-rf", "--", &repository.git_dir.to_string_lossy()])?;
             } else if repository.git_dir.exists() {
                 locks::clear(&exchange.ground, repository, scene.id)?;
@@ -133,6 +173,20 @@ impl GitPlacing {
 
 fn transaction_ref(name: &str, scene: &Scene<'_>) -> String {
     format!("refs/lifeboat/{name}/{}", scene.id)
+}
+
+/// Whether a submodule of a submodule has its repository in there.
+fn holds_repository(git_dir: &std::path::Path) -> bool {
+    let mut folders = vec![git_dir.join("modules")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if entry.file_name() == "HEAD" {
+                return true;
+            }
+            folders.extend(entry.file_type().is_ok_and(|t| t.is_dir()).then(|| entry.path()));
+        }
+    }
+    false
 }
 
 fn parent(path: &std::path::Path) -> &std::path::Path {
@@ -215,7 +269,12 @@ impl Placing for GitPlacing {
             let exchange = self.exchange(scene, repository)?;
             let today = exchange.notes.today()?;
             let today = today.ok_or_else(|| SourceError::problem("today's state was not looked at"))?;
-            exchange.switch(&today)?;
+            if exchange.lay_folder(&today)? {
+                // Git is told of the folder that is there now.
+                self.exchange(scene, repository)?.switch(&today)?;
+            } else {
+                exchange.switch(&today)?;
+            }
         }
         Ok(())
     }
@@ -233,7 +292,12 @@ impl Placing for GitPlacing {
     fn back(&self, scene: &Scene<'_>, intent: &Intent) -> Result<(), SourceError> {
         for repository in task_of(intent)?.repositories.iter().rev() {
             let exchange = self.exchange(scene, repository)?;
-            if let Some(today) = exchange.notes.today()? {
+            let Some(today) = exchange.notes.today()? else { continue };
+            if exchange.notes.has(Mark::Checkout) && !repository.dir.is_dir() {
+                // Somebody took the folder away: it goes back from an empty one.
+                exchange.ground.git.run(&["mkdir", "-p", "--", &repository.dir.to_string_lossy()])?;
+                self.exchange(scene, repository)?.back(&today)?;
+            } else {
                 exchange.back(&today)?;
             }
         }
