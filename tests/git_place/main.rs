@@ -413,8 +413,11 @@ fn submodules_come_back_also_one_that_is_not_there_any_more() {
             let since = commit(&sub, "since");
             again.undo(&intent);
             let modules = app.join(".git/modules/the inner");
-            assert_eq!(git(&modules, &["--git-dir=.", "cat-file", "-t", &since]), "commit");
-            assert!(git(&modules, &["--git-dir=.", "for-each-ref"]).contains("dirty"), "a name leads to it");
+            assert_eq!(git(&modules, &["--git-dir=.", "--work-tree=.", "cat-file", "-t", &since]), "commit");
+            assert!(
+                git(&modules, &["--git-dir=.", "--work-tree=.", "for-each-ref"]).contains("dirty"),
+                "a name leads to it"
+            );
         }
     }
 }

@@ -126,17 +126,25 @@ fn a_secret_that_was_rotated_stops_it_before_anything_goes_down() {
     let site = Site::first(0);
     let env = site.world.app().join(".env");
     let add = |line: &str| fs::write(&env, fs::read_to_string(&env).unwrap() + line).unwrap();
-    add("JWT_SECRET=then-aaaaaaaaaaaaaaaaaaaaaaaaa\n");
+    site.add_to_policy("[[source]]\nkind = \"env\"\npaths = [\".env\"]\ndata_keys = [\"VAULT_KEY\"]\n");
+    add("JWT_SECRET=then-aaaaaaaaaaaaaaaaaaaaaaaaa\nVAULT_KEY=vault-then\n");
     site.run(&["snapshot", "--tag", "v1"]).exits(0);
     site.upgrade();
-    add("JWT_SECRET=now-bbbbbbbbbbbbbbbbbbbbbbbbbb\n");
+    add("JWT_SECRET=now-bbbbbbbbbbbbbbbbbbbbbbbbbb\nVAULT_KEY=vault-now\n");
     let started = site.inspect("api", "{{.State.StartedAt}}");
-    let refused = site.run(&["rollback", "--to", "v1", "--yes"]).exits(2);
+    // The volume returns and Redis stays: neither value fits both.
+    let mixed = site.run(&["rollback", "--to", "v1", "--yes"]).exits(2);
+    mixed.says(&["VAULT_KEY", "data returns", "cache stays", "--env live"]).one_error_with_a_hint();
+    let without = site.run(&["rollback", "--to", "v1", "--yes", "--only", "data"]).exits(2);
+    without.says(&["VAULT_KEY", "--only env"]).one_error_with_a_hint();
+    // All data stay, and the key with them.
+    let refused = site.run(&["rollback", "--to", "v1", "--yes", "--keep-data"]).exits(2);
     refused.says(&["JWT_SECRET", "--env live"]).one_error_with_a_hint();
     assert_eq!(site.inspect("api", "{{.State.StartedAt}}"), started);
     site.run(&["rollback", "--to", "v1", "--yes", "--env", "live"]).exits(0).shows(&["`git switch main`"]);
     site.is(1);
     let text = fs::read_to_string(&env).unwrap();
+    assert!(text.contains("vault-now") && !text.contains("vault-then"), "{text}");
     assert!(text.contains("now-bbb") && !text.contains("then-aaa") && text.contains("MODE=1"), "{text}");
     assert_eq!(site.in_api("echo $JWT_SECRET"), "now-bbbbbbbbbbbbbbbbbbbbbbbbbb");
 }

@@ -34,12 +34,10 @@ pub fn look(bundle: &Bundle, manifest: &Manifest, run: &Run) -> Result<(Vec<Stri
             ));
         }
     }
+    let is_repository = has_code(manifest) && bundle.root.join(".git").exists();
     if !bundle.root.exists() {
         makes.push(format!("folder {}", bundle.root.display()));
-    } else if !(has_code(manifest) && bundle.root.join(".git").exists())
-        && !is_empty(&bundle.root)?
-        && !is_unfinished(&bundle.root)
-    {
+    } else if !is_repository && !is_unfinished(&bundle.root) && !is_empty(&bundle.root)? {
         lacks.push(format!("{} is not empty and no repository: move it away", bundle.root.display()));
     }
     if !bundle.networks.is_empty() || !bundle.volumes.is_empty() {
