@@ -78,7 +78,7 @@ pub struct SnapshotPlan {
     pub trigger: Trigger,
     #[serde(skip)]
     pub force: bool,
-    /// What is far smaller than usual becomes what is usual.
+    #[serde(skip)]
     pub accept_size: bool,
 }
 

@@ -145,6 +145,16 @@ impl State {
         Ok(text.and_then(|id| id.parse().ok()))
     }
 
+    /// Where a repository was seen.
+    pub fn places_of(&self, id: &RepositoryId) -> Result<Vec<String>, RepositoryError> {
+        let db = self.db();
+        let read = || -> rusqlite::Result<Vec<String>> {
+            let mut query = db.prepare("select location from pins where repository = ?1 order by location")?;
+            query.query_map(params![id.as_str()], |row| row.get(0))?.collect()
+        };
+        read().map_err(self.error("look for pins"))
+    }
+
     pub fn set_pin(&self, location: &str, id: &RepositoryId) -> Result<(), RepositoryError> {
         if self.pin(location)?.as_ref() == Some(id) {
             return Ok(());

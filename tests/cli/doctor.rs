@@ -179,7 +179,8 @@ fn all_policies_are_looked_at_also_behind_one_that_cannot_be_read() {
     let policies = json["policies"].as_array().unwrap();
     assert_eq!(policies.len(), 2, "{json:#}");
     assert_eq!(policies[0]["findings"][0]["verdict"], "problem");
-    assert!(policies[1]["findings"].as_array().unwrap().iter().all(|f| f["verdict"] == "ok"), "{json:#}");
+    let well = |f: &Value| f["verdict"] == "ok" || f["check"] == "recovery kit";
+    assert!(policies[1]["findings"].as_array().unwrap().iter().all(well), "{json:#}");
     world.run(&["doctor", "-p", "shop"]).exits(0);
     world.run(&["doctor", "-p", "nope"]).exits(2).says(&["no policy is called"]);
     World::new().run(&["doctor"]).exits(2).one_error_with_a_hint();

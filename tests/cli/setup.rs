@@ -271,3 +271,18 @@ fn a_host_key_that_was_lost_or_seen_is_replaced() {
     world.run(&["verify", "--deep", "-p", "shop", "--identity", "usb.txt"]).exits(0);
     assert_eq!(world.json(&["list", "-p", "shop"])["snapshots"].as_array().unwrap().len(), 4);
 }
+
+#[test]
+fn a_second_repository_needs_keys_of_its_own_and_says_so() {
+    let world = World::with_snapshot();
+    fs::create_dir_all(world.path("other/uploads")).unwrap();
+    let ran =
+        world.run(&["init", "other", "--name", "other", "--repository", "elsewhere"]).exits(2).one_error_with_a_hint();
+    let first = world.repository();
+    ran.says(&["belong to the one at", first.to_str().unwrap(), "--config-dir"]);
+    assert!(!world.path("elsewhere/signers").exists() && !world.path("config/policies/other.toml").exists());
+    // Beside the first application, in its repository, there is room.
+    world.run(&["init", "other", "--name", "other"]).exits(0);
+    world.run(&["snapshot", "-p", "other"]).exits(0);
+    world.run(&["snapshot", "-p", "shop"]).exits(0);
+}

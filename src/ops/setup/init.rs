@@ -285,10 +285,11 @@ pub(super) fn open_or_create(
         (None, None) => return Err(OpsError::NoIdentity { what: "setting up a host" }),
     };
     let root = keys.identity.as_ref().and_then(|(_, file)| file.root_key_of(&expected));
-    let (mut repository, created) = match Repository::open(storage.clone(), &Pin::Exactly(expected)) {
+    let (mut repository, created) = match Repository::open(storage.clone(), &Pin::Exactly(expected.clone())) {
         Ok(repository) => (repository, false),
         Err(RepositoryError::NoRepository { .. }) => {
             let root = root.as_ref().ok_or(OpsError::NoIdentity { what: "creating a repository" })?;
+            refuse_another(installation, url, &expected)?;
             run.events.step(format!("creating the repository {}", policy.repository.url));
             (Repository::create(storage, root, run.now)?, true)
         }
@@ -308,6 +309,25 @@ pub(super) fn open_or_create(
         repository.add_signer(root, &key, action, run.now)?;
     }
     Ok(Opened { repository, created, vouched })
+}
+
+/// A repository is known by its root key. Two with the same one could not be told from one that was tampered with: what
+/// is remembered of the one would be missing in the other.
+fn refuse_another(installation: &Installation, url: &RepositoryUrl, id: &RepositoryId) -> Result<(), OpsError> {
+    let state = State::open(&installation.state_dir)?;
+    if state.signer(id)?.is_none() {
+        return Ok(());
+    }
+    let places = state.places_of(id)?;
+    let first = places.first().cloned().unwrap_or_else(|| "another place".to_owned());
+    Err(OpsError::usage(
+        format!("{url} holds no repository, and this host's keys belong to the one at {first}"),
+        format!(
+            "several applications share a repository, deduplicated and apart: --repository {first}. For one of its own, give it \
+             keys of its own with --config-dir and --state-dir; if {first} is gone for good, move {} away first",
+            installation.state_dir.display()
+        ),
+    ))
 }
 
 fn write_policy(file: &Path, text: &str) -> Result<(), OpsError> {

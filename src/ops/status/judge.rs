@@ -198,6 +198,7 @@ pub fn judge(
     judge.places();
     judge.room();
     judge.recipients();
+    judge.kit();
     judge.transaction();
     judge.coverage();
     judge.health();
@@ -502,6 +503,18 @@ impl Judge<'_> {
         let text = format!("not proved: {}", self.sight.unproved.join(", "));
         let hint = self.command("policy check --live --identity FILE");
         self.add("recipients", Level::Amber, text, Some(hint));
+    }
+
+    /// Amber: on a bad night somebody else may have to do it, without this host to look things up in.
+    fn kit(&mut self) {
+        match &self.sight.kit {
+            None => self.green("kit", "the page of the recovery kit was put away, and says the truth"),
+            Some(why) => {
+                let hint = self.command("recovery-kit --page kit.html");
+                let hint = format!("{hint}: print it, put it away, and confirm it with its code");
+                self.add("kit", Level::Amber, why.clone(), Some(hint));
+            }
+        }
     }
 
     /// Red: the application may be between two states.

@@ -13,7 +13,7 @@ use crate::ops::discover;
 use crate::ops::doctor::{Gap, GapKind, NO_SOURCE, gaps};
 use crate::ops::drill::DrillLine;
 use crate::ops::storage::local_storage;
-use crate::ops::{OpsError, Run, health, setup, transaction};
+use crate::ops::{OpsError, Run, health, kit, setup, transaction};
 use crate::policy::Policy;
 use crate::policy::model::RepositoryUrl;
 use crate::repository::chain::{Snapshot, full_text};
@@ -69,6 +69,8 @@ pub fn look(installation: &Installation, policy: &Policy, host: &HostName, run: 
     sight.health = health;
     sight.room = room(policy);
     sight.unproved = setup::unproved(&installation.state_dir, &policy.repository.recipients)?;
+    let standing = kit::standing(installation, policy)?;
+    sight.kit = (standing.state != kit::State::Confirmed).then(|| standing.sentence());
     let pending = transaction::pending(&installation.state_dir)?.into_iter().find(|p| p.policy == *name);
     sight.pending = pending.map(|p| p.id);
     if let Err(e) = keep(&installation.state_dir, &sight) {

@@ -14,7 +14,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// Of another form, a sight is none.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 /// The most that is read of one.
 const MOST_BYTES: u64 = 32 << 20;
 
@@ -36,6 +36,8 @@ pub struct Sight {
     pub blind: Option<String>,
     /// Recipients that no identity has proved.
     pub unproved: Vec<String>,
+    /// Why the recovery kit is not to be relied on; absent where its page was put away and still says the truth.
+    pub kit: Option<String>,
     /// A transaction that was cut short.
     pub pending: Option<String>,
 }
@@ -113,6 +115,7 @@ impl Sight {
             gaps: None,
             blind: None,
             unproved: Vec::new(),
+            kit: None,
             pending: None,
         }
     }
