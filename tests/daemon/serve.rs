@@ -390,11 +390,11 @@ fn a_transaction_that_was_cut_short_is_reported_and_left_alone() {
     restore.wait().unwrap();
     missed(&world, "shop");
     let daemon = Daemon::start(&world, &[]);
-    let heard = ear.wait(1);
-    assert_eq!(heard[0].json()["outcome"], "pending", "{heard:#?}");
-    assert!(
-        heard[0].json()["text"].as_str().unwrap().contains("restore --resume") || heard[0].body.contains("cut short")
-    );
+    let heard = ear.wait(2);
+    let told = |n: usize| (heard[n].json()["what"].clone(), heard[n].json()["outcome"].clone());
+    assert_eq!(told(0), ("restore".into(), "interrupted".into()), "{heard:#?}");
+    assert_eq!(told(1), ("snapshot".into(), "pending".into()), "{heard:#?}");
+    assert!(heard[1].body.contains("cut short"), "{heard:#?}");
     daemon.says("snapshot of shop: pending");
     assert_eq!(fs::read_to_string(world.path("shop/uploads/file.txt")).unwrap(), "changed");
     assert!(outcomes(&world, "shop").contains(&"pending".to_owned()));
