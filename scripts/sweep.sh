@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # sweep.sh [NAME...]: the whole sweeps, of which scripts/test.sh runs a thinned part: a kill behind every line of a journal,
-# a restart of the Docker engine at every step. They take long: run them before a release, and after a change of what they
+# a restart of the Docker engine at every step, faults at every system call of the engine, mutated files for every parser. They take long: run them before a release, and after a change of what they
 # are about. Without names all of them, one after the other; the count of cases that each has printed, and its time.
 #
 # RELEASE=yes        of a release build (default: the tests' own build)
 # SWEEP_LIMIT=3600   seconds that one sweep may take
 #
-# A sweep is one line of the table below: its name, the test binary, the test. The test does all when LIFEBOAT_SWEEP is set.
+# A sweep is one line of the table below: its name, the test binary (or the library's own tests), the test. The test does all when LIFEBOAT_SWEEP is set.
 set -euo pipefail
 exec </dev/null
 # shellcheck source=lib.sh
@@ -19,6 +19,9 @@ sweeps=(
     'engine     rollback  restart::the_engine_dies_and_starts_nothing_by_itself'
     'engine-up  rollback  restart::the_engine_dies_and_starts_again_what_ran'
     'restore    inplace   crash::'
+    'faults     faults    sweep'
+    'hostile    hostile   sweep'
+    'parsers    lib       sweep_'
 )
 
 need_rust
@@ -48,8 +51,10 @@ for line in "${sweeps[@]}"; do
     wanted "$name" "$@" || continue
     began=$(now_ms)
     status=0
-    cargo test --locked --quiet "${profile[@]}" --test "$binary" --no-run >"$log" 2>&1 || status=$?
-    [ "$status" != 0 ] || timeout -k 20 "${SWEEP_LIMIT:-3600}" cargo test --locked --quiet "${profile[@]}" --test "$binary" -- \
+    target=(--test "$binary")
+    [ "$binary" != lib ] || target=(--lib)
+    cargo test --locked --quiet "${profile[@]}" "${target[@]}" --no-run >"$log" 2>&1 || status=$?
+    [ "$status" != 0 ] || timeout -k 20 "${SWEEP_LIMIT:-3600}" cargo test --locked --quiet "${profile[@]}" "${target[@]}" -- \
         --nocapture --test-threads 1 "$test" >"$log" 2>&1 || status=$?
     counts=$(grep -E '^[0-9]+ cases|: [0-9]+ pending' "$log" | tr '\n' ';' | sed 's/;$//; s/;/; /g' || true)
     # A name that no test has any more sweeps nothing.
