@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # sweep.sh [NAME...]: the whole sweeps, of which scripts/test.sh runs a thinned part: a kill behind every line of a journal,
-# a restart of the Docker engine at every step, faults at every system call of the engine, mutated files for every parser. They take long: run them before a release, and after a change of what they
-# are about. Without names all of them, one after the other; the count of cases that each has printed, and its time.
+# a restart of the Docker engine at every step, faults at the system calls of the engine, mutated files for every parser.
+# They take long: run them before a release, and after a change of what they are about. Without names all of them, one
+# after the other; the count of cases that each has printed, and its time.
 #
 # RELEASE=yes        of a release build (default: the tests' own build)
 # SWEEP_LIMIT=3600   seconds that one sweep may take
