@@ -38,7 +38,7 @@ fn what_comes_goes_again_and_twice_is_once() {
         assert!(first.contains(&(path.to_owned(), mode)), "{path} ({mode:o}) is not in {first:#?}");
     }
     let unit = root.path().join("usr/local/lib/systemd/system/lifeboat.service");
-    assert!(fs::read_to_string(unit).unwrap().contains("ExecStart=/usr/local/bin/lifeboat serve\n"));
+    assert!(fs::read_to_string(unit).unwrap().contains("ExecStart=/usr/local/bin/lifeboat serve $LIFEBOAT_SERVE\n"));
     let mode = |dir: &str| fs::metadata(root.path().join(dir)).unwrap().permissions().mode() & 0o7777;
     assert_eq!((mode("etc/lifeboat"), mode("etc/lifeboat/policies"), mode("var/lib/lifeboat")), (0o700, 0o700, 0o700));
 
@@ -80,7 +80,10 @@ fn anybody_installs_at_home() {
     let text = ok(&run(&["--binary", home.path().join("lifeboat").to_str().unwrap()]));
     assert!(text.contains(".local/bin is not in your PATH"), "{text}");
     let unit = fs::read_to_string(home.path().join(".local/share/systemd/user/lifeboat.service")).unwrap();
-    assert!(unit.contains(&format!("ExecStart={}/.local/bin/lifeboat serve\n", home.path().display())), "{unit}");
+    assert!(
+        unit.contains(&format!("ExecStart={}/.local/bin/lifeboat serve $LIFEBOAT_SERVE\n", home.path().display())),
+        "{unit}"
+    );
     assert!(!home.path().join(".local/lib/systemd").exists());
     let program = home.path().join(".local/bin/lifeboat");
     assert!(Command::new(&program).arg("--version").status().unwrap().success());

@@ -95,7 +95,7 @@ fn the_live_containers_image_without_its_network_or_anything_of_its_own() {
     image_only.drill.postgres = DrillPostgres::Image;
     let proof = image_only.prove(&taken);
     assert_eq!(proof.checks.len(), 1);
-    assert_eq!(proof.checks[0].verdict, Verdict::Skipped);
+    assert_eq!(proof.checks[0].verdict, Verdict::Failed);
     assert!(proof.checks[0].why.as_ref().unwrap().contains("is not there"), "{proof:?}");
     assert_eq!(drills(std::process::id()), Vec::<String>::new());
 }
@@ -109,7 +109,7 @@ fn another_major_version_is_not_good_enough() {
         [DrillPostgres::Local, DrillPostgres::Auto, DrillPostgres::Server(server.socket_url("postgres", "postgres"))]
     {
         let proof = Setup::with(postgres).prove(&taken);
-        assert_eq!((proof.checks.len(), proof.checks[0].verdict), (1, Verdict::Skipped), "{proof:?}");
+        assert_eq!((proof.checks.len(), proof.checks[0].verdict), (1, Verdict::Failed), "{proof:?}");
         assert!(proof.checks[0].why.as_ref().unwrap().contains("PostgreSQL 9"), "{proof:?}");
     }
 }
