@@ -12,6 +12,8 @@
 # RUNS=N           rounds; the median counts (default: 3, small: 1)
 # FILES_MIB, POSTGRES_MIB, REDIS_MIB    other sizes
 # BENCH_DIR=FOLDER where everything lies while it runs (default: a folder below /var/tmp)
+# Commands are made as text and run by a shell that has their variables.
+# shellcheck disable=SC2016
 set -euo pipefail
 # shellcheck source=../lib.sh
 . "$(dirname "$0")/../lib.sh"
@@ -32,11 +34,11 @@ if [ -z "${LIFEBOAT-}" ]; then
     LIFEBOAT=$CARGO_TARGET_DIR/release/lifeboat
 fi
 export LIFEBOAT
-tools=
+taking_part=
 for tool in ${TOOLS:-lifeboat bupstash rustic restic borg pipe}; do
     case $tool in
-    lifeboat | pipe) tools="$tools $tool" ;;
-    *) if command -v "$tool" >/dev/null; then tools="$tools $tool"; else printf '%s is not installed: left out\n' "$tool"; fi ;;
+    lifeboat | pipe) taking_part="$taking_part $tool" ;;
+    *) if command -v "$tool" >/dev/null; then taking_part="$taking_part $tool"; else printf '%s is not installed: left out\n' "$tool"; fi ;;
     esac
 done
 workload=$(dirname "$(readlink -f "$0")")/workload.py
@@ -162,16 +164,16 @@ bench_files() {
     sleep 3
     local round tool
     for round in $(seq "$runs"); do
-        for tool in $tools; do new_repository "$tool"; measure first "$tool" "$(capture_files "$tool")"; done
-        for tool in $tools; do
+        for tool in $taking_part; do new_repository "$tool"; measure first "$tool" "$(capture_files "$tool")"; done
+        for tool in $taking_part; do
             [ "$tool" = pipe ] || measure unchanged "$tool" "$(capture_files "$tool")"
         done
         python3 "$workload" change "$work/files" "$work/saved"
         sleep 3
-        for tool in $tools; do
+        for tool in $taking_part; do
             [ "$tool" = pipe ] || measure changed "$tool" "$(capture_files "$tool")"
         done
-        for tool in $tools; do
+        for tool in $taking_part; do
             [ "$tool" != pipe ] || measure changed "$tool" "$(capture_files "$tool")"
             drop_restored
             measure restore "$tool" "$(restore_files "$tool")"
@@ -182,11 +184,11 @@ bench_files() {
             fi
             drop_restored
         done
-        for tool in $tools; do measure check "$tool" "$(check_all "$tool")"; done
+        for tool in $taking_part; do measure check "$tool" "$(check_all "$tool")"; done
         python3 "$workload" undo "$work/files" "$work/saved"
         sleep 3
     done
-    for tool in $tools; do rm -rf "$work/repository/$tool"; done
+    for tool in $taking_part; do rm -rf "$work/repository/$tool"; done
     rm -rf "$work/files"
     table files 'first snapshot:first' 'unchanged:unchanged' 'after 1 %:changed' 'restore:restore' 'deep check:check'
 }
@@ -257,11 +259,11 @@ url = "postgres://postgres@127.0.0.1:$port/shop"
 TOML
     local dump="\"$bin/pg_dump\" -Fc -Z0 -h \"$work/pg/run\" -p $port -U postgres shop" round tool
     for round in $(seq "$runs"); do
-        for tool in $tools; do new_repository "$tool"; measure first "$tool" "$(capture_dump "$tool" "$dump")"; done
+        for tool in $taking_part; do new_repository "$tool"; measure first "$tool" "$(capture_dump "$tool" "$dump")"; done
     done
     second_day
-    for tool in $tools; do measure second "$tool" "$(capture_dump "$tool" "$dump")"; done
-    for tool in $tools; do rm -rf "$work/repository/$tool"; done
+    for tool in $taking_part; do measure second "$tool" "$(capture_dump "$tool" "$dump")"; done
+    for tool in $taking_part; do rm -rf "$work/repository/$tool"; done
     as_postgres "$bin/pg_ctl" -s -D "$work/pg/data" -m fast stop
     rm -rf "$work/pg"
     table Postgres 'first day:first' 'second day:second'
@@ -295,11 +297,11 @@ url = "redis://127.0.0.1:$port"
 TOML
     local dump="redis-cli -p $port --rdb - 2>/dev/null" round tool
     for round in $(seq "$runs"); do
-        for tool in $tools; do new_repository "$tool"; measure first "$tool" "$(capture_dump "$tool" "$dump")"; done
+        for tool in $taking_part; do new_repository "$tool"; measure first "$tool" "$(capture_dump "$tool" "$dump")"; done
     done
     redis-cli -p "$port" eval 'for n = 1, 4000 do redis.call("SET", "session:" .. n * 37, "changed " .. n) end' 0 >/dev/null
-    for tool in $tools; do measure second "$tool" "$(capture_dump "$tool" "$dump")"; done
-    for tool in $tools; do rm -rf "$work/repository/$tool"; done
+    for tool in $taking_part; do measure second "$tool" "$(capture_dump "$tool" "$dump")"; done
+    for tool in $taking_part; do rm -rf "$work/repository/$tool"; done
     kill "$(cat "$work/redis.pid")"
     rm -f "$work/redis.pid"
     table Redis 'first day:first' 'second day:second'
@@ -346,7 +348,10 @@ P
 }
 
 printf 'lifeboat: %s\n' "$("$LIFEBOAT" --version)"
-for tool in $tools; do
-    case $tool in restic | borg | rustic | bupstash) printf '%s: %s\n' "$tool" "$("$tool" $([ "$tool" = restic ] && echo version || echo --version) 2>/dev/null | head -n 1)" ;; esac
+for tool in $taking_part; do
+    case $tool in
+    restic) printf '%s: %s\n' "$tool" "$(restic version 2>/dev/null | head -n 1)" ;;
+    borg | rustic | bupstash) printf '%s: %s\n' "$tool" "$("$tool" --version 2>/dev/null | head -n 1)" ;;
+    esac
 done
 for part in $only; do "bench_$part"; done
