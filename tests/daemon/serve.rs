@@ -157,7 +157,7 @@ pub fn runs(world: &World, policy: &str) -> Vec<Value> {
     events.into_iter().filter_map(run).collect()
 }
 
-pub fn outcomes(world: &World, policy: &str) -> Vec<String> {
+fn outcomes(world: &World, policy: &str) -> Vec<String> {
     let outcome = |run: &Value| run["outcome"].as_str().unwrap_or("at work").to_owned();
     runs(world, policy).iter().map(outcome).collect()
 }
@@ -280,23 +280,28 @@ fn a_kill_in_the_middle_is_noticed_and_made_good() {
 }
 
 #[test]
-fn a_run_that_was_killed_itself_is_tried_again() {
-    let world = World::new();
-    let seconds = own_seconds(2);
-    application(&world, "shop", &hanging(&world, &seconds));
-    begin_history(&world);
-    missed(&world, "shop");
-    let daemon = Daemon::start(&world, &[]);
-    wait(|| world.path("marker").exists(), || daemon.log());
-    fs::write(world.path("free"), "").unwrap();
-    let log = daemon.log();
-    let pid = log.split("(process ").nth(1).unwrap().split(')').next().unwrap().parse().unwrap();
-    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
-    daemon.says("killed by signal 9");
-    daemon.says("snapshot of shop: done");
-    assert_eq!(outcomes(&world, "shop"), ["done", "interrupted"]);
-    // Nobody could tell its command to end; this test does.
-    end_sleeps(&seconds);
+fn a_run_that_somebody_else_ended_is_tried_again() {
+    for (n, signal, said, outcome) in [
+        (2, Signal::KILL, "killed by signal 9", "interrupted"),
+        (12, Signal::TERM, "stopped by a signal from outside", "failed"),
+    ] {
+        let world = World::new();
+        let seconds = own_seconds(n);
+        application(&world, "shop", &hanging(&world, &seconds));
+        begin_history(&world);
+        missed(&world, "shop");
+        let daemon = Daemon::start(&world, &[]);
+        wait(|| world.path("marker").exists(), || daemon.log());
+        fs::write(world.path("free"), "").unwrap();
+        let log = daemon.log();
+        let pid = log.split("(process ").nth(1).unwrap().split(')').next().unwrap().parse().unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+        daemon.says(said);
+        daemon.says("snapshot of shop: done");
+        assert_eq!(outcomes(&world, "shop"), ["done", outcome]);
+        // Nobody could tell its command to end; this test does.
+        end_sleeps(&seconds);
+    }
 }
 
 #[test]

@@ -2,9 +2,7 @@
 //! is oddly small, a policy that has broken; and what goes well in part makes nothing good.
 
 use crate::hear::{Ear, Heard};
-use crate::serve::{
-    Daemon, application, begin_history, end_sleeps, hanging, missed, one, outcomes, own_seconds, runs, wait,
-};
+use crate::serve::{Daemon, application, begin_history, end_sleeps, hanging, missed, one, own_seconds, runs, wait};
 use crate::world::World;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
@@ -52,25 +50,6 @@ fn a_timers_run_that_was_killed_or_stopped_is_told_by_the_next() {
     run.wait().unwrap();
     let heard = ear.wait(3);
     assert_eq!(events(&heard[2..]), [told("failure", "interrupted")]);
-    end_sleeps(&seconds);
-}
-
-#[test]
-fn a_run_that_somebody_else_stopped_is_tried_again() {
-    let world = World::new();
-    let seconds = own_seconds(12);
-    application(&world, "shop", &hanging(&world, &seconds));
-    begin_history(&world);
-    missed(&world, "shop");
-    let daemon = Daemon::start(&world, &[]);
-    wait(|| world.path("marker").exists(), || daemon.log());
-    fs::write(world.path("free"), "").unwrap();
-    let log = daemon.log();
-    let pid = log.split("(process ").nth(1).unwrap().split(')').next().unwrap().parse().unwrap();
-    kill_process(Pid::from_raw(pid).unwrap(), Signal::TERM).unwrap();
-    daemon.says("stopped by a signal from outside");
-    daemon.says("snapshot of shop: done");
-    assert_eq!(outcomes(&world, "shop"), ["done", "failed"]);
     end_sleeps(&seconds);
 }
 
