@@ -381,6 +381,47 @@ build_rabbitmq() {
     [ "$status" = 0 ] || die "could not make the image $LIFEBOAT_RABBITMQ_IMAGE; see above"
 }
 
+# need_postgres_16: LIFEBOAT_TEST_IMAGE with PostgreSQL 16 (inside a Python package) beside this machine's own: a second
+# major version, for the tests of what an upgrade leaves behind.
+PGSERVER_VERSION=0.1.4
+LIFEBOAT_POSTGRES_16_IMAGE=lifeboat-test/postgres-16:1
+need_postgres_16() {
+    docker image inspect "$LIFEBOAT_POSTGRES_16_IMAGE" >/dev/null 2>&1 || locked postgres-16 build_postgres_16
+}
+
+build_postgres_16() {
+    docker image inspect "$LIFEBOAT_POSTGRES_16_IMAGE" >/dev/null 2>&1 && return 0
+    python3 -m pip --version >/dev/null 2>&1 || need_root_or_have /usr/bin/pip3=python3-pip
+    printf '%s\n' "${DIM}making an image with PostgreSQL 16 of pgserver $PGSERVER_VERSION${PLAIN}"
+    local dir wheel status=0
+    dir=$(mktemp -d)
+    wheel=$dir/x/pgserver/pginstall
+    if python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: -d "$dir" \
+        "pgserver==$PGSERVER_VERSION" >"$dir/log" 2>&1 </dev/null 8>&- &&
+        python3 -m zipfile -e "$dir"/pgserver-*.whl "$dir/x"; then
+        # Unpacked so, nothing may be run.
+        chmod 755 "$wheel"/bin/*
+        # Its programs look for their libraries three folders up.
+        mkdir -p "$dir/tree/usr/lib/postgresql"
+        mv "$dir/x/pgserver.libs" "$dir/tree/usr/lib/"
+        mv "$wheel" "$dir/tree/usr/lib/postgresql/16"
+        rm -rf "$dir/tree/usr/lib/postgresql/16/include"
+        # Of this machine, some that its own programs do not load.
+        mkdir -p "$dir/tree/usr/lib/x86_64-linux-gnu"
+        ldd "$dir"/tree/usr/lib/postgresql/16/bin/* | awk '$3 ~ "^/(usr/)?lib/" { print $3 }' | sort -u |
+            xargs cp -L -t "$dir/tree/usr/lib/x86_64-linux-gnu"
+        printf '%s\n' "FROM $LIFEBOAT_TEST_IMAGE" 'COPY tree/ /' \
+            'ENV PATH=/usr/lib/postgresql/16/bin:/usr/sbin:/usr/bin:/sbin:/bin' >"$dir/Dockerfile"
+        rm -rf "$dir/x" "$dir"/*.whl
+        docker build --quiet --tag "$LIFEBOAT_POSTGRES_16_IMAGE" "$dir" >"$dir/log" 2>&1 8>&- || status=$?
+    else
+        status=1
+    fi
+    [ "$status" = 0 ] || tail -n 10 "$dir/log" >&2
+    rm -rf "$dir"
+    [ "$status" = 0 ] || die "could not make the image $LIFEBOAT_POSTGRES_16_IMAGE; see above"
+}
+
 # need_debian: a bare Debian 13 as an image, for what is installed into one; and the first stage of packaging/Dockerfile on
 # it, which later builds take from there.
 LIFEBOAT_DEBIAN_IMAGE=lifeboat-test/debian:13

@@ -46,6 +46,7 @@ machine() {
     need_rabbitmq
     need_s3_servers
     need_redis_versions
+    need_postgres_16
     need_debian
     need_cargo_deb
     printf '   %s, Docker %s, Postgres %s, Redis %s\n' "$(cargo --version | cut -d' ' -f1,2)" \

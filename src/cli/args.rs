@@ -423,6 +423,9 @@ pub struct RollbackArgs {
     /// With --keep-data: go on although the schema of today is not the one that the code knew.
     #[arg(long)]
     pub accept_schema: bool,
+    /// A database whose server was of another major version gets a new data folder, filled from the dump; today's is kept.
+    #[arg(long, conflicts_with = "keep_data")]
+    pub new_data_dir: bool,
     /// Which value of a secret that was changed since stands afterwards.
     #[arg(long, value_name = "live|snapshot")]
     pub env: Option<EnvChoice>,
@@ -433,10 +436,10 @@ pub struct RollbackArgs {
     #[arg(long)]
     pub yes: bool,
     /// Finish a rollback that was cut short, or take it back.
-    #[arg(long, conflicts_with_all = ["to", "only", "keep_data", "env", "undo"])]
+    #[arg(long, conflicts_with_all = ["to", "only", "keep_data", "new_data_dir", "env", "undo"])]
     pub resume: bool,
     /// Bring back what a rollback replaced, as long as it is kept [default: the newest].
-    #[arg(long, value_name = "ID", num_args = 0..=1, conflicts_with_all = ["to", "only", "keep_data", "env"])]
+    #[arg(long, value_name = "ID", num_args = 0..=1, conflicts_with_all = ["to", "only", "keep_data", "new_data_dir", "env"])]
     pub undo: Option<Option<String>>,
     /// Print the plan, and do nothing.
     #[arg(long)]

@@ -11,6 +11,7 @@
 //!
 //! No secret is in argv; Compose quotes lines of env files in errors, so the values of those files are taken out.
 
+use super::context;
 use super::inspect::{Container, ContainerSummary};
 use super::{Command, Docker, HostPlace, Place, PlaceError};
 use crate::base::cancel::Cancel;
@@ -104,7 +105,7 @@ impl Compose {
     /// One that is called so; nothing where it is not there.
     pub fn of(program: &[&str], cancel: &Cancel) -> Result<Option<Self>, PlaceError> {
         let program = program.iter().map(|word| (*word).to_owned()).collect();
-        let endpoint = Docker::endpoint_of_host();
+        let endpoint = context::endpoint()?;
         let mut compose = Self {
             program,
             version: String::new(),

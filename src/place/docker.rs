@@ -1,4 +1,4 @@
-//! The Docker engine, through its API (`DOCKER_HOST`, else the local socket); the `docker` program is not needed.
+//! The Docker engine, through its API (`DOCKER_HOST`, else a context, else the local socket); the `docker` program is not needed.
 //!
 //! The engine's client is asynchronous and the places are not: a small runtime of its own drives it, and every call
 //! waits here, observing cancellation. Cleaning up ([`Docker::settle`]) does not observe it, but has a limit of time.
@@ -7,6 +7,7 @@
 //! subscribes to that facade here, and nothing may (`tracing-log` stays off).
 
 use super::PlaceError;
+use super::context;
 use super::inspect::{Container, ContainerSummary, Image, Network, Volume};
 use super::stream::{ChannelReader, pump_stream};
 use super::tar_end::TarEnd;
@@ -22,7 +23,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 
-const DEFAULT_ENDPOINT: &str = "unix:///var/run/docker.sock";
 /// The longest wait for the first answer.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// The longest wait for one step of cleaning up.
@@ -75,7 +75,7 @@ pub struct EngineVersion {
 impl Docker {
     /// Connects and agrees on an API version. Calls of this connection stop when `cancel` is raised.
     pub fn connect(cancel: &Cancel) -> Result<Docker, PlaceError> {
-        let endpoint = Self::endpoint_of_host();
+        let endpoint = context::endpoint()?;
         let none = |source: Box<dyn std::error::Error + Send + Sync>| PlaceError::NoDocker {
             endpoint: endpoint.clone(),
             source,
@@ -113,12 +113,6 @@ impl Docker {
             Ok(Err(e)) => Err(none(e.into())),
             Err(late) => Err(none(late.into())),
         }
-    }
-
-    /// Where the engine is asked.
-    pub(super) fn endpoint_of_host() -> String {
-        let named = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
-        named.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned())
     }
 
     pub fn endpoint(&self) -> &str {

@@ -6,6 +6,7 @@
 pub mod account;
 pub mod compose;
 pub mod container;
+mod context;
 pub mod docker;
 pub mod helper;
 pub mod host;
@@ -126,6 +127,8 @@ pub enum PlaceError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error("docker context {name:?} cannot be used: {why}")]
+    Context { name: String, why: String },
     #[error("no container {name:?}")]
     NoContainer { name: String },
     #[error("container {name:?} is {state}, not running")]
@@ -172,6 +175,10 @@ impl PlaceError {
         match self {
             PlaceError::NoDocker { .. } => Some(
                 "is the engine running, and is this user root or in group docker? DOCKER_HOST names another engine"
+                    .into(),
+            ),
+            PlaceError::Context { .. } => Some(
+                "set DOCKER_HOST to the socket of the engine that is meant, or choose another context with DOCKER_CONTEXT"
                     .into(),
             ),
             PlaceError::NotRunning { name, running, .. } => {

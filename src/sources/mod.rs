@@ -6,6 +6,7 @@ mod cell;
 pub mod command;
 mod command_placing;
 pub mod compose;
+mod device;
 pub mod env_merge;
 pub mod extract;
 pub mod files;

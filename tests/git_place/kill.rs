@@ -25,6 +25,7 @@ name=${0##*/}
 real=/usr/bin/$name
 n=$(($(cat "$d/count") + 1))
 echo $n >"$d/count"
+[ $name != git ] || echo "$LIFEBOAT_GIT_OF" >>"$d/marks"
 [ -e "$d/log" ] && exec strace -qq -f -o "$d/log/$n" -e "trace=$(cat "$d/calls")" "$real" "$@"
 [ "$n" = "$(cat "$d/at")" ] || exec "$real" "$@"
 call=$(cat "$d/call")
@@ -244,6 +245,19 @@ fn the_process_that_is_killed() {
 #[test]
 fn killed_in_any_program_of_the_switch() {
     assert!(Site::new().sweep("switch", "settled") > 100);
+}
+
+/// By it the next run knows a git that goes on without us.
+#[test]
+fn every_git_carries_the_mark_of_its_transaction() {
+    let site = Site::new();
+    for (step, from) in [("switch", "settled"), ("back", "switched")] {
+        site.put(from);
+        site.set(&[("count", "0"), ("at", "0"), ("marks", "")]);
+        assert!(site.child(step, &[], true).success());
+        let marks = fs::read_to_string(site.dir().join("programs/marks")).unwrap();
+        assert!(marks.lines().count() > 3 && marks.lines().all(|mark| mark == ID), "{step}: {marks}");
+    }
 }
 
 #[test]

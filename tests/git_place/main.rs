@@ -6,6 +6,7 @@ use lifeboat::sources::git::GitPlacing;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 mod bench;
 mod kill;
@@ -535,6 +536,40 @@ fn git_runs_as_the_owner_with_hooks_off() {
     assert!(git_as(Some("nobody"), &app, &["switch", "-q", "-f", "main"]).status.success());
     bench.undo(&intent);
     same(&today, &state(&app));
+}
+
+/// A process that carries the transaction's mark is a git of a killed run: it is waited for, so that nothing is changed
+/// under its hands. One of another transaction is not, and neither is what a hook of this one has left running.
+#[test]
+fn gits_of_a_killed_run_are_known_by_their_mark() {
+    struct Asleep(std::process::Child);
+    impl Drop for Asleep {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    let asleep = |name: &str, id: &str, seconds: &str| {
+        Asleep(Command::new("sleep").arg(seconds).env_clear().env(name, id).spawn().unwrap())
+    };
+    let lab = Lab::new();
+    let taken = capture(&lab.app(), true);
+    go_on(&lab.app());
+    let bench = lab.bench();
+    let intent = bench.plan(&taken).unwrap();
+    bench.prepare(&taken, &intent);
+    bench.settle(&taken, &intent);
+    let begun = Instant::now();
+    let mut ours = asleep("LIFEBOAT_GIT_OF", ID, "2");
+    let _others = [
+        asleep("LIFEBOAT_GIT_OF", "20261120T030000Z-00000002", "60"),
+        asleep("LIFEBOAT_GIT_OF", &ID[..ID.len() - 1], "60"),
+        asleep("LIFEBOAT_TRANSACTION", ID, "60"),
+    ];
+    bench.switch(&intent).unwrap();
+    let took = begun.elapsed();
+    assert!(ours.0.try_wait().unwrap().is_some(), "it was still at work");
+    assert!(took > Duration::from_millis(1900) && took < Duration::from_secs(20), "{took:?}");
 }
 
 fn policy(root: &Path) -> lifeboat::policy::Policy {

@@ -145,6 +145,57 @@ fn configuration_and_certificates_come_back_and_are_loaded() {
     nginx.answers("newer");
 }
 
+/// Its own configuration stays where it is, and names a file of the application's: what that says now is loaded, if it
+/// passes nginx's test.
+#[test]
+fn a_rollback_tests_and_reloads_what_reads_the_applications_files() {
+    let nginx = Nginx::start();
+    let routes = nginx.world.app().join("uploads/routes.conf");
+    let main = nginx.dir().join("nginx.conf");
+    let text = fs::read_to_string(&main).unwrap();
+    let include = format!("  include {};\n}}\n", routes.display());
+    fs::write(&main, text.strip_suffix("}\n").unwrap().to_owned() + &include).unwrap();
+    let route = |to: &str| {
+        let text =
+            format!("server {{ listen 127.0.0.1:{}; server_name routes.test; return 200 \"{to}\"; }}\n", nginx.port);
+        fs::write(&routes, text).unwrap();
+        nginx.nginx(&["-t", "-q"]);
+    };
+    let routed = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", nginx.port)).unwrap();
+        stream.write_all(b"GET / HTTP/1.0\r\nHost: routes.test\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text.lines().last().unwrap().to_owned()
+    };
+    let becomes = |wanted: &str| {
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while routed() != wanted {
+            assert!(std::time::Instant::now() < end, "it answers {}", routed());
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    };
+    route("then");
+    nginx.nginx(&["-s", "reload"]);
+    nginx.world.run(&["snapshot", "--tag", "then"]).exits(0);
+    route("now");
+    nginx.nginx(&["-s", "reload"]);
+    becomes("now");
+    let own = state(&nginx.dir());
+    nginx.world.run(&["rollback", "--to", "then", "--yes"]).exits(0).shows(&["test and reload nginx"]);
+    becomes("then");
+    same(&own, &state(&nginx.dir()));
+    nginx.world.run(&["rollback", "--undo", "--yes"]).exits(0);
+    becomes("now");
+    // A file of then that nginx does not take: the old one comes back, and nothing else was ever loaded.
+    fs::write(&routes, "no-such-thing on;\n").unwrap();
+    nginx.world.run(&["snapshot", "--tag", "broken"]).exits(0);
+    route("now");
+    let failed = nginx.world.run(&["rollback", "--to", "broken", "--yes"]).exits(1);
+    failed.says(&["nginx", "no-such-thing", "as it was before"]);
+    becomes("now");
+}
+
 #[test]
 fn a_configuration_that_does_not_test_is_undone() {
     let nginx = Nginx::start();

@@ -98,24 +98,35 @@ fn no_room_beside() {
     fails(&world, 1, &["No space left"]);
 }
 
-/// Two places on one file system: there is room for each of them, and not for both.
+/// Two places on one file system, which no word for them tells: there is room for each of them, and not for both.
 #[test]
 fn no_room_beside_for_two_on_one_file_system() {
     let world = World::ready();
-    let uploads = world.app().join("uploads");
-    let _mount = Mount::new(&["-t", "tmpfs", "-o", "size=3m", "tmpfs"], &uploads);
-    let source = |name: &str| {
-        let dir = uploads.join(name).join("x");
-        fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join("big"), vec![1u8; 900_000]).unwrap();
-        format!("[[source]]\nkind = \"files\"\nname = \"{name}\"\npaths = [{dir:?}]\n")
-    };
-    world.change_policy(UPLOADS, &format!("{}{}", source("a"), source("b")));
-    world.run(&["snapshot", "--tag", "good"]).exits(0);
-    for name in ["a", "b"] {
-        fs::write(uploads.join(name).join("x/big"), vec![2u8; 900_000]).unwrap();
+    let disk = world.path("disk");
+    fs::create_dir(&disk).unwrap();
+    let _disk = Mount::new(&["-t", "tmpfs", "-o", "size=3m", "tmpfs"], &disk);
+    let mut mounts = Vec::new();
+    let mut places = Vec::new();
+    let mut sources = String::new();
+    for name in ["east", "west"] {
+        let (there, here) = (disk.join(name), world.app().join("uploads").join(name));
+        fs::create_dir(&there).unwrap();
+        fs::create_dir(&here).unwrap();
+        mounts.push(Mount::new(&["--bind", there.to_str().unwrap()], &here));
+        fs::create_dir(here.join("x")).unwrap();
+        fs::write(here.join("x/big"), vec![1u8; 900_000]).unwrap();
+        sources += &format!("[[source]]\nkind = \"files\"\nname = \"{name}\"\npaths = [{:?}]\n", here.join("x"));
+        places.push(here);
     }
-    fails(&world, 1, &["takes", " and ", "are free there"]);
+    world.change_policy(UPLOADS, &sources);
+    world.run(&["snapshot", "--tag", "good"]).exits(0);
+    for here in &places {
+        fs::write(here.join("x/big"), vec![2u8; 900_000]).unwrap();
+    }
+    world.run(&["restore", "good", "--in-place", "--only", "east", "--dry-run"]).exits(0);
+    world.run(&["restore", "good", "--in-place", "--only", "west", "--dry-run"]).exits(0);
+    let both = format!("at {} and {}, and ", places[0].display(), places[1].display());
+    fails(&world, 1, &["takes", &both, "are free there"]);
 }
 
 #[test]

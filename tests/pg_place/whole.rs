@@ -1,13 +1,14 @@
 //! Whole databases: exchanged, undone, repeated; and what must stay as it is.
 
 use crate::bench::{Stage, capture, databases, name, of_server, spec, told};
-use crate::docker::{IMAGE, TestContainer, docker, engine, try_docker};
+use crate::docker::{IMAGE, TestContainer, TestVolume, docker, engine, try_docker};
 use crate::postgres::PostgresServer;
 use crate::taken::Taken;
 use lifeboat::place::ContainerPlace;
 use lifeboat::policy::model::Target;
 use lifeboat::sources::locate::{Locate, Located};
 use lifeboat::sources::postgres::PostgresSource;
+use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -324,7 +325,7 @@ fn a_dump_that_does_not_load_changes_nothing_live() {
 }
 
 /// A server in a container that asks everybody for a password, and publishes no port.
-fn in_container() -> TestContainer {
+fn in_container(volume: &TestVolume) -> TestContainer {
     engine();
     let script = "B=/usr/lib/postgresql/15/bin; D=/var/lib/postgresql/d; printf 's3cret' >/tmp/pw; chmod 644 /tmp/pw; \
         mkdir -p /var/run/postgresql /var/lib/postgresql; chown 70:70 /var/run/postgresql /var/lib/postgresql; \
@@ -332,8 +333,19 @@ fn in_container() -> TestContainer {
         as $B/initdb -N -A scram-sha-256 -U keeper --pwfile=/tmp/pw -E UTF8 --locale=C.UTF-8 -D $D >/dev/null; \
         exec setpriv --reuid=70 --regid=70 --clear-groups $B/postgres -D $D -F -c listen_addresses='' \
           -c unix_socket_directories=/var/run/postgresql -c dynamic_shared_memory_type=posix";
-    let options =
-        ["-e", "POSTGRES_USER=keeper", "-e", "POSTGRES_PASSWORD=s3cret", "-e", "POSTGRES_DB=shop", "--network", "none"];
+    let mount = format!("{}:/var/lib/postgresql", volume.0);
+    let options = [
+        "-v",
+        &mount,
+        "-e",
+        "POSTGRES_USER=keeper",
+        "-e",
+        "POSTGRES_PASSWORD=s3cret",
+        "-e",
+        "POSTGRES_DB=shop",
+        "--network",
+        "none",
+    ];
     let container = TestContainer::run(&options, IMAGE, &["bash", "-ec", script]);
     let begin = Instant::now();
     while !try_docker(["exec", &container.id, "pg_isready", "-q", "-h", "/var/run/postgresql"]).status.success() {
@@ -351,7 +363,9 @@ fn sql(container: &TestContainer, database: &str, sql: &str) -> String {
 
 #[test]
 fn in_a_container_without_a_published_port() {
-    let container = in_container();
+    engine();
+    let volume = TestVolume::new();
+    let container = in_container(&volume);
     sql(
         &container,
         "shop",
@@ -371,6 +385,12 @@ fn in_a_container_without_a_published_port() {
     let stage = Stage::with(spec(), &taken, locate);
     let intent = stage.plan();
     assert!(intent.room.iter().all(|r| r.bytes_free.is_some()), "{:?}", intent.room);
+    // The data lie in the volume, the dump in the container's own files.
+    let device = |path: &str| std::fs::metadata(path).unwrap().dev();
+    let data = device(&docker(["volume", "inspect", "-f", "{{.Mountpoint}}", &volume.0]));
+    let own = device(&docker(["info", "-f", "{{.DockerRootDir}}"]));
+    let devices: Vec<Option<u64>> = intent.room.iter().map(|r| r.device).collect();
+    assert_eq!(devices, [Some(data), Some(own)], "{:?}", intent.room);
     let temporary = || docker(["exec", &container.id, "ls", "/tmp"]);
     let before = temporary();
     stage.prepare(&intent);

@@ -83,9 +83,9 @@ fn killed_behind_every_line_of_the_journal() {
 }
 
 /// Killed this long after a step has begun.
-fn killed_in(site: &Site, step: &str, delay: Duration) {
+pub fn killed_in(site: &Site, arguments: &[&str], step: &str, delay: Duration) {
     let old = journals(site).len();
-    let mut command = site.command(&["rollback", "--to", "v1", "--yes"]);
+    let mut command = site.command(arguments);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     await_step(site, old, &mut child, step);
     std::thread::sleep(delay);
@@ -104,7 +104,7 @@ fn killed_in_the_middle_of_every_step() {
     for (n, step) in all.iter().enumerate().skip(3).step_by(thinned().min(6)) {
         // The short steps take some milliseconds, the long ones some hundreds.
         for delay in [0, 4, 60, 700].into_iter().skip(n % 3).step_by(if thinned() == 1 { 1 } else { 4 }) {
-            killed_in(&site, step, Duration::from_millis(delay));
+            killed_in(&site, &["rollback", "--to", "v1", "--yes"], step, Duration::from_millis(delay));
             if site.run(&["list"]).exits(0).err.contains("was cut short") {
                 let resumed = site.run(&["rollback", "--resume"]);
                 assert_eq!(resumed.code, 0, "{step}, {delay} ms: {resumed:#?}");

@@ -24,6 +24,22 @@ fn what_goes_well_stays_and_is_captured() {
     let tags: Vec<String> = listed["snapshots"].as_array().unwrap().iter().map(|s| s["tags"].to_string()).collect();
     assert_eq!(tags, [r#"["v2"]"#, r#"["before-v2"]"#]);
     assert_eq!(site.in_api("cat /version"), "2");
+    // Somebody else's run holds the policy when the second snapshot is due: it is waited for.
+    site.add_to_policy("[[source]]\nkind = \"command\"\nname = \"queue\"\nrun = [\"cat\", \"queue\"]\n");
+    fs::write(site.world.app().join("queue"), "a job\n").unwrap();
+    let lock = site.world.path(&format!("state/{}.lock", site.project.name));
+    assert!(lock.exists());
+    let held = format!("flock {} sleep 3 >/dev/null 2>&1 & sleep 0.5", lock.display());
+    let waited = site.run(&["guard", "--tag", "v3", "--", &script(&site, &held)]).exits(0);
+    waited.says(&["waiting for another run of policy"]);
+    // What the release has broken for captures alone is no reason to take it back, and is told.
+    let report = site.run(&["guard", "--tag", "v4", "--json", "--", &script(&site, "rm queue")]).exits(3).json();
+    assert_eq!((&report["after_outcome"], &report["rollback"]), (&"partial".into(), &serde_json::Value::Null));
+    let listed = site.run(&["list", "--json"]).exits(0).json();
+    let newest = &listed["snapshots"][0];
+    assert_eq!((&newest["tags"][0], &newest["outcome"]), (&"v4".into(), &"partial".into()), "{newest:#}");
+    assert_eq!(newest["id"], report["after"]);
+    assert_eq!(site.in_api("cat /version"), "2");
 }
 
 #[test]
@@ -33,6 +49,15 @@ fn a_deployment_that_breaks_the_application_is_taken_back() {
     let ran = site.run(&["guard", "--tag", "v2", "--json", "--", &deploy]).exits(7);
     let report = ran.json();
     assert!(report["failed"].as_str().unwrap().contains("not well"), "{report:#}");
+    assert_eq!(report["rollback"]["outcome"], "done", "{report:#}");
+    site.is(1);
+    // The release calls the service by another name: what the policy stops is not there, and comes back all the same.
+    site.git(&["switch", "-q", "main"]);
+    site.git(&["reset", "-q", "--hard", "HEAD~1"]);
+    site.add_to_policy("[rollback]\nstop = [\"api\"]\n");
+    let renamed =
+        script(&site, "sed -i 's/^  api:/  server:/' compose.yaml; docker compose up -d --remove-orphans; exit 3");
+    let report = site.run(&["guard", "--json", "--", &renamed]).exits(7).json();
     assert_eq!(report["rollback"]["outcome"], "done", "{report:#}");
     site.is(1);
 }

@@ -23,4 +23,5 @@ mod restart;
 mod site;
 mod steps;
 mod undone;
+mod upgrade;
 mod whole;

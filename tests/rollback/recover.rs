@@ -3,7 +3,8 @@
 use crate::docker::try_docker;
 use crate::site::Site;
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// The commands of the document, with this world's places.
 fn commands(site: &Site) -> Vec<Vec<String>> {
@@ -82,6 +83,7 @@ fn the_document_brings_the_application_back() {
 fn what_stands_in_the_way_is_told_before_anything_is_made() {
     let site = Site::first(0);
     site.run(&["snapshot"]).exits(0);
+    let commit = site.git(&["rev-parse", "HEAD"]);
     gone(&site);
     let (repository, identity) = (site.world.path("rescue/repository"), site.world.path("rescue/identity.txt"));
     let recover = |more: &[&str]| {
@@ -98,6 +100,33 @@ fn what_stands_in_the_way_is_told_before_anything_is_made() {
     recover(&[]).exits(2).says(&["--yes"]);
     site.run(&["recover", "--repository", repository.to_str().unwrap()]).exits(2).says(&["identity"]);
     assert!(!site.world.app().exists());
-    // Compose is run in it to clean up.
-    fs::create_dir(site.world.app()).unwrap();
+    // Killed while the checkout's repository is made: it is there as a whole or not at all, and the next one goes on.
+    let (app, commit) = (site.world.app(), commit.as_str());
+    let mut found = [0, 0];
+    for delay in [0, 3, 8, 15, 25, 40, 60] {
+        let named = ["recover", "--repository", repository.to_str().unwrap(), "--identity", identity.to_str().unwrap()];
+        let mut command = site.command(&[&named[..], &["--yes"]].concat());
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        while fs::read_dir(&app).map_or(0, |listed| listed.count()) == 0 {
+            assert!(Instant::now() < end && child.try_wait().unwrap().is_none(), "it does not begin");
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        std::thread::sleep(Duration::from_millis(delay));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let whole = app.join(".git").exists();
+        found[usize::from(whole)] += 1;
+        if whole {
+            assert_eq!(site.git(&["rev-parse", "HEAD"]), commit, "{delay} ms");
+            site.git(&["fsck", "--full", "--strict"]);
+            break;
+        }
+    }
+    assert!(found[0] > 0, "every kill came too late");
+    if site.run(&["list"]).err.contains("was cut short") {
+        site.run(&["rollback", "--resume"]);
+    }
+    recover(&["--yes"]).exits(0).shows(&["recovered"]);
+    site.is(1);
 }

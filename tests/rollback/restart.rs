@@ -7,7 +7,7 @@ use crate::steps::{await_step, journals, steps};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where it is when the engine dies.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +98,33 @@ fn all(restart: &'static str, cases: &[(At, With)]) {
 #[test]
 fn the_engine_dies_and_starts_nothing_by_itself() {
     all("no", &[(At::Stop, With::Nothing), (At::Switch, With::Lifeboat), (At::InUp, With::Nothing)]);
+}
+
+/// An undo that somebody asked for is cut short with all that runs: what is never stopped has to run again afterwards.
+#[test]
+fn the_engine_dies_in_an_undo_that_was_asked_for() {
+    let mut engine = PrivateEngine::start();
+    let site = Site::on_private_engine("no");
+    site.run(&["rollback", "--to", "v1", "--yes"]).exits(0);
+    site.is(1);
+    let mut command = site.command(&["rollback", "--undo", "--yes"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // The journal of what is undone is there already.
+    let end = Instant::now() + Duration::from_secs(90);
+    while !steps(&site).iter().any(|(step, phase)| step.starts_with("back ") && phase == "begin") {
+        assert!(Instant::now() < end && child.try_wait().unwrap().is_none(), "{:?}", steps(&site));
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    engine.kill();
+    engine.begin();
+    assert!(site.running().is_empty(), "{:?}", site.running());
+    site.run(&["rollback", "--resume"]).exits(0);
+    assert!(steps(&site).contains(&("revive".into(), "done".into())), "{:?}", steps(&site));
+    site.is(2);
+    site.nothing_left();
+    drop(site);
 }
 
 #[test]

@@ -33,8 +33,33 @@ services:
       test: ["CMD-SHELL", "test -n \"$$MODE\" && test \"$$MODE\" = \"$$(cat /version)\" && test \"$$MODE\" = \"$$(cat /code/version)\" && test \"$$MODE\" = \"$$(cat /data/state)\""]
       interval: 1s
       retries: 3
-EXTRA
-volumes: {data: {}, cache: {}}
+EXTRADATABASE
+volumes: {data: {}, cache: {}, pgdata: {}}
+"#;
+
+/// As the official image: the server of its own version, on the cluster that is there, else on a new one.
+const DATABASE: &str = r#"
+  db:
+    image: SERVER
+    environment: {POSTGRES_USER: keeper, POSTGRES_PASSWORD: "pg-secret-of-a-test", POSTGRES_DB: shop, PGDATA: /var/lib/postgresql/data}
+    command:
+      - bash
+      - -ec
+      - |
+        B=$$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1)
+        as() { setpriv --reuid=70 --regid=70 --clear-groups "$$@"; }
+        mkdir -p /var/run/postgresql && chown 70:70 /var/run/postgresql
+        if [ ! -s "$$PGDATA/PG_VERSION" ]; then
+          as bash -c 'printf %s "$$POSTGRES_PASSWORD" >/tmp/pw'
+          as $$B/initdb -N -A scram-sha-256 -U "$$POSTGRES_USER" --pwfile=/tmp/pw -E UTF8 --locale=C.UTF-8 -D "$$PGDATA" >/dev/null
+          as bash -c "echo 'CREATE DATABASE shop' | $$B/postgres --single -D $$PGDATA postgres" >/dev/null
+        fi
+        exec setpriv --reuid=70 --regid=70 --clear-groups $$B/postgres -D "$$PGDATA" -c listen_addresses='' \
+          -c unix_socket_directories=/var/run/postgresql,/tmp -c dynamic_shared_memory_type=posix -c fsync=off
+    stop_grace_period: 5s
+    volumes: ["pgdata:/var/lib/postgresql"]
+    healthcheck: {test: ["CMD", "pg_isready", "-q", "-h", "/var/run/postgresql"], interval: 1s, timeout: 5s, retries: 30}
+    restart: "RESTART"
 "#;
 
 const EXTRA: &str =
@@ -67,6 +92,8 @@ pub struct Site {
     pub restart: &'static str,
     /// Of the api and of the cache.
     ports: [Option<u16>; 2],
+    /// The images of its database server: of version 1, and of version 2.
+    servers: Option<[&'static str; 2]>,
 }
 
 impl Drop for Site {
@@ -100,6 +127,12 @@ impl Site {
         Self::made(0, restart, [None, None]).second()
     }
 
+    /// Version 1 alone, with a database server of another major version in each version.
+    pub fn with_database(servers: [&'static str; 2]) -> Self {
+        engine();
+        Self::of_servers(0, "no", [None, None], Some(servers))
+    }
+
     fn second(self) -> Self {
         self.run(&["snapshot", "--tag", "v1"]).exits(0);
         self.upgrade();
@@ -114,6 +147,15 @@ impl Site {
     }
 
     fn made(uid: u32, restart: &'static str, ports: [Option<u16>; 2]) -> Self {
+        Self::of_servers(uid, restart, ports, None)
+    }
+
+    fn of_servers(
+        uid: u32,
+        restart: &'static str,
+        ports: [Option<u16>; 2],
+        servers: Option<[&'static str; 2]>,
+    ) -> Self {
         let world = World::new();
         let name = unique("rollback");
         let app = world.app();
@@ -123,7 +165,7 @@ impl Site {
         fs::write(app.join("Dockerfile"), "ARG BASE\nFROM $BASE\nCOPY code/version /version\n").unwrap();
         fs::write(app.join(".gitignore"), ".env\n").unwrap();
         let project = TestProject { dir: app.clone(), name: name.clone(), arguments: Vec::new() };
-        let site = Self { world, project, uid, image, policy: name, restart, ports };
+        let site = Self { world, project, uid, image, policy: name, restart, ports, servers };
         site.write_version(1, "");
         site.own();
         site.git(&["init", "-q", "-b", "main"]);
@@ -159,7 +201,9 @@ impl Site {
     /// Code, env and compose file of a version, not committed.
     pub fn write_version(&self, version: u32, extra: &str) {
         let app = self.world.app();
-        let compose = COMPOSE.replace("EXTRA", extra).replace("RESTART", self.restart);
+        let database = self.servers.map(|servers| DATABASE.replace("SERVER", servers[version as usize - 1]));
+        let compose = COMPOSE.replace("DATABASE", &database.unwrap_or_default());
+        let compose = compose.replace("EXTRA", extra).replace("RESTART", self.restart);
         let port = |port: Option<u16>| port.map(|p| format!("\"127.0.0.1:{p}:6379\"")).unwrap_or_default();
         let [api, cache] = self.ports.map(port);
         let compose = compose
@@ -279,7 +323,9 @@ impl Site {
         assert!(self.healthy(), "the api is not well: {}", self.inspect("api", "{{json .State.Health}}"));
         assert_eq!(self.in_api("cat /version"), version.to_string(), "the image");
         assert_eq!(self.in_api("cat /data/state"), version.to_string(), "the data");
-        let running: &[&str] = if version == 1 { &["api", "cache"] } else { &["api", "cache", "extra"] };
+        let mut running = vec!["api", "cache"];
+        running.extend(self.servers.map(|_| "db"));
+        running.extend((version == 2).then_some("extra"));
         assert_eq!(self.running(), running);
     }
 

@@ -41,6 +41,7 @@ fn request(args: &RollbackArgs, to: &str) -> Result<RollbackRequest, Failure> {
         to: to.to_owned(),
         keep_data: args.keep_data,
         accept_schema: args.accept_schema,
+        new_data_dir: args.new_data_dir,
         env: args.env.map(|side| match side {
             EnvChoice::Live => EnvSide::Live,
             EnvChoice::Snapshot => EnvSide::Snapshot,

@@ -66,12 +66,11 @@ pub fn undo(session: &Session, args: &Settling, policy: &Policy, id: Option<&str
             format!("undo the newest first: {}", ids[0]),
         ));
     }
-    let sources: Vec<String> = which.record.plan.sources().iter().map(ToString::to_string).collect();
     let what = format!(
         "bring back what was live before {} ({}): {}",
         which.id,
         session.out.time(which.ended),
-        sources.join(", ")
+        which.record.changed().join(", ")
     );
     if args.dry_run {
         session.out.text(&format!("this would {}\n", printable(&what)))?;
@@ -152,7 +151,11 @@ pub fn plan_text(session: &Session, plan: &TransactionPlan) -> String {
         }
     }
     for late in &plan.late {
-        table.plain([late.source.as_str(), &late.kind, &format!("comes back when its store is up: {}", late.why)]);
+        let how = match plan.aside_of(&late.source) {
+            Some(_) => "comes back in a new cluster, from the dump",
+            None => "comes back when its store is up",
+        };
+        table.plain([late.source.as_str(), &late.kind, &format!("{how}: {}", late.why)]);
     }
     text += &out.table(&table);
     for passed in &plan.passed_over {

@@ -5,7 +5,7 @@
 //! nothing, and takes the snapshot's env.
 
 use super::plan::{EnvSide, RollbackRequest, plan};
-use super::schema;
+use super::{major, schema};
 use crate::base::cancel::Cancel;
 use crate::base::ids::{SnapshotId, SourceName, Tag};
 use crate::base::umask;
@@ -156,13 +156,13 @@ pub fn guarded(
     }
     match &report.failed {
         None => {
-            let taken = patiently(run, || take(installation, policy, request.tag.clone(), run))?.header;
+            let taken = patiently(run, PATIENCE, || take(installation, policy, request.tag.clone(), run))?.header;
             report.after = Some(taken.id);
             report.after_outcome = Some(taken.outcome);
         }
         Some(_) if request.no_rollback => {}
         // What the command did is what has to be told first, whatever comes of taking it back.
-        Some(_) => match patiently(run, || back(installation, policy, request, before, run)) {
+        Some(_) => match patiently(run, PATIENCE, || back(installation, policy, request, before, run)) {
             Ok(done) => report.rollback = Some(done),
             Err(e) => {
                 report.rollback_hint = e.hint();
@@ -174,12 +174,12 @@ pub fn guarded(
 }
 
 /// Another run may hold the policy just now, a snapshot by schedule for instance: half a deployment does not stay for that.
-fn patiently<T>(run: &Run, act: impl Fn() -> Result<T, OpsError>) -> Result<T, OpsError> {
+fn patiently<T>(run: &Run, patience: Duration, act: impl Fn() -> Result<T, OpsError>) -> Result<T, OpsError> {
     let begun = Instant::now();
     let mut told = false;
     loop {
         match act() {
-            Err(OpsError::Busy { policy }) if begun.elapsed() < PATIENCE => {
+            Err(OpsError::Busy { policy }) if begun.elapsed() < patience => {
                 if !told {
                     run.events.step(format!("waiting for another run of policy {policy} to end"));
                     told = true;
@@ -241,15 +241,13 @@ fn back(
             run.events.step(note);
         }
     }
-    let mut asked = RollbackRequest {
-        to: before.to_string(),
-        env: Some(EnvSide::Snapshot),
-        keep: unchanged(installation, policy, &access, before, run)?,
-        ..RollbackRequest::default()
-    };
+    let (keep, upgraded) = unchanged(installation, policy, &access, before, run)?;
+    let mut asked =
+        RollbackRequest { to: before.to_string(), env: Some(EnvSide::Snapshot), keep, ..RollbackRequest::default() };
     // What cannot be saved in the state that the command left must not keep the application from coming back.
     asked.accept_unsaved = policy.sources.iter().map(|s| s.name.clone()).collect();
     asked.accept_schema = true;
+    asked.new_data_dir = upgraded;
     let plan = plan(installation, policy, &access, &asked, &|_| None, run)?;
     transaction::run(installation, policy, &access, &home, &plan, run)
 }
@@ -258,20 +256,25 @@ fn of_code(source: SourceError) -> OpsError {
     OpsError::Source { name: "git".into(), source }
 }
 
-/// Databases whose schema is as it was: what was written to them meanwhile stays.
+/// Databases whose schema is as it was: what was written to them meanwhile stays. And whether a server is of another major
+/// version by now: it cannot stay.
 fn unchanged(
     installation: &Installation,
     policy: &Policy,
     access: &Access,
     before: &SnapshotId,
     run: &Run,
-) -> Result<Vec<(SourceName, String)>, OpsError> {
+) -> Result<(Vec<(SourceName, String)>, bool), OpsError> {
     let reader = open_snapshot(access, before.as_str(), "rolling back", run)?;
     let stage = Stage::new(installation, policy, "guard", run);
-    let mut keep = Vec::new();
+    let (mut keep, mut upgraded) = (Vec::new(), false);
     for source in reader.manifest.sources.iter().filter(|s| s.kind == "postgres") {
         let of_policy = policy.sources.iter().find(|s| s.name == source.name && s.spec.kind() == source.kind);
         let Some(of_policy) = of_policy else { continue };
+        if major::differs(&stage, source, of_policy).is_ok_and(|differs| differs.is_some()) {
+            upgraded = true;
+            continue;
+        }
         match schema::change(source, of_policy, &stage) {
             Ok(change) if !change.is_changed() => {
                 keep.push((source.name.clone(), "its schema is unchanged: what was written to it stays".to_owned()));
@@ -281,5 +284,40 @@ fn unchanged(
             Err(e) => run.events.warn(&source.name, format!("its schema cannot be compared: {}", full_text(&e))),
         }
     }
-    Ok(keep)
+    Ok((keep, upgraded))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::events::Events;
+    use std::cell::Cell;
+    use std::sync::{Arc, Mutex};
+
+    #[test]
+    fn a_policy_that_is_held_is_waited_for_and_not_for_ever() {
+        let (asked, told) = (Cell::new(0), Arc::new(Mutex::new(Vec::new())));
+        let events = {
+            let told = told.clone();
+            Events::new(move |event| told.lock().unwrap().push(format!("{event:?}")))
+        };
+        let run = Run { events, cancel: Cancel::new(), now: chrono::DateTime::UNIX_EPOCH };
+        let busy = || OpsError::Busy { policy: "shop".into() };
+        let free_at = |n: u32| {
+            asked.set(asked.get() + 1);
+            if asked.get() < n { Err(busy()) } else { Ok(asked.get()) }
+        };
+        assert_eq!(patiently(&run, PATIENCE, || free_at(3)).unwrap(), 3);
+        assert_eq!(told.lock().unwrap().len(), 1, "it is said once");
+        asked.set(0);
+        let given_up = patiently(&run, NAP, || free_at(u32::MAX));
+        assert!(matches!(given_up, Err(OpsError::Busy { .. })) && asked.get() >= 2);
+        // What is no other run's doing is told at once.
+        asked.set(0);
+        let failed = patiently(&run, PATIENCE, || {
+            asked.set(asked.get() + 1);
+            Err::<(), _>(OpsError::failed("no", "no"))
+        });
+        assert!(failed.is_err() && asked.get() == 1);
+    }
 }

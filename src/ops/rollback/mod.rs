@@ -7,6 +7,7 @@
 //! - [`schema`]: code that returns under data that stays
 //! - [`env`]: secrets that were changed since
 //! - [`guard`]: a command wrapped in snapshots, and taken back when it fails
+//! - `major`: a database of another major version
 //! - [`absent`]: stores and volumes that are not there
 //!
 //! The steps are [`crate::ops::transaction`]'s.
@@ -16,6 +17,7 @@ pub mod candidates;
 mod env;
 pub mod guard;
 pub mod losses;
+mod major;
 pub mod plan;
 mod schema;
 pub mod target;

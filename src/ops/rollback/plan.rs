@@ -3,6 +3,7 @@
 use super::absent::absent;
 use super::env::{self, Ask, DataFate, Decided};
 use super::losses;
+use super::major;
 use super::schema::{self, Fit};
 use super::target::{Target, target};
 use crate::base::ids::SourceName;
@@ -14,7 +15,7 @@ use crate::ops::transaction::nginx::Nginx;
 use crate::ops::transaction::plan::{PassedOver, check_room, intent, new_id};
 use crate::ops::transaction::services::{self, Services, stores};
 use crate::ops::transaction::up::{Stack, Up};
-use crate::ops::transaction::{Aim, Late, Stage, TransactionPlan, What, hooks, refuse_pending};
+use crate::ops::transaction::{Aim, Aside, Late, Stage, TransactionPlan, What, hooks, refuse_pending};
 use crate::ops::{OpsError, Run};
 use crate::place::PlaceError;
 use crate::policy::Policy;
@@ -73,6 +74,8 @@ pub struct RollbackRequest {
     pub accept_unsaved: Vec<SourceName>,
     /// What stays by default returns as well: the host is a new one.
     pub everything: bool,
+    /// A database whose server was of another major version gets a cluster of its own, filled from the dump.
+    pub new_data_dir: bool,
     /// Sources that stay, and why.
     pub keep: Vec<(SourceName, String)>,
 }
@@ -106,7 +109,7 @@ pub fn plan(
 fn find_project(policy: &Policy, stage: &Stage<'_>) -> Result<Option<Project>, OpsError> {
     match stage.places.project() {
         Ok(project) => Ok(project),
-        Err(PlaceError::NoDocker { .. }) if !needs_engine(policy) => Ok(None),
+        Err(PlaceError::NoDocker { .. } | PlaceError::Context { .. }) if !needs_engine(policy) => Ok(None),
         Err(e) => Err(OpsError::Source { name: "services".into(), source: SourceError::Place(e) }),
     }
 }
@@ -145,6 +148,7 @@ impl Planner<'_> {
         };
         let (mut intents, mut late, mut passed_over) = (Vec::new(), Vec::new(), Vec::new());
         let (mut env, mut env_files) = (Vec::new(), Vec::new());
+        let (mut aside, mut leaving, mut uncounted) = (Vec::new(), Vec::new(), Vec::new());
         let mut sources: Vec<&SourceEntry> = manifest.sources.iter().collect();
         sources.sort_by_key(|s| rank(&s.kind));
         for source in sources {
@@ -157,7 +161,20 @@ impl Planner<'_> {
                 (Fate::Returns(mut part), Some(of_policy)) => {
                     // A data folder is never started by an older server, so the plan must not lead there.
                     part.same_major = source.kind == "postgres" && !self.request.everything;
-                    match absent(of_policy, self.project.as_ref(), project_name, &self.stage.places)? {
+                    let mut nowhere = absent(of_policy, self.project.as_ref(), project_name, &self.stage.places)?;
+                    if nowhere.is_none()
+                        && self.request.new_data_dir
+                        && let Some(moved) =
+                            major::look(self.stage, self.reader, source, of_policy, (&part, &id), self.run)?
+                    {
+                        nowhere = Some(moved.why);
+                        aside.push(moved.aside);
+                        match moved.leaving {
+                            Some(intent) => leaving.push(intent),
+                            None => uncounted.push(source.name.to_string()),
+                        }
+                    }
+                    match nowhere {
                         Some(why) => {
                             let (source, kind) = (source.name.clone(), source.kind.clone());
                             late.push(Late { source, kind, part, why });
@@ -183,13 +200,22 @@ impl Planner<'_> {
                 "name a source with --only, or take a snapshot that has what you want",
             ));
         }
-        check_room(&intents)?;
-        let services = match &self.project {
+        // What goes aside takes its losses and its room with it.
+        leaving.extend(intents.iter().cloned());
+        check_room(&leaving)?;
+        let mut services = match &self.project {
             Some(_) => Services::find(self.policy, &services::recorded(manifest), &self.stage.places)?,
             None => Services { note: Some("no container of the project is there".into()), ..Services::default() },
         };
         let up = self.up(&intents, &late, recorded)?;
+        services.stop_too(&up.as_ref().map(Up::left_down).unwrap_or_default(), self.policy);
         let mut warnings = target.warnings;
+        self.new_data_dirs(&intents, &aside, up.as_ref(), &mut warnings)?;
+        warnings.extend(
+            uncounted
+                .iter()
+                .map(|name| format!("what leaves of {name} is not counted: this server does not read its dump")),
+        );
         warnings.extend(env::logins(&env_files, self.stage)?);
         self.kept_env(&mut warnings)?;
         let (downgrade, downgrades) = self.schema(&intents, &passed_over, &mut warnings)?;
@@ -208,7 +234,7 @@ impl Planner<'_> {
             to: target.asked,
             why: target.why,
             commit: target.commit,
-            leaves: losses::sentence(&intents, manifest.time, self.run.now),
+            leaves: losses::sentence(&leaving, manifest.time, self.run.now),
             external: self.policy.external.iter().map(ToString::to_string).collect(),
         };
         Ok(TransactionPlan {
@@ -227,12 +253,48 @@ impl Planner<'_> {
             accept_unsaved: self.request.accept_unsaved.clone(),
             intents,
             late,
+            aside,
             passed_over,
             up,
             services,
             nginx,
             warnings,
         })
+    }
+
+    /// A folder goes aside for nothing but the server of then, and that one has to come.
+    fn new_data_dirs(
+        &self,
+        intents: &[Intent],
+        aside: &[Aside],
+        up: Option<&Up>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), OpsError> {
+        if !self.request.new_data_dir {
+            return Ok(());
+        }
+        if aside.is_empty() {
+            warnings
+                .push("--new-data-dir is not needed: no server that runs is of another major version than then".into());
+        }
+        for folder in aside {
+            let comes =
+                intents.iter().any(|i| i.kind == "compose") && up.is_some_and(|up| up.wanted.runs(&folder.service));
+            if !comes {
+                return Err(OpsError::usage(
+                    format!(
+                        "--new-data-dir needs the server of then, and service {:?} of it does not come back",
+                        folder.service
+                    ),
+                    "roll the code back with the data: --only code beside --only data, or neither",
+                ));
+            }
+            warnings.push(format!(
+                "source {} is filled from its dump while the application stands: that takes as long as a restore",
+                folder.source
+            ));
+        }
+        Ok(())
     }
 
     fn of_policy(&self, source: &SourceEntry) -> Option<&SourcePolicy> {
@@ -373,12 +435,16 @@ impl Planner<'_> {
         if !intents.iter().any(|i| matches!(i.kind.as_str(), "git" | "compose")) {
             return Ok((None, None));
         }
+        let compose = intents.iter().any(|i| i.kind == "compose");
         let (mut command, mut of) = (None, None);
         for passed in passed_over.iter().filter(|p| p.kind == "postgres") {
             let source = source_named(&self.reader.manifest, &passed.source)?;
             let Some(of_policy) = self.of_policy(source).filter(|_| source.outcome != SourceOutcome::Failed) else {
                 continue;
             };
+            if compose {
+                major::refuse_older(self.stage, source, of_policy)?;
+            }
             let change = schema::change(source, of_policy, self.stage)?;
             match schema::fit(self.policy, source, &change, self.request.accept_schema)? {
                 Fit::Fits => {}

@@ -5,10 +5,12 @@
 //! One in the middle is damage.
 
 use super::plan::TransactionPlan;
+use super::services::Services;
 use crate::base::atomic;
 use crate::base::ids::{PolicyName, SnapshotId, SourceName};
 use crate::ops::OpsError;
 use crate::sources::placing::Intent;
+use crate::sources::trees::TreePlacing;
 use chrono::{DateTime, Utc};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -42,6 +44,10 @@ pub enum Step {
     Switch {
         source: SourceName,
     },
+    /// A data folder that the server of then would not start on goes aside.
+    Aside {
+        source: SourceName,
+    },
     /// Networks, volumes and containers of a project that is down.
     Create,
     /// Its data stores, before anything is put into them.
@@ -63,6 +69,9 @@ pub enum Step {
     DiscardNew {
         source: SourceName,
     },
+    AsideBack {
+        source: SourceName,
+    },
     StartAgain,
     ReloadAgain,
     HealthAgain,
@@ -79,6 +88,7 @@ impl Step {
             Step::Stop => "stop services".into(),
             Step::Settle { source } => format!("look again at {source}"),
             Step::Switch { source } => format!("switch {source}"),
+            Step::Aside { source } => format!("put the data folder of {source} aside"),
             Step::Create => "create the project".into(),
             Step::Raise => "start data stores".into(),
             Step::Revive => "start what went down meanwhile".into(),
@@ -90,6 +100,7 @@ impl Step {
             Step::StopAgain => "undo: stop services".into(),
             Step::Back { source } => format!("undo: bring {source} back"),
             Step::DiscardNew { source } => format!("undo: remove what was prepared of {source}"),
+            Step::AsideBack { source } => format!("undo: bring the data folder of {source} back"),
             Step::StartAgain => "undo: start services".into(),
             Step::ReloadAgain => "undo: test and reload nginx".into(),
             Step::HealthAgain => "undo: health checks".into(),
@@ -140,6 +151,9 @@ pub enum Line {
     Undo {
         why: String,
         safety: Option<SnapshotId>,
+        /// What ran when somebody asked for it: that is needed on the way, and shall run for what comes after.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ran: Option<Box<Services>>,
     },
     End {
         end: End,
@@ -316,6 +330,14 @@ impl Record {
         })
     }
 
+    /// What ran when somebody asked for the undo that it is in.
+    pub fn ran(&self) -> Option<&Services> {
+        self.entries.iter().rev().find_map(|e| match &e.line {
+            Line::Undo { ran, .. } => Some(ran.as_deref()),
+            _ => None,
+        })?
+    }
+
     /// What was intended of sources whose stores had to be brought up first.
     pub fn intended(&self) -> Vec<Intent> {
         let lines = self.entries.iter().filter_map(|e| match &e.line {
@@ -323,6 +345,22 @@ impl Record {
             _ => None,
         });
         lines.collect()
+    }
+
+    /// What it changed, for people: each source, with the volumes and folders that are exchanged for it.
+    pub fn changed(&self) -> Vec<String> {
+        let late = self.intended();
+        let of_source = |name: &SourceName| {
+            let intent = self.plan.intents.iter().chain(&late).find(|i| i.source == *name);
+            let mut parts = intent.filter(|i| i.kind == "volume").map(TreePlacing::volumes_of).unwrap_or_default();
+            parts.iter_mut().for_each(|volume| *volume = format!("volume {volume}"));
+            parts.extend(self.plan.aside_of(name).map(|a| format!("data folder {}", a.folder.display())));
+            match parts.is_empty() {
+                true => name.to_string(),
+                false => format!("{name} ({})", parts.join(", ")),
+            }
+        };
+        self.plan.sources().iter().map(of_source).collect()
     }
 
     pub fn is_discarded(&self) -> bool {

@@ -15,9 +15,11 @@
 //! - [`journal`]: the file
 //! - [`plan`]: what would be done; pure data
 //! - [`services`], [`up`], [`nginx`], [`hooks`]: what else takes part
+//! - `aside`: the data folder of a database server of another major version
 //! - [`run`]: forward, and back when something fails
 //! - [`settle`]: a pending one, after a crash; a finished one undone; old things discarded
 
+mod aside;
 pub mod helper;
 pub mod hooks;
 pub mod journal;
@@ -31,6 +33,7 @@ mod settle;
 mod stage;
 pub mod up;
 
+pub use aside::Aside;
 pub use journal::{Pending, pending, refuse_pending};
 pub use overlay::ChosenKey;
 pub use plan::{Aim, InPlaceRequest, Late, TransactionPlan, What, plan};

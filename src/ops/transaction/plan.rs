@@ -1,6 +1,7 @@
 //! What a transaction would do: made without changing anything, printed by `--dry-run`, kept in the journal. Here the
 //! plan itself and that of a restore in place; that of a rollback is `ops::rollback`'s.
 
+use super::aside::Aside;
 use super::hooks;
 use super::journal::{folder, refuse_pending};
 use super::nginx::Nginx;
@@ -114,6 +115,9 @@ pub struct TransactionPlan {
     /// Sources whose stores are down: they are brought up first.
     #[serde(default)]
     pub late: Vec<Late>,
+    /// Data folders of servers of another major version, which go aside; their sources are among the late ones.
+    #[serde(default)]
+    pub aside: Vec<Aside>,
     pub passed_over: Vec<PassedOver>,
     /// How services come up, where that is more than starting those that were stopped.
     #[serde(default)]
@@ -142,6 +146,16 @@ impl TransactionPlan {
     /// The sources that it changes.
     pub fn sources(&self) -> Vec<SourceName> {
         self.intents.iter().map(|i| i.source.clone()).chain(self.late.iter().map(|l| l.source.clone())).collect()
+    }
+
+    /// The sources that have a state of today: what is brought up first has none, unless it goes aside for that.
+    pub fn live_sources(&self) -> Vec<SourceName> {
+        self.intents.iter().map(|i| i.source.clone()).chain(self.aside.iter().map(|a| a.source.clone())).collect()
+    }
+
+    /// The data folder of a source that goes aside.
+    pub fn aside_of(&self, source: &SourceName) -> Option<&Aside> {
+        self.aside.iter().find(|a| a.source == *source)
     }
 }
 
@@ -197,6 +211,7 @@ pub fn plan(
         what: What::Restore,
         aim: None,
         late: Vec::new(),
+        aside: Vec::new(),
         up: None,
         downgrade: None,
         downgrades: None,

@@ -79,6 +79,11 @@ impl TransactionReport {
             kind: i.kind.clone(),
             lines: i.lines.clone(),
         };
+        let moved = |a: &super::Aside| SourceResult {
+            name: a.source.clone(),
+            kind: "postgres".into(),
+            lines: vec![format!("restored into a new cluster; {}", a.line())],
+        };
         Self {
             id: plan.id.clone(),
             what: plan.what,
@@ -86,7 +91,7 @@ impl TransactionReport {
             outcome,
             snapshot: plan.snapshot.clone(),
             safety: None,
-            sources: plan.intents.iter().map(source).collect(),
+            sources: plan.intents.iter().map(source).chain(plan.aside.iter().map(moved)).collect(),
             passed_over: plan.passed_over.clone(),
             steps: Vec::new(),
             downtime_seconds: None,

@@ -72,6 +72,7 @@ fn change(
         plan.services = Services::find(policy, &recorded(&reader.manifest), &stage.places)?;
         if let Some(up) = &mut plan.up {
             up.look_again(policy, &stage.places)?;
+            plan.services.stop_too(&up.left_down(), policy);
         }
     }
     let plan = &plan;
@@ -80,9 +81,7 @@ fn change(
     let tag = format!("pre-{}-{}", plan.what.word(), plan.id);
     let safety = match home {
         Some(home) => {
-            // What is brought up first has no state of today.
-            let concerned: Vec<SourceName> = plan.intents.iter().map(|i| i.source.clone()).collect();
-            save(installation, policy, home, (&concerned, &plan.accept_unsaved), &tag, (&state, &lock), run)?
+            save(installation, policy, home, (&plan.live_sources(), &plan.accept_unsaved), &tag, (&state, &lock), run)?
         }
         None => None,
     };
@@ -172,6 +171,8 @@ pub struct Machine<'a> {
     resumed: bool,
     /// It had come to its end, and is taken back because somebody asked for it.
     asked: bool,
+    /// What ran then.
+    ran: Option<Services>,
     /// What was live before it, where `report.safety` is another one.
     before: Option<SnapshotId>,
     /// A signal turns it round; nothing but a crash cuts it off.
@@ -201,6 +202,7 @@ impl<'a> Machine<'a> {
             stopped: None,
             resumed: false,
             asked: false,
+            ran: None,
             before: None,
             _held: held,
             report,
@@ -216,9 +218,10 @@ impl<'a> Machine<'a> {
         (steps.collect(), record.intended())
     }
 
-    /// For one that had ended: what runs today is what its owner wants to run. `before` is its own safety snapshot.
-    pub fn asked(mut self, before: Option<SnapshotId>) -> Self {
-        (self.asked, self.before) = (true, before);
+    /// For one that had ended: what `ran` when that was asked for is what its owner wants to run. `before` is its own
+    /// safety snapshot.
+    pub fn asked(mut self, before: Option<SnapshotId>, ran: Option<Services>) -> Self {
+        (self.asked, self.before, self.ran) = (true, before, ran);
         self
     }
 
@@ -310,6 +313,9 @@ impl<'a> Machine<'a> {
         if plan.late.is_empty() {
             return Ok(());
         }
+        for aside in &plan.aside {
+            self.step(Step::Aside { source: aside.source.clone() }, |m| aside.away(&m.stage))?;
+        }
         let (volumes, stores): (Vec<&Late>, Vec<&Late>) = plan.late.iter().partition(|l| l.kind == "volume");
         self.step(Step::Create, |m| up.create(&m.stage))?;
         for late in volumes {
@@ -375,23 +381,29 @@ impl<'a> Machine<'a> {
 
     /// Whether Compose may have made containers anew.
     fn came_up(&self) -> bool {
-        [Step::Create, Step::Raise, Step::Start].iter().any(|step| self.begun.contains(step))
+        let is_one = |step: &Step| matches!(step, Step::Aside { .. } | Step::Create | Step::Raise | Step::Start);
+        self.begun.iter().any(is_one)
+    }
+
+    /// Whether the data folder of a source may lie aside: all that was put into the new one goes with that.
+    fn went_aside(&self, source: &SourceName) -> bool {
+        self.begun.contains(&Step::Aside { source: source.clone() })
     }
 
     /// A restart of the engine takes down what no step stops, and whatever comes next needs it.
     fn revive(&mut self) -> Result<(), OpsError> {
-        if self.asked {
-            return Ok(());
-        }
-        let plan = self.plan;
+        // Of one that had ended, what its owner has stopped since stays so.
+        let ran = self.ran.clone();
+        let Some(services) = (if self.asked { ran.as_ref() } else { Some(&self.plan.services) }) else { return Ok(()) };
         let intents = self.intents();
         let switched = intents.iter().filter(|i| self.begun.contains(&Step::Switch { source: i.source.clone() }));
-        let busy: Vec<String> = switched.flat_map(|i| i.restarts.clone()).collect();
-        let fallen = plan.services.fallen(&self.stage.places, &busy)?;
+        let aside = self.plan.aside.iter().filter(|a| self.went_aside(&a.source)).map(|a| a.container.clone());
+        let busy: Vec<String> = switched.flat_map(|i| i.restarts.clone()).chain(aside).collect();
+        let fallen = services.fallen(&self.stage.places, &busy)?;
         if fallen.is_empty() {
             return Ok(());
         }
-        self.step(Step::Revive, |m| plan.services.revive(&fallen, &m.stage.places, &m.stage.run.cancel))
+        self.step(Step::Revive, |m| services.revive(&fallen, &m.stage.places, &m.stage.run.cancel))
     }
 
     fn start(&mut self) -> Result<(), OpsError> {
@@ -527,7 +539,7 @@ impl<'a> Machine<'a> {
         self.report.outcome = Outcome::Undone;
         self.report.failed = Some(why.clone());
         self.report.failure = Some(failure);
-        self.write(Line::Undo { why, safety: None })?;
+        self.write(Line::Undo { why, safety: None, ran: None })?;
         self.undo()
     }
 
@@ -579,8 +591,10 @@ impl<'a> Machine<'a> {
         let switch = |i: &Intent| Step::Switch { source: i.source.clone() };
         let prepare = |i: &Intent| Step::Prepare { source: i.source.clone() };
         let intents = self.intents();
-        let switched: Vec<&Intent> = intents.iter().filter(|i| was_begun(self, &switch, i)).collect();
-        let prepared: Vec<&Intent> = intents.iter().filter(|i| was_begun(self, &prepare, i)).collect();
+        let stays = |m: &Self, i: &Intent| !m.went_aside(&i.source);
+        let switched: Vec<&Intent> = intents.iter().filter(|i| stays(self, i) && was_begun(self, &switch, i)).collect();
+        let prepared: Vec<&Intent> =
+            intents.iter().filter(|i| stays(self, i) && was_begun(self, &prepare, i)).collect();
         let stopped = self.begun.contains(&Step::Stop) || self.begun.contains(&Step::StopAgain);
         self.revive()?;
         if !switched.is_empty() || self.came_up() {
@@ -595,6 +609,9 @@ impl<'a> Machine<'a> {
             self.step(Step::DiscardNew { source: intent.source.clone() }, |m| {
                 m.placed(intent, |placing, scene| placing.discard_new(scene, intent))
             })?;
+        }
+        for aside in plan.aside.iter().rev().filter(|a| self.went_aside(&a.source)).collect::<Vec<_>>() {
+            self.step(Step::AsideBack { source: aside.source.clone() }, |m| aside.back(&m.stage))?;
         }
         if stopped || !switched.is_empty() {
             self.step(Step::StartAgain, Self::start_again)?;

@@ -54,7 +54,9 @@ impl Services {
     /// `recorded` has it: a deployment may have renamed it or taken it away.
     pub fn find(policy: &Policy, recorded: &[String], places: &Places) -> Result<Self, OpsError> {
         let engine = match places.project() {
-            Err(PlaceError::NoDocker { .. }) if policy.rollback.stop.is_empty() && !has_compose_files(policy) => {
+            Err(PlaceError::NoDocker { .. } | PlaceError::Context { .. })
+                if policy.rollback.stop.is_empty() && !has_compose_files(policy) =>
+            {
                 return Ok(Self::none("there is no compose project here: nothing is stopped"));
             }
             other => other.map_err(from_place)?,
@@ -100,6 +102,28 @@ impl Services {
         let note = stop.is_empty().then(|| format!("no service of project {} that is stopped runs", project.name));
         let (stop, stay) = (in_order(stop), in_order(stay));
         Ok(Self { project: Some(project.name), stop, stay, ailing: dedup(ailing), note })
+    }
+
+    /// What runs now; nothing where the project is not there.
+    pub fn now(policy: &Policy, places: &Places) -> Result<Option<Self>, OpsError> {
+        if places.project().map_err(from_place)?.is_none() {
+            return Ok(None);
+        }
+        Self::find(policy, &policy.rollback.stop, places).map(Some)
+    }
+
+    /// Stops these as well, but for stores: a policy that names what it stops does not know what a release has added or
+    /// called by another name, and what comes back has none of it.
+    pub fn stop_too(&mut self, services: &[String], policy: &Policy) {
+        let stores = stores(policy);
+        let is_store = |s: &Service| stores.contains(&s.service) || stores.contains(&s.container);
+        let (more, stay) =
+            std::mem::take(&mut self.stay).into_iter().partition(|s| services.contains(&s.service) && !is_store(s));
+        self.stay = stay;
+        self.stop = in_order(std::mem::take(&mut self.stop).into_iter().chain::<Vec<_>>(more).collect());
+        if !self.stop.is_empty() {
+            self.note = None;
+        }
     }
 
     /// Stops them, the last one first.

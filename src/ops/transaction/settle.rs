@@ -5,6 +5,7 @@ use super::journal::{End, Journal, Line, Record, Step, forget_spent, records_of,
 use super::plan::Late;
 use super::report::TransactionReport;
 use super::run::{Clock, Machine, save};
+use super::services::Services;
 use super::stage::Stage;
 use crate::base::cancel::Cancel;
 use crate::base::events::Event;
@@ -39,7 +40,10 @@ pub fn resume(installation: &Installation, policy: &Policy, run: &Run) -> Result
     machine.report.safety.clone_from(&record.safety);
     if let Some(why) = record.undoing() {
         machine.report.failed = Some(why.to_owned());
-        return if record.was_done() { machine.asked(record.safety.clone()).undo() } else { machine.undo() };
+        return match record.was_done() {
+            true => machine.asked(record.safety.clone(), record.ran().cloned()).undo(),
+            false => machine.undo(),
+        };
     }
     let settled = |s: &crate::sources::placing::Intent| record.done(&Step::Settle { source: s.source.clone() });
     let switched = |l: &Late| record.begun(&Step::Switch { source: l.source.clone() });
@@ -136,11 +140,14 @@ pub fn undo(
     let safety = save(installation, policy, home, (&concerned.0, concerned.1), &tag, (&state, &lock), run)?;
     run.cancel.check()?;
     stage.make_folder()?;
+    // What runs now, and not what ran when the change was planned.
+    let ran = plan.services.project.as_ref().map(|_| Services::now(policy, &stage.places)).transpose()?.flatten();
+    let undo = Line::Undo { why: "it was asked for".into(), safety: safety.clone(), ran: ran.clone().map(Box::new) };
     let mut journal = Journal::open(&record.path)?;
-    journal.add(&clock.entry(Line::Undo { why: "it was asked for".into(), safety: safety.clone() }))?;
+    journal.add(&clock.entry(undo))?;
     let mut machine = Machine::new(stage, plan, journal, clock, known, Machine::so_far(record));
     machine.report.safety = safety;
-    machine.asked(record.safety.clone()).undo()
+    machine.asked(record.safety.clone(), ran).undo()
 }
 
 /// Removes what was replaced and has been kept long enough. What goes wrong is a warning: it is tried again next time.
@@ -169,6 +176,9 @@ fn discard(installation: &Installation, policy: &Policy, kept: &Kept, run: &Run)
     for intent in kept.record.plan.intents.iter().chain(&kept.record.intended()) {
         let placing = stage.placing_of(intent)?;
         placing.discard_old(&stage.scene(&intent.source), intent).map_err(|e| stage.failed(&intent.source, e))?;
+    }
+    for aside in &kept.record.plan.aside {
+        aside.discard(&stage)?;
     }
     stage.remove_folder()?;
     journal.add(&clock.entry(Line::Discarded))

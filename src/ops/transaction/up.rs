@@ -42,7 +42,7 @@ impl Stack {
         compose::planned(intent).map(|(project, set)| Self { project, set })
     }
 
-    fn runs(&self, service: &str) -> bool {
+    pub fn runs(&self, service: &str) -> bool {
         self.set.has(service)
     }
 

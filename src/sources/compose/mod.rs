@@ -68,7 +68,9 @@ impl ComposeSource {
             Ok((None, _)) => Ok(Live::Unknown("no container of the project is there".into())),
             Err(PlaceError::Cancelled(cancelled)) => Err(cancelled.into()),
             // Nobody asked for it by name, and there may be no Docker on this machine at all.
-            Err(e @ PlaceError::NoDocker { .. }) if self.implicit => Ok(Live::Unknown(e.to_string())),
+            Err(e @ (PlaceError::NoDocker { .. } | PlaceError::Context { .. })) if self.implicit => {
+                Ok(Live::Unknown(e.to_string()))
+            }
             Err(e) => Err(e.into()),
         }
     }

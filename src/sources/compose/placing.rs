@@ -173,7 +173,7 @@ impl Placing for ComposePlacing {
         }
         let docker = match scene.places.docker() {
             // A tree may hold a compose file on a host that has no engine: nothing ran of it, and nothing has to come up.
-            Err(PlaceError::NoDocker { .. }) if self.implicit && !facts.running => None,
+            Err(PlaceError::NoDocker { .. } | PlaceError::Context { .. }) if self.implicit && !facts.running => None,
             other => Some(other?),
         };
         let (mut lines, mut warnings) = (Vec::new(), Vec::new());

@@ -105,7 +105,32 @@ pub fn schema_change(
     source.changed_since(&facts, cancel).map_err(|e| settle(e, cancel))
 }
 
+/// The major versions of a source's server: today's, and the one that was captured.
+pub fn majors(
+    source: &SourcePolicy,
+    locate: &Locate,
+    facts: &Value,
+    cancel: &Cancel,
+) -> Result<(u32, u32), SourceError> {
+    let SourceSpec::Postgres(spec) = &source.spec else {
+        return Err(SourceError::problem(format!("source {:?} is no database server", source.name.as_str())));
+    };
+    let captured = facts["server_version_num"].as_u64().and_then(|v| u32::try_from(v).ok());
+    let captured = captured.ok_or_else(|| SourceError::problem("the snapshot does not say which version it is of"))?;
+    let source = PostgresSource::new(source.name.clone(), spec.clone(), source.timeout, locate.clone());
+    let today = source.version(cancel).map_err(|e| settle(e, cancel))?;
+    Ok((today / 10_000, captured / 10_000))
+}
+
 impl PostgresSource {
+    fn version(&self, cancel: &Cancel) -> Result<u32, SourceError> {
+        let connection = self.connect("compare", cancel)?;
+        let (session, _) = self.enter(&connection, Deadline::after(self.timeout.min(PATIENCE)), cancel)?;
+        let version = session.version;
+        session.close().map_err(|e| e.into_source(&connection, "ask for its version"))?;
+        Ok(version)
+    }
+
     fn changed_since(&self, facts: &Facts, cancel: &Cancel) -> Result<SchemaChange, SourceError> {
         let connection = self.connect("compare", cancel)?;
         let deadline = Deadline::after(self.timeout.min(PATIENCE));

@@ -35,7 +35,7 @@ mod shape;
 mod stage;
 mod url;
 
-pub use change::{Form, MigrationDifference, SchemaChange, schema_change, schema_differs};
+pub use change::{Form, MigrationDifference, SchemaChange, majors, schema_change, schema_differs};
 pub use login::{Login, check_logins};
 pub use parts::PARTS_FROM_BYTES;
 pub use proof::{Form as DumpForm, PostgresProof, compare_foreign, sweep_local};

@@ -51,6 +51,12 @@ impl TreePlacing {
         }
     }
 
+    /// The volumes that an intent is of, as the policy calls them.
+    pub fn volumes_of(intent: &Intent) -> Vec<String> {
+        let bases = task_of(intent).map(|task| task.job.bases).unwrap_or_default();
+        bases.into_iter().map(|base| base.prefix).filter(|name| !name.is_empty()).collect()
+    }
+
     fn task(&self, scene: &Scene<'_>, stored: &Stored<'_>, part: &Part) -> Result<Task, SourceError> {
         let mut job = Job {
             id: scene.id.to_owned(),

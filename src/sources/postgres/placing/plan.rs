@@ -4,6 +4,7 @@ use super::{Admin, Mode, Move, State, TableMove, facts, ground, losses, names, r
 use crate::base::units::human_size;
 use crate::place::{HostPlace, Place};
 use crate::sources::SourceError;
+use crate::sources::device;
 use crate::sources::placing::{Intent, Part, Room, Scene, Stored};
 use crate::sources::postgres::facts::{Database, Facts, Role};
 use crate::sources::postgres::load::{available_in, debian_package};
@@ -218,7 +219,7 @@ fn same_major(facts: &Facts, session: &Session, found: &mut Found) {
             "the server is PostgreSQL {own}, and the snapshot is of {captured}: the server that comes back with it would not start on the data folder of today"
         ));
         found.hint = Some(
-            "return the code alone with --keep-data, or restore the database beside with `lifeboat restore --in-place --database-as`"
+            "--new-data-dir gives it a cluster of its own, filled from the dump, and keeps the data folder of today; where it is not the compose project's, --keep-data leaves it as it is"
                 .into(),
         );
     }
@@ -517,15 +518,24 @@ fn rooms(
     tracing::debug!(needed = human_size(bytes), dumps = human_size(dumps), "room for a restore");
     // Of a server of this host both are paths of this machine.
     let on_this_host = place == HostPlace::new().describe() && admin.connection.is_local();
-    let on_host = |dir: &str| Room::device_of(Path::new(dir)).filter(|_| on_this_host);
+    let docker = scene.places.docker();
+    let container = scene.places.find(&source.spec.target).ok().and_then(|found| found.container);
+    let device_of = |dir: &str| match (&docker, &container) {
+        (Ok(docker), Some(container)) => {
+            device::of_container(docker, container, admin.connection.place(), Path::new(dir), scene.cancel)
+        }
+        _ => Room::device_of(Path::new(dir)).filter(|_| on_this_host),
+    };
+    // The folder for dumps is made later, in one that is there.
+    let base = Path::new(&stage).parent().and_then(Path::to_str).unwrap_or(&stage);
     let rooms = vec![
         Room {
             place: format!("{data} of {}", admin.connection.server),
             bytes_needed: bytes,
-            device: data_directory.and_then(on_host),
+            device: data_directory.and_then(device_of),
             bytes_free: data_free,
         },
-        Room { place: format!("{stage} in {place}"), bytes_needed: dumps, device: on_host(&stage), bytes_free: free },
+        Room { place: format!("{stage} in {place}"), bytes_needed: dumps, device: device_of(base), bytes_free: free },
     ];
     (stage, rooms)
 }

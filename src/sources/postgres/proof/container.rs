@@ -62,7 +62,9 @@ fn live(ask: &Ask<'_>, docker: &Docker, target: &Target) -> Result<Result<Contai
 pub(super) fn start(ask: &Ask<'_>, target: &Target) -> Result<Found, SourceError> {
     let docker = match ask.trial.places.docker() {
         Ok(docker) => docker,
-        Err(error @ PlaceError::NoDocker { .. }) => return Ok(Found::None(error.to_string())),
+        Err(error @ (PlaceError::NoDocker { .. } | PlaceError::Context { .. })) => {
+            return Ok(Found::None(error.to_string()));
+        }
         Err(error) => return Err(error.into()),
     };
     let container = match live(ask, &docker, target)? {

@@ -8,7 +8,9 @@ use crate::place::inspect::Container;
 use crate::place::{Command, HostPlace, Place};
 use crate::policy::model::Target;
 use crate::sources::SourceError;
+use crate::sources::device;
 use crate::sources::locate::Located;
+use crate::sources::placing::Room;
 use crate::sources::redis::client::{Answer, Server};
 use crate::sources::redis::facts::{Facts, Keys};
 use crate::sources::redis::info::Info;
@@ -39,6 +41,8 @@ pub(super) struct Found {
     pub warnings: Vec<String>,
     /// Room beside its files.
     pub free: Option<u64>,
+    /// The file system that they lie on.
+    pub device: Option<u64>,
     /// Keys that it holds now, by database.
     pub keys: Vec<Keys>,
     /// About what writing them out takes.
@@ -69,6 +73,13 @@ impl Step<'_> {
         };
         let (dir, pid) = (setting("dir")?, process_id(&server, &info)?);
         let (uid, gid) = self.owner(&*server.place, pid, &server.name)?;
+        let device = match &container {
+            Some(container) => {
+                let docker = self.scene.places.docker()?;
+                device::of_container(&docker, container, &*server.place, Path::new(&dir), &self.linked.cancel)
+            }
+            None => Room::device_of(Path::new(&dir)),
+        };
         let runs = match &container {
             Some(container) => in_container(container, &dir)?,
             None => self.on_host(&server, &info, pid, uid, &dir, &settings, &mut warnings)?,
@@ -105,6 +116,7 @@ impl Step<'_> {
         Ok(Found {
             warnings,
             free,
+            device,
             keys: info.keyspace(),
             data_bytes: info.get("used_memory").and_then(|v| v.parse().ok()).unwrap_or(0),
             describe: match &container {

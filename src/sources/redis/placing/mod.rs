@@ -141,7 +141,7 @@ impl Step<'_> {
                 SourceError::problem(format!("what the snapshot says of {} cannot be read: {e}", self.scene.name))
             })?,
         };
-        let Found { mut state, mut warnings, free, keys, data_bytes, describe } = self.look(&facts)?;
+        let Found { mut state, mut warnings, free, device, keys, data_bytes, describe } = self.look(&facts)?;
         if part.flush {
             state.flush = true;
         } else {
@@ -174,7 +174,7 @@ impl Step<'_> {
             kind: "redis".into(),
             lines,
             warnings,
-            room: vec![Room { place, bytes_needed: needed, device: None, bytes_free: free }],
+            room: vec![Room { place, bytes_needed: needed, device, bytes_free: free }],
             losses: losses(&keys, &facts),
             restarts,
             state: state.write()?,

@@ -53,7 +53,8 @@ impl<'a> Service<'a> {
     fn absent(&self, error: SourceError) -> Result<(), SourceError> {
         self.step.linked.cancel.check()?;
         match &error {
-            SourceError::Cancelled(_) | SourceError::Place(PlaceError::NoDocker { .. }) => Err(error),
+            SourceError::Cancelled(_)
+            | SourceError::Place(PlaceError::NoDocker { .. } | PlaceError::Context { .. }) => Err(error),
             SourceError::Problem { problem, .. } if problem.contains("AUTH") || problem.contains("password") => {
                 Err(error)
             }
