@@ -42,6 +42,7 @@ pub mod drill;
 pub mod foresight;
 pub mod health;
 pub mod history;
+pub mod hooks;
 pub mod kit;
 pub mod mark;
 pub mod notify;

@@ -167,11 +167,12 @@ fn what_no_container_shows_and_what_a_source_takes_in_part_is_said() {
     git(&app, &["commit", "-q", "-m", "odd"]);
     let name = unique("lb-odd");
     let mut project = TestProject::up(&app, &name, &[]);
-    project.arguments = vec!["--profile".into(), "*".into()];
     let _pins = Pins(name.clone());
     // The worker has run once: its volume is there, its container is not.
+    project.arguments = vec!["--profile".into(), "jobs".into()];
     project.compose(&["create", "worker"]);
     project.compose(&["rm", "-f", "worker"]);
+    project.arguments = vec!["--profile".into(), "*".into()];
 
     let run = |args: &[&str]| -> Ran {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lifeboat"));

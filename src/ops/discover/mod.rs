@@ -21,6 +21,7 @@ mod yaml;
 pub use envs::SECRETS_IN;
 pub use find::{Discovery, External, Find, Thing, Uncovered, Weight, Well, Where};
 pub use mounts::OWN_FILES;
+pub use scene::is_secret_name;
 
 use crate::ops::{OpsError, Run};
 use crate::policy::model::App;

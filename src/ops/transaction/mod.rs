@@ -14,12 +14,11 @@
 //!
 //! - [`journal`]: the file
 //! - [`plan`]: what would be done; pure data
-//! - [`services`], [`up`], [`nginx`], [`hooks`]: what else takes part
+//! - [`services`], [`up`], [`nginx`], [`crate::ops::hooks`]: what else takes part
 //! - [`run`]: forward, and back when something fails
 //! - [`settle`]: a pending one, after a crash; a finished one undone; old things discarded
 
 pub mod helper;
-pub mod hooks;
 pub mod journal;
 pub mod nginx;
 mod overlay;

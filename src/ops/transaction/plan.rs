@@ -1,7 +1,6 @@
 //! What a transaction would do: made without changing anything, printed by `--dry-run`, kept in the journal. Here the
 //! plan itself and that of a restore in place; that of a rollback is `ops::rollback`'s.
 
-use super::hooks;
 use super::journal::{folder, refuse_pending};
 use super::nginx::Nginx;
 use super::overlay::ChosenKey;
@@ -14,6 +13,7 @@ use crate::base::units::human_size;
 use crate::ops::access::{Access, Installation};
 use crate::ops::browse::part::open_snapshot;
 use crate::ops::browse::select::{require_captured, source_named};
+use crate::ops::hooks;
 use crate::ops::streams::SnapshotStreams;
 use crate::ops::{OpsError, Run};
 use crate::policy::Policy;
