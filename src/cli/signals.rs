@@ -21,7 +21,7 @@ pub fn listen(cancel: Cancel) -> io::Result<()> {
         for signal in signals.forever() {
             if cancel.signal().is_some() {
                 if cancel.is_held() {
-                    eprintln!("going back to the old state; that is not cut off");
+                    eprintln!("what was begun is being put back; that is not cut off");
                     continue;
                 }
                 signal_hook::low_level::exit(128 + signal);

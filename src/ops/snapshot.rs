@@ -2,11 +2,16 @@
 //!
 //! Invariants: a failing source never stops the others; a stream of a failed source is not in the manifest; what is
 //! oddly small makes the snapshot `suspect`; the header is written last, and then read back.
+//!
+//! - [`around`]: the policy's hooks
+//! - [`sink`]: what sources write to
+
+mod around;
+mod sink;
 
 use crate::base::cancel::Cancel;
-use crate::base::events::{Event, Events};
-use crate::base::ids::{HostName, PolicyName, SnapshotId, SourceName, StreamName, Tag, random_bytes};
-use crate::base::stream::StreamKind;
+use crate::base::events::Event;
+use crate::base::ids::{HostName, PolicyName, SnapshotId, SourceName, Tag, random_bytes};
 use crate::base::time::compact;
 use crate::ops::access::{Access, AccessRequest, Installation, host_name};
 use crate::ops::copy::{self, CopyOutcome, CopyRequest};
@@ -17,17 +22,16 @@ use crate::pipeline::crypt::{Recipients, object_id};
 use crate::pipeline::limits;
 use crate::policy::Policy;
 use crate::repository::chain::{Snapshot, full_text};
-use crate::repository::format::{
-    Encoding, Header, Outcome, SourceEntry, SourceOutcome, StreamEntry, StreamNote, Trigger,
-};
+use crate::repository::format::{Header, Outcome, SourceEntry, SourceOutcome, StreamEntry, StreamNote, Trigger};
 use crate::repository::keys::HostKey;
 use crate::repository::reader::{load_manifest, load_refs};
 use crate::repository::state::{self, PolicyLock, State};
-use crate::repository::writer::{Committed, SnapshotDraft, SnapshotWriter, StreamWriter, WriterOptions};
+use crate::repository::writer::{Committed, SnapshotDraft, SnapshotWriter, WriterOptions};
 use crate::repository::{RepositoryError, layout, parallel};
-use crate::sources::{Capture, Captured, Memo, MemoKey, Piece, Sink, Source, SourceError, StreamSink};
+use crate::sources::{Capture, Captured, MemoKey, Source, SourceError};
+use around::Around;
 use serde::Serialize;
-use std::io::{self, Write};
+use sink::{MemoOfSource, RepositorySink};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -72,6 +76,8 @@ pub struct SnapshotPlan {
     pub sources: Vec<PlannedSource>,
     /// What is not ours to back up.
     pub external: Vec<String>,
+    /// The policy's commands that are run around it.
+    pub hooks: usize,
     /// Every source of the policy: what leaves one out that counts is no complete snapshot.
     pub whole: bool,
     #[serde(skip)]
@@ -111,6 +117,8 @@ pub struct SnapshotReport {
     pub sources: Vec<SourceReport>,
     /// A source that counts failed: the snapshot is partial, and not because only a part was asked for.
     pub failed: bool,
+    /// The policy's `after_snapshot` failed: the snapshot stands, and the application may not be as it was before.
+    pub hook_failed: Option<String>,
     /// The repository has been rolled back behind this host's back.
     pub alarm: Option<String>,
     /// What a person should know of the host or the repository.
@@ -147,6 +155,7 @@ pub fn plan(policy: &Policy, sources: &[Box<dyn Source>], options: &SnapshotOpti
         tags: options.tags.clone(),
         sources: planned.collect(),
         external: policy.external.iter().map(ToString::to_string).collect(),
+        hooks: policy.hooks.before_snapshot.len() + policy.hooks.after_snapshot.len(),
         trigger: options.trigger,
         force: options.force,
         accept_size: options.accept_size,
@@ -203,6 +212,20 @@ fn under_lock(
     _lock: &PolicyLock,
     run: &Run,
 ) -> Result<(SnapshotReport, Access, copy::Lookout), OpsError> {
+    let mut around = Around::new(state.dir(), policy, plan, run);
+    let captured = around.before().and_then(|()| captured(installation, policy, plan, sources, state, run));
+    let done = around.after(captured.map(|(report, access, lookout)| (report, (access, lookout))));
+    done.map(|(report, (access, lookout))| (report, access, lookout))
+}
+
+fn captured(
+    installation: &Installation,
+    policy: &Policy,
+    plan: &SnapshotPlan,
+    sources: &[Box<dyn Source>],
+    state: &Arc<State>,
+    run: &Run,
+) -> Result<(SnapshotReport, Access, copy::Lookout), OpsError> {
     for name in crate::sources::sweep(policy, run.now, &run.cancel) {
         run.events.step(format!("removed helper container {name}, which a killed run left behind"));
     }
@@ -253,6 +276,7 @@ fn under_lock(
         failed: reports.iter().any(|r| r.outcome == SourceOutcome::Failed && !optional(r)),
         header: committed.header,
         sources: reports,
+        hook_failed: None,
         alarm: lookout.alarm.take().or(alarm),
         notices: notices.collect(),
         copies: Vec::new(),
@@ -551,125 +575,6 @@ fn remember(
     }
     let (source, name) = (source.clone(), stream.name.clone());
     (StreamNote { policy: policy.clone(), source, stream: name, average: stream.chunk_average, lengths }, shrunk)
-}
-
-/// A source's streams, on their way into the repository.
-struct RepositorySink<'a> {
-    scene: &'a Scene<'a>,
-    source: &'a SourceName,
-    streams: Mutex<Vec<StreamEntry>>,
-}
-
-impl Sink for RepositorySink<'_> {
-    fn stream(
-        &self,
-        name: StreamName,
-        kind: StreamKind,
-        expected_bytes: Option<u64>,
-    ) -> io::Result<Box<dyn StreamSink + '_>> {
-        let taken = self.streams.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|s| s.name == name);
-        if taken {
-            return Err(io::Error::other(format!("stream {name} has been written already")));
-        }
-        let writer =
-            self.scene.writer.stream(self.source.as_str(), name.as_str(), expected_bytes, kind.is_read_whole());
-        Ok(Box::new(RepositoryStream { sink: self, name, kind, writer, told: 0 }))
-    }
-}
-
-struct RepositoryStream<'a> {
-    sink: &'a RepositorySink<'a>,
-    name: StreamName,
-    kind: StreamKind,
-    writer: StreamWriter<'a>,
-    told: u64,
-}
-
-/// Events are sent once for so many bytes: a progress bar needs no more.
-const TELL_EVERY: u64 = 1 << 20;
-
-impl RepositoryStream<'_> {
-    fn tell(&mut self, bytes: u64, reused: bool) {
-        let source = self.sink.source.clone();
-        events(self.sink).send(Event::Bytes { source, bytes, reused });
-    }
-
-    fn tell_rest(&mut self, at_least: u64) {
-        let rest = self.writer.position() - self.told;
-        if rest >= at_least && rest > 0 {
-            self.told += rest;
-            self.tell(rest, false);
-        }
-    }
-}
-
-fn events<'a>(sink: &RepositorySink<'a>) -> &'a Events {
-    &sink.scene.run.events
-}
-
-impl Write for RepositoryStream<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.writer.write(bytes)?;
-        self.tell_rest(TELL_EVERY);
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.writer.flush()
-    }
-}
-
-impl StreamSink for RepositoryStream<'_> {
-    fn end_piece(&mut self) -> io::Result<Piece> {
-        Ok(Piece { chunks: self.writer.end_piece()? })
-    }
-
-    fn reuse_piece(&mut self, piece: &Piece) -> io::Result<bool> {
-        let taken = self.writer.reuse_piece(&piece.chunks)?;
-        if taken {
-            self.told += piece.length();
-            self.tell(piece.length(), true);
-        }
-        Ok(taken)
-    }
-
-    fn position(&self) -> u64 {
-        self.writer.position()
-    }
-
-    fn cut(&self) -> u32 {
-        self.writer.average().bytes()
-    }
-
-    fn finish(mut self: Box<Self>) -> io::Result<()> {
-        self.tell_rest(1);
-        let RepositoryStream { sink, name, kind, writer, .. } = *self;
-        let parts = writer.finish()?;
-        let entry = StreamEntry {
-            name,
-            kind,
-            encoding: Encoding::Plain,
-            length: parts.length,
-            sha256: parts.sha256,
-            chunk_average: parts.average.bytes(),
-            ids: parts.ids,
-        };
-        sink.streams.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
-        Ok(())
-    }
-}
-
-/// The memo as sources see it.
-struct MemoOfSource<'a>(&'a state::Memo);
-
-impl Memo for MemoOfSource<'_> {
-    fn get(&self, key: &str) -> Option<Vec<u8>> {
-        self.0.get(key)
-    }
-
-    fn put(&self, key: &str, value: &[u8]) {
-        self.0.put(key, value);
-    }
 }
 
 /// Raises the run's cancellation when it has taken too long; ends quietly when dropped before.

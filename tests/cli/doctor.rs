@@ -42,12 +42,38 @@ fn of(examined: &Examined, check: &str) -> (Verdict, String) {
     (found.verdict, found.detail.clone())
 }
 
+/// The service of a world, ended when dropped.
+struct Served(std::process::Child);
+
+impl Served {
+    fn start(world: &World) -> Self {
+        let mut served = Self(world.command(&["serve", "-q"]).spawn().unwrap());
+        let lock = world.path("state/serve.lock");
+        let limit = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !fs::read_to_string(&lock).is_ok_and(|mark| !mark.is_empty()) {
+            assert!(served.0.try_wait().unwrap().is_none() && std::time::Instant::now() < limit, "it does not serve");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        served
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn a_healthy_host_is_told_so() {
     let world = World::with_snapshot();
     world.run(&["drill"]).exits(0);
     let code = world.json(&["recovery-kit"])["code"].as_str().unwrap().to_owned();
     world.run(&["recovery-kit", "--confirm", &code]).exits(0);
+    // Something runs it, and somebody hears of a failure.
+    world.add_to_policy("[notify]\nntfy = \"https://ntfy.example.org/backups\"\n");
+    let _service = Served::start(&world);
     let ran =
         world.run(&["doctor"]).exits(0).shows(&["shop", "host key", "identity", "recipients", "1 proved", "old)"]);
     assert!(!ran.out.contains("problem") && !ran.out.contains("warning") && !ran.out.contains("hint"), "{}", ran.out);
@@ -69,6 +95,8 @@ fn a_healthy_host_is_told_so() {
         "versions",
         "disk",
         "cron",
+        "service",
+        "notify",
     ] {
         assert_eq!(finding(&json, check).0, "ok", "{json:#}");
     }
@@ -179,7 +207,8 @@ fn all_policies_are_looked_at_also_behind_one_that_cannot_be_read() {
     let policies = json["policies"].as_array().unwrap();
     assert_eq!(policies.len(), 2, "{json:#}");
     assert_eq!(policies[0]["findings"][0]["verdict"], "problem");
-    let well = |f: &Value| f["verdict"] == "ok" || f["check"] == "recovery kit";
+    let reminders = ["recovery kit", "service", "notify"];
+    let well = |f: &Value| f["verdict"] == "ok" || reminders.contains(&f["check"].as_str().unwrap());
     assert!(policies[1]["findings"].as_array().unwrap().iter().all(well), "{json:#}");
     world.run(&["doctor", "-p", "shop"]).exits(0);
     world.run(&["doctor", "-p", "nope"]).exits(2).says(&["no policy is called"]);
@@ -210,6 +239,56 @@ fn secrets_that_anybody_may_read_and_folders_that_no_source_takes_are_said() {
     assert!(verdict == "problem" && text.contains(".env.worker"), "{text}");
 }
 
+/// `doctor` with a folder in the place of one of this machine, for it alone.
+fn with_folder(world: &World, folder: &Path, place: &str) -> Value {
+    let script = "mkdir -p \"$2\" && mount --bind \"$1\" \"$2\" && shift 2 && exec \"$@\"";
+    let mut shell = Command::new("unshare");
+    shell.args(["--mount", "sh", "-ec", script, "sh"]).arg(folder).arg(place).arg(env!("CARGO_BIN_EXE_lifeboat"));
+    shell.arg("--config-dir").arg(world.path("config")).arg("--state-dir").arg(world.path("state"));
+    Ran::from(shell.args(["doctor", "--json"]).output().unwrap()).json()
+}
+
+#[test]
+fn that_nothing_runs_it_and_nobody_hears_of_a_failure_is_said() {
+    let world = World::with_snapshot();
+    let json = world.json(&["doctor"]);
+    let (verdict, text) = finding(&json, "service");
+    assert!(verdict == "warning" && text.contains("nothing runs what is scheduled"), "{text}");
+    let (verdict, text) = finding(&json, "notify");
+    assert!(verdict == "warning" && text.contains("nobody is told"), "{text}");
+    // A channel that hears of success alone hears of no failure.
+    world.add_to_policy("[notify]\nwebhook = { url = \"https://ops.example.org/hook\", on = [\"success\"] }\n");
+    assert_eq!(finding(&world.json(&["doctor"]), "notify").0, "warning");
+    world.change_policy("on = [\"success\"]", "on = [\"success\", \"failure\"]");
+    assert_eq!(finding(&world.json(&["doctor"]), "notify").0, "ok");
+
+    let folder = world.path("cron.d");
+    fs::create_dir(&folder).unwrap();
+    let line = |policy: &str| {
+        let config = world.path("config");
+        let text = format!("0 2 * * * root lifeboat --config-dir {} -p {policy} -q snapshot\n", config.display());
+        fs::write(folder.join("lifeboat"), text).unwrap();
+        finding(&with_folder(&world, &folder, "/etc/cron.d"), "service")
+    };
+    assert_eq!(line("other").0, "warning", "another policy's");
+    let (verdict, text) = line("shop");
+    assert!(verdict == "ok" && text.contains("/etc/cron.d/lifeboat:1 calls it"), "{text}");
+
+    // A unit that is enabled, and does not run.
+    let units = world.path("units");
+    fs::create_dir_all(units.join("multi-user.target.wants")).unwrap();
+    let unit =
+        format!("[Service]\nExecStart=/usr/bin/lifeboat --config-dir {} serve\n", world.path("config").display());
+    fs::write(units.join("lifeboat.service"), unit).unwrap();
+    let link = units.join("multi-user.target.wants/lifeboat.service");
+    std::os::unix::fs::symlink(units.join("lifeboat.service"), link).unwrap();
+    let enabled = || finding(&with_folder(&world, &units, "/etc/systemd/system"), "service");
+    let (verdict, text) = enabled();
+    assert!(verdict == "warning" && text == "lifeboat.service is enabled, and does not run", "{text}");
+    let _service = Served::start(&world);
+    assert_eq!(enabled(), ("ok".to_owned(), "runs what is scheduled".to_owned()));
+}
+
 /// In a mount namespace of its own, so that no crontab of this machine changes for anybody else.
 #[test]
 fn another_backups_cron_lines_are_named_without_their_secrets() {
@@ -219,11 +298,7 @@ fn another_backups_cron_lines_are_named_without_their_secrets() {
     let line = format!("0 2 * * * root PGPASSWORD={CANARY} pg_dump -U shop shop > /b/shop.sql");
     fs::write(crontabs.join("shop"), format!("# nightly\n{line}\n* * * * * root lifeboat snapshot --tag backup\n"))
         .unwrap();
-    let script = "mkdir -p /etc/cron.d && mount --bind \"$1\" /etc/cron.d && shift && exec \"$@\"";
-    let mut shell = Command::new("unshare");
-    shell.args(["--mount", "sh", "-ec", script, "sh"]).arg(&crontabs).arg(env!("CARGO_BIN_EXE_lifeboat"));
-    shell.arg("--config-dir").arg(world.path("config")).arg("--state-dir").arg(world.path("state"));
-    let json = Ran::from(shell.args(["doctor", "--json"]).output().unwrap()).json();
+    let json = with_folder(&world, &crontabs, "/etc/cron.d");
     let (verdict, text) = finding(&json, "cron");
     assert!(
         verdict == "warning" && text.contains("/etc/cron.d/shop:2: ") && text.contains("PGPASSWORD=*** pg_dump"),

@@ -1,7 +1,8 @@
 //! `init`, and `doctor` against a real project: what no source captures, what has gone, and what another backup is worth.
 
-use crate::docker::try_docker;
-use crate::stack::{ORDERS, Stack, password, pins};
+use crate::docker::{IMAGE, TestProject, engine, try_docker, unique};
+use crate::stack::{ORDERS, Pins, Stack, git, password, pins};
+use crate::world::Ran;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -120,6 +121,91 @@ fn another_backups_newest_dump_is_tried() {
     stack.sql("shop", "insert into orders (customer) values ('new')");
     let (code, found, _) = compare("shop.sql", &old);
     assert!(code == 0 && has(&found, "warning", &format!("{ORDERS}")), "{found:#?}");
+}
+
+const ODD: &str = r#"
+x-sleeps: &sleeps
+  image: IMAGE
+  command: ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1; done"]
+services:
+  api:
+    <<: *sleeps
+    volumes: ["./uploads:/srv/uploads", "./conf:/srv/conf", "DATA:/srv/data"]
+  worker:
+    <<: *sleeps
+    profiles: [jobs]
+    volumes: ["results:/srv/results"]
+  once:
+    <<: *sleeps
+    profiles: [tools]
+    volumes: [{type: volume, source: reports, target: /srv/reports}]
+volumes: {results: {}, reports: {}}
+"#;
+
+/// Volumes of services without a container, what git holds only to have the folder there, what lies beside the folder; and
+/// a policy that takes a part of it.
+#[test]
+fn what_no_container_shows_and_what_a_source_takes_in_part_is_said() {
+    engine();
+    let dir = tempfile::Builder::new().prefix("lifeboat-odd-").tempdir().unwrap();
+    let (app, data) = (dir.path().join("app"), dir.path().join("var-lib-shop"));
+    for folder in ["app/uploads", "app/conf", "var-lib-shop/a", "var-lib-shop/b"] {
+        fs::create_dir_all(dir.path().join(folder)).unwrap();
+    }
+    for (file, text) in [
+        ("app/uploads/.gitkeep", ""),
+        ("app/conf/shop.conf", "x\n"),
+        ("var-lib-shop/a/1", "1"),
+        ("var-lib-shop/b/2", "2"),
+    ] {
+        fs::write(dir.path().join(file), text).unwrap();
+    }
+    let compose = ODD.replace("IMAGE", IMAGE).replace("DATA", data.to_str().unwrap());
+    fs::write(app.join("compose.yaml"), compose).unwrap();
+    git(&app, &["init", "-q", "-b", "main"]);
+    git(&app, &["add", "."]);
+    git(&app, &["commit", "-q", "-m", "odd"]);
+    let name = unique("lb-odd");
+    let mut project = TestProject::up(&app, &name, &[]);
+    let _pins = Pins(name.clone());
+    // The worker has run once: its volume is there, its container is not.
+    project.arguments = vec!["--profile".into(), "jobs".into()];
+    project.compose(&["create", "worker"]);
+    project.compose(&["rm", "-f", "worker"]);
+    project.arguments = vec!["--profile".into(), "*".into()];
+
+    let run = |args: &[&str]| -> Ran {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        command.arg("--config-dir").arg(dir.path().join("config")).arg("--state-dir").arg(dir.path().join("state"));
+        command.args(args).output().unwrap().into()
+    };
+    let json = run(&["init", app.to_str().unwrap(), "--name", &name, "--json"]).exits(0).json();
+    let policy = dir.path().join(format!("config/policies/{name}.toml"));
+    let text = fs::read_to_string(&policy).unwrap();
+    for part in ["volumes = [\"results\"]", "paths = [\"uploads\"]", &format!("paths = [{data:?}]")] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    assert_eq!(json["in_git"], serde_json::json!([app.join("conf")]), "{json:#}");
+    let never = json["not_covered"].as_array().unwrap().iter().find(|u| u["what"] == "volume reports of service once");
+    assert!(never.is_some_and(|u| u["weight"] == "note"), "{json:#}");
+    assert!(json["to_run"].as_str().is_some_and(|c| c.ends_with(" serve")), "{json:#}");
+    let coverage = || unwell(&run(&["doctor", "--json"]).json(), "coverage");
+    assert_eq!(coverage(), Vec::<String>::new());
+    run(&["snapshot", "--json"]).exits(0);
+
+    // A part of a folder, a volume that is made meanwhile, and git switched off.
+    fs::write(app.join("uploads/one.jpg"), "x").unwrap();
+    let all = format!("paths = [{data:?}]");
+    let git_off = "\n[[source]]\nkind = \"git\"\nenabled = false\n";
+    fs::write(&policy, text.replace(&all, &format!("paths = [{:?}]", data.join("a"))) + git_off).unwrap();
+    project.compose(&["create", "once"]);
+    let found = coverage();
+    let part =
+        format!("no source captures {}: of {} a source names only a part", data.join("b").display(), data.display());
+    assert!(has(&found, "problem", &part), "{found:#?}");
+    assert!(has(&found, "problem", "no source captures volume reports"), "{found:#?}");
+    assert!(has(&found, "problem", &format!("{}: git keeps it", app.join("conf").display())), "{found:#?}");
+    assert_eq!(found.len(), 3, "{found:#?}");
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {

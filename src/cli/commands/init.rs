@@ -8,6 +8,7 @@ use crate::ops::OpsError;
 use crate::ops::access::parse_url;
 use crate::ops::discover::{Uncovered, Weight};
 use crate::ops::setup::{self, BucketOptions, InitOptions, InitReport, Proof};
+use std::path::PathBuf;
 
 pub fn run(session: &Session, args: &InitArgs) -> Result<Exit, Failure> {
     let attempted = format!("set up {}", args.dir.display());
@@ -74,6 +75,19 @@ fn text(session: &Session, report: &InitReport) -> String {
     let policy = (report.policies > 1).then(|| report.policy.as_str());
     let next = format!("lifeboat{} snapshot --drill", session.same_options(policy));
     text += &format!("\nNext: {}\n", out.paint(Paint::Bold, &next));
+    text += &then(session, report);
+    text
+}
+
+/// What makes of one snapshot a backup: that it is taken every day, and that somebody hears when it is not.
+fn then(session: &Session, report: &InitReport) -> String {
+    let mut text = String::new();
+    if let Some(command) = &report.to_run {
+        text += &format!("Then: {}\n", session.out.paint(Paint::Bold, command));
+        text += "      Nothing on this host runs the schedule: until then, snapshots are taken by hand alone.\n";
+    }
+    let file = report.policy_file.display();
+    text += &format!("And:  say in [notify] of {file} who hears of a failure; nobody does.\n");
     text
 }
 
@@ -87,6 +101,11 @@ fn coverage(session: &Session, report: &InitReport) -> String {
         table.plain([format!("  {}", covered.source), printable(&covered.what)]);
     }
     table.plain(["  git, compose", "of the folder, where there is any"]);
+    if !report.in_git.is_empty() {
+        let short = |path: &PathBuf| path.strip_prefix(&report.root).unwrap_or(path).display().to_string();
+        let names: Vec<String> = report.in_git.iter().map(short).collect();
+        table.plain(["  git".to_owned(), printable(&format!("{}, as committed and edited", names.join(", ")))]);
+    }
     text += &out.table(&table);
     let data = |u: &&Uncovered| u.weight == Weight::Data;
     let (lost, rest): (Vec<_>, Vec<_>) = report.not_covered.iter().partition(data);

@@ -34,7 +34,7 @@ fn with_policy(session: &Session, args: &SnapshotArgs, policy: &Policy) -> Resul
     };
     let sources = check::sources(&session.installation, policy, &session.run.cancel);
     let plan = snapshot::plan(policy, &sources, &options)?;
-    not_done(session, policy)?;
+    unproved(session, policy)?;
     if args.git_tag {
         code::check_tags(policy, &plan.tags, &session.run)?;
     }
@@ -98,11 +98,8 @@ struct SnapshotDocument<'a> {
     drill: Option<&'a DrillReport>,
 }
 
-/// Says what the policy asks for and this snapshot does not do, and who may be unable to read it.
-fn not_done(session: &Session, policy: &Policy) -> Result<(), Failure> {
-    if !policy.hooks.before_snapshot.is_empty() || !policy.hooks.after_snapshot.is_empty() {
-        session.out.alarm("the policy's [hooks] are not run by this version");
-    }
+/// Says who may be unable to read it.
+fn unproved(session: &Session, policy: &Policy) -> Result<(), Failure> {
     for recipient in setup::unproved(&session.installation.state_dir, &policy.repository.recipients)? {
         session.out.alarm(&format!(
             "recipient {recipient} is not proved: no identity has opened what was encrypted to it; \
@@ -120,7 +117,7 @@ struct PlanDocument<'a> {
 /// The snapshot is complete and stays so when a copy of it fails: that is partial, as when a source failed.
 fn exit_of(session: &Session, report: &SnapshotReport) -> Exit {
     let copies = copy::exit_beside(session, &report.copies);
-    match (&report.alarm, report.failed) {
+    match (&report.alarm, report.failed || report.hook_failed.is_some()) {
         (Some(_), _) => Exit::Integrity,
         (None, _) if copies == Exit::Integrity => copies,
         (None, true) if copies == Exit::Done => Exit::Partial,
@@ -144,6 +141,9 @@ fn show_plan(session: &Session, plan: &SnapshotPlan) -> Result<Exit, Failure> {
     };
     let mut text = format!("snapshot of {} on {} to {}, for {recipients}\n\n", plan.policy, plan.host, plan.repository);
     text += &session.out.table(&table);
+    if plan.hooks > 0 {
+        text += &format!("\n{} hooks of the policy are run around it\n", plan.hooks);
+    }
     if !plan.external.is_empty() {
         text += &format!("\nnot ours to back up: {}\n", plan.external.join(", "));
     }
@@ -220,6 +220,9 @@ fn alarms(session: &Session, report: &SnapshotReport) {
             warned(report, SourceOutcome::Failed)
         )),
         Outcome::Complete => {}
+    }
+    if let Some(failed) = &report.hook_failed {
+        out.alarm(&format!("the snapshot stands, and the application may not be as it was: {failed}"));
     }
     report.notices.iter().for_each(|notice| out.alarm(notice));
     copy::alarms(session, &report.copies);

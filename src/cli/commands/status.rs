@@ -11,7 +11,7 @@ use crate::ops::access::{AccessRequest, host_name, parse_url};
 use crate::ops::foresight::Purpose;
 use crate::ops::runs::Book;
 use crate::ops::status::{self, Check, Level, PolicyStatus, Ran, Silence, metrics};
-use crate::ops::{OpsError, doctor};
+use crate::ops::{OpsError, doctor, runner};
 use crate::policy;
 use chrono::Utc;
 use serde::Serialize;
@@ -101,7 +101,7 @@ fn look(
     // What came to an end meanwhile counts.
     let now = Utc::now().max(session.run.now);
     let ran = Ran::of(book, &policy.app.name, now)?;
-    let served = status::is_served(&session.installation.state_dir);
+    let served = runner::is_served(&session.installation.state_dir);
     Ok((status::judge(&policy, &sight, &ran, served, max_age, now), ran))
 }
 

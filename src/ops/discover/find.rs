@@ -1,5 +1,6 @@
 //! What discovery comes to: pure data, from which `init` writes a policy and with which `doctor` compares one.
 
+use crate::sources::git::Kept;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -129,6 +130,12 @@ pub struct Discovery {
     pub app: Vec<(&'static str, toml::Value)>,
     pub compose_files: Vec<PathBuf>,
     pub git: bool,
+    /// What git keeps of the folder, where that is a checkout.
+    pub kept: Option<Kept>,
+    /// What is mounted into services and kept by git alone, with its edits.
+    pub by_git: Vec<PathBuf>,
+    /// What a find leaves out on purpose: env files and the stores' own folders have sources of their own.
+    pub leaves: Vec<PathBuf>,
     pub finds: Vec<Find>,
     pub external: Vec<External>,
     pub health: Vec<Well>,

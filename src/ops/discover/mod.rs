@@ -4,6 +4,7 @@
 //! Nothing is changed, nothing is asked that can be found out, and no value of a variable leaves this module: passwords
 //! are referred to by the key that they stand under. Whatever is found and not captured is said.
 
+mod defined;
 mod envs;
 mod find;
 mod mounts;
@@ -20,6 +21,7 @@ mod yaml;
 pub use envs::SECRETS_IN;
 pub use find::{Discovery, External, Find, Thing, Uncovered, Weight, Well, Where};
 pub use mounts::OWN_FILES;
+pub use scene::is_secret_name;
 
 use crate::ops::{OpsError, Run};
 use crate::policy::model::App;
@@ -57,6 +59,7 @@ pub fn discover(app: &App, run: &Run) -> Result<Discovery, OpsError> {
     mounts::find(&scene, &mut found)?;
     mounts::rest(&scene, &mut found);
     wellness::find(&scene, &mut found);
+    found.kept = scene.kept.take();
     run.cancel.check()?;
     Ok(found)
 }

@@ -13,11 +13,23 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// Folders of the system, which come with it.
-const SYSTEM: &[&str] = &[
+/// What is the kernel's, or holds nothing of an application's wherever it is mounted.
+const NEVER: &[&str] = &[
     "/proc",
     "/sys",
     "/dev",
+    "/etc/localtime",
+    "/etc/timezone",
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/hosts",
+    "/etc/hostname",
+    "/etc/resolv.conf",
+    "/etc/machine-id",
+];
+/// Folders that come with the system: read there they are nobody's data. `/etc/nginx` and `/etc/letsencrypt` have sources
+/// of their own.
+const SYSTEM: &[&str] = &[
     "/run",
     "/var/run",
     "/usr",
@@ -27,18 +39,14 @@ const SYSTEM: &[&str] = &[
     "/sbin",
     "/boot",
     "/etc/ssl/certs",
-    "/etc/localtime",
-    "/etc/timezone",
-    "/etc/passwd",
-    "/etc/group",
-    "/etc/hosts",
-    "/etc/hostname",
-    "/etc/resolv.conf",
-    "/etc/machine-id",
     "/var/lib/docker",
     "/etc/nginx",
     "/etc/letsencrypt",
 ];
+/// Where an application keeps what is its own although it lies below those, if it may write there.
+const OWN: &[&str] = &["/usr/local", "/var/lib/docker/volumes", "/etc/nginx", "/etc/letsencrypt"];
+/// Files by which a folder is in git although git does not keep what comes into it.
+const PLACEHOLDERS: &[&str] = &[".gitkeep", ".keep", ".gitignore", ".placeholder", ".empty"];
 /// What is said of a folder that is neither a checkout nor a compose project.
 pub const OWN_FILES: &str = "the application's own files";
 /// Entries of a folder that are looked at to find out whether this account may read it.
@@ -46,45 +54,51 @@ const LOOKS: usize = 5_000;
 
 pub(super) fn find(scene: &Scene<'_>, found: &mut Discovery) -> Result<(), OpsError> {
     let mut volumes: BTreeMap<String, String> = BTreeMap::new();
-    let mut binds: Vec<(PathBuf, bool, String)> = Vec::new();
+    let mut binds: Vec<Bind> = Vec::new();
     for service in &scene.services {
         scene.run.cancel.check()?;
-        let Some(container) = &service.container else { continue };
-        for mount in &container.mounts {
-            if is_stores_own(service, mount) {
-                continue;
-            }
+        for mount in service.mounts.iter().filter(|mount| !is_stores_own(service, mount)) {
             match (mount.kind.as_str(), &mount.name) {
                 ("volume", Some(name)) => volume(scene, found, &mut volumes, service, name, &mount.destination),
-                ("bind", _) => {
-                    let source = mount.source.clone();
-                    match binds.iter_mut().find(|(known, ..)| *known == source) {
-                        Some((_, writable, _)) => *writable |= mount.writable,
-                        None => binds.push((source, mount.writable, service.name.clone())),
-                    }
-                }
+                ("bind", _) => match binds.iter_mut().find(|known| known.source == mount.source) {
+                    Some(known) => known.writable |= mount.writable,
+                    None => binds.push(Bind {
+                        source: mount.source.clone(),
+                        writable: mount.writable,
+                        service: service.name.clone(),
+                    }),
+                },
                 _ => {}
             }
         }
     }
     add_volumes(found, volumes);
     binds.sort();
-    for (source, writable, service) in binds {
-        bind(scene, found, &source, writable, &service);
-    }
+    binds.iter().for_each(|one| bind(scene, found, one));
+    let own = |s: &Service, m: &Mount| m.kind == "bind" && is_stores_own(s, m);
+    let stores = scene.services.iter().flat_map(|s| s.mounts.iter().filter(move |m| own(s, m)));
+    let stores: Vec<PathBuf> = stores.map(|m| m.source.clone()).collect();
+    found.leaves = scene.env_files.iter().map(|f| f.path.clone()).chain(stores).collect();
     Ok(())
+}
+
+/// What is mounted from this host.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Bind {
+    source: PathBuf,
+    writable: bool,
+    /// The first one that it is mounted into.
+    service: String,
 }
 
 fn is_stores_own(service: &Service, mount: &Mount) -> bool {
     let Some(store) = service.store else { return false };
-    let pgdata = service.container.as_ref().and_then(|c| c.env("PGDATA")).map(|v| v.expose().as_str());
-    mount.writable && stores::is_data(store, &service.command, pgdata, &mount.destination)
+    mount.writable && stores::is_data(store, &service.command, service.pgdata.as_deref(), &mount.destination)
 }
 
 /// Whether a volume or path is, anywhere in the project, a store's own data.
 fn belongs_to_a_store(scene: &Scene<'_>, is: impl Fn(&Mount) -> bool) -> bool {
-    let own = |s: &Service| s.container.as_ref().is_some_and(|c| c.mounts.iter().any(|m| is(m) && is_stores_own(s, m)));
-    scene.services.iter().any(own)
+    scene.services.iter().any(|s| s.mounts.iter().any(|m| is(m) && is_stores_own(s, m)))
 }
 
 fn volume(
@@ -99,7 +113,17 @@ fn volume(
         return;
     }
     let known = scene.docker.as_ref().and_then(|docker| docker.volume(name).ok().flatten());
-    let Some(volume) = known else { return };
+    let Some(volume) = known else {
+        if scene.docker.is_some() && service.container.is_none() {
+            let short = scene.volumes.iter().find(|(_, engine)| *engine == name).map_or(name, |(short, _)| short);
+            found.uncovered.push(Uncovered::note(
+                format!("volume {short} of service {}", service.name),
+                "the service has never run, so there is no such volume yet",
+                "once it has run, `lifeboat doctor` says whether a source takes it",
+            ));
+        }
+        return;
+    };
     if volume.is_anonymous() {
         let is_empty = fs::read_dir(&volume.mountpoint).is_ok_and(|mut d| d.next().is_none());
         if !is_empty {
@@ -130,20 +154,91 @@ fn add_volumes(found: &mut Discovery, volumes: BTreeMap<String, String>) {
     found.add(&wish, Find { name: String::new(), thing, what, because, fields });
 }
 
-fn bind(scene: &Scene<'_>, found: &mut Discovery, source: &Path, writable: bool, service: &str) {
+/// What a mounted path is, by where it lies.
+#[derive(Debug, PartialEq, Eq)]
+enum Lies {
+    /// Data of the application, unless git keeps it.
+    Ours,
+    /// Nothing that is anybody's data.
+    Elsewhere,
+    /// The system's, and the service may write there all the same; why it is not taken.
+    Doubtful(&'static str),
+}
+
+fn lies(source: &Path, writable: bool, root: &Path) -> Lies {
+    let below = |list: &[&str]| list.iter().any(|folder| source.starts_with(folder));
     // What lies in the application's own folder is never the system's.
-    let outside = !source.starts_with(&scene.root);
-    let system = outside && SYSTEM.iter().any(|s| source.starts_with(s)) || source == Path::new("/");
-    let known_env = scene.env_files.iter().any(|f| f.path == source);
-    let store = belongs_to_a_store(scene, |m| m.kind == "bind" && (source.starts_with(&m.source)));
-    if system || known_env || store || scene.root.starts_with(source) {
+    if source.starts_with(root) && source != root {
+        return Lies::Ours;
+    }
+    let own = writable && OWN.iter().any(|folder| source.starts_with(folder) && source != Path::new(folder));
+    let whole = writable && ["/etc/nginx", "/etc/letsencrypt"].iter().any(|folder| source == Path::new(folder));
+    match () {
+        () if source == root || below(NEVER) => Lies::Elsewhere,
+        () if own || whole => Lies::Ours,
+        () if !writable && (below(SYSTEM) || root.starts_with(source) || source == Path::new("/etc")) => {
+            Lies::Elsewhere
+        }
+        () if below(&["/run", "/var/run"]) => {
+            Lies::Doubtful("it lies in memory, and is gone when the machine starts again")
+        }
+        () if below(SYSTEM) || source == Path::new("/etc") => Lies::Doubtful("it is the system's"),
+        () if root.starts_with(source) => Lies::Doubtful("the application's own folder is only a part of it"),
+        () => Lies::Ours,
+    }
+}
+
+/// Whether git holds a folder only to have it there.
+fn is_placeholder(path: &Path) -> bool {
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    PLACEHOLDERS.contains(&name) || name.to_uppercase().starts_with("README")
+}
+
+fn bind(scene: &Scene<'_>, found: &mut Discovery, bind: &Bind) {
+    let Bind { source, writable, service } = bind;
+    let known_env = scene.env_files.iter().any(|f| f.path == *source);
+    let store = belongs_to_a_store(scene, |m| m.kind == "bind" && source.starts_with(&m.source));
+    if known_env || store {
+        return;
+    }
+    match lies(source, *writable, &scene.root) {
+        Lies::Ours => {}
+        Lies::Elsewhere => return,
+        // A socket holds nothing, and what is not there neither.
+        Lies::Doubtful(_) if !source.is_dir() => return,
+        Lies::Doubtful(why) => {
+            found.uncovered.push(Uncovered::note(
+                source.display().to_string(),
+                format!("service {service} may write there, and {why}"),
+                "name what is the application's in a source of kind \"files\"",
+            ));
+            return;
+        }
+    }
+    // The sites and certificates of this application have been found: the rest of such a folder is others'.
+    let known = |f: &Find| match &f.thing {
+        Thing::Nginx { paths, .. } | Thing::Certificates(paths) => {
+            paths.iter().any(|p| p.starts_with(source) || source.starts_with(p))
+        }
+        _ => false,
+    };
+    if found.finds.iter().any(known) {
         return;
     }
     let inside = source.starts_with(&scene.root);
-    let kept = if inside { scene.kept_by(source) } else { By::Nobody };
     // Without git the folder is captured as a whole.
-    if kept == By::Git || (inside && scene.kept.is_none()) {
+    if inside && scene.kept.is_none() {
         return;
+    }
+    let kept = if inside { scene.kept_by(source) } else { By::Nobody };
+    let mut because = vec![format!("Mounted into service {service}, and not in git.")];
+    if kept == By::Git {
+        let mut tracked = scene.kept.iter().flat_map(|kept| kept.tracked(source));
+        if !(*writable && source.is_dir() && tracked.all(is_placeholder)) {
+            found.by_git.push(source.clone());
+            return;
+        }
+        because = vec![format!("Mounted into service {service}. Git keeps the folder, and not what comes into it.")];
     }
     let shown = scene.short(source);
     let is_log =
@@ -154,7 +249,6 @@ fn bind(scene: &Scene<'_>, found: &mut Discovery, source: &Path, writable: bool,
         return;
     }
     let build = inside && !writable;
-    let mut because = vec![format!("Mounted into service {service}, and not in git.")];
     let mut fields = Vec::new();
     if build {
         because.push(
@@ -313,7 +407,7 @@ fn without_git(scene: &Scene<'_>, found: &mut Discovery) {
     };
     scene.env_files.iter().for_each(|f| leave(&f.path));
     for service in &scene.services {
-        let mounts = service.container.iter().flat_map(|c| &c.mounts);
+        let mounts = service.mounts.iter();
         mounts.filter(|m| m.kind == "bind" && is_stores_own(service, m)).for_each(|m| leave(&m.source));
     }
     let because = vec![
@@ -327,4 +421,27 @@ fn without_git(scene: &Scene<'_>, found: &mut Discovery) {
 /// A path as gitignore takes it literally.
 fn escaped(path: &str) -> String {
     path.chars().flat_map(|c| if "*?[]!#\\ ".contains(c) { vec!['\\', c] } else { vec![c] }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_service_may_write_below_the_systems_folders_is_not_passed_over() {
+        let lies = |source: &str, writable| lies(Path::new(source), writable, Path::new("/opt/shop"));
+        for ours in ["/etc/app", "/var/lib/app", "/srv/data", "/opt/shop/run", "/usr/local/share/app", "/etc/nginx"] {
+            assert_eq!(lies(ours, true), Lies::Ours, "{ours}");
+        }
+        assert_eq!(lies("/etc/app", false), Lies::Ours);
+        for doubtful in
+            ["/", "/etc", "/opt", "/usr", "/usr/lib/x", "/run/app", "/var/run/app", "/etc/ssl/certs", "/boot"]
+        {
+            assert!(matches!(lies(doubtful, true), Lies::Doubtful(_)), "{doubtful}");
+            assert_eq!(lies(doubtful, false), Lies::Elsewhere, "{doubtful}");
+        }
+        for never in ["/proc", "/sys/fs/cgroup", "/dev/shm", "/etc/localtime", "/opt/shop"] {
+            assert_eq!((lies(never, true), lies(never, false)), (Lies::Elsewhere, Lies::Elsewhere), "{never}");
+        }
+    }
 }

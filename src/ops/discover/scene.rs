@@ -2,13 +2,14 @@
 //!
 //! Everything is only read. Values of variables are compared in memory and go nowhere.
 
+use super::defined::Defined;
 use super::find::Uncovered;
 use super::stores::{self, Store, Traits};
 use super::urls::{self, Url};
 use super::yaml::{Scalar, scalars};
 use crate::base::secret::Secret;
 use crate::ops::{OpsError, Run};
-use crate::place::inspect::Container;
+use crate::place::inspect::{Container, Mount};
 use crate::place::{Docker, PlaceError};
 use crate::policy::dotenv::{self, Entry};
 use crate::policy::model::{App, SecretRef};
@@ -16,7 +17,7 @@ use crate::repository::chain::full_text;
 use crate::sources::git::{self, By, Kept};
 use crate::sources::locate::{Locate, Located};
 use crate::sources::project::{Places, Project, compose_settings, default_compose_files};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -35,11 +36,15 @@ pub struct EnvFile {
 }
 
 /// A service of the project.
+#[derive(Debug, Default)]
 pub struct Service {
     pub name: String,
     pub image: String,
     pub command: Vec<String>,
     pub store: Option<Store>,
+    pub pgdata: Option<String>,
+    /// As its container has them; without one, as the compose files say.
+    pub mounts: Vec<Mount>,
     /// Absent when there is none.
     pub container: Option<Container>,
 }
@@ -62,6 +67,8 @@ pub struct Scene<'a> {
     pub project_dir: PathBuf,
     pub compose: Vec<Scalar>,
     pub services: Vec<Service>,
+    /// Volumes as the compose files have them: the engine's name by the one in the file.
+    pub volumes: BTreeMap<String, String>,
     /// Running containers that are not of the project.
     pub around: Vec<Container>,
     pub env_files: Vec<EnvFile>,
@@ -84,6 +91,7 @@ impl<'a> Scene<'a> {
             project_dir: app.root.clone(),
             compose: Vec::new(),
             services: Vec::new(),
+            volumes: BTreeMap::new(),
             around: Vec::new(),
             env_files: Vec::new(),
             kept: None,
@@ -190,11 +198,15 @@ impl<'a> Scene<'a> {
                 self.services.push(service(labels.service, container));
             }
         }
-        for defined in self.defined_services() {
-            if !names.contains(&defined.name) {
-                self.services.push(defined);
+        let mut defined = Defined::look(self)?;
+        // What nothing else could read is found line by line.
+        let all: Vec<Service> = defined.take_services().chain(self.defined_services()).collect();
+        for service in all {
+            if names.insert(service.name.clone()) {
+                self.services.push(service);
             }
         }
+        self.volumes = defined.volumes;
         self.services.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(())
     }
@@ -208,8 +220,7 @@ impl<'a> Scene<'a> {
                 continue;
             }
             if !found.iter().any(|s| s.name == *name) {
-                let image = String::new();
-                found.push(Service { name: name.clone(), image, command: Vec::new(), store: None, container: None });
+                found.push(Service { name: name.clone(), ..Service::default() });
             }
             let Some(service) = found.iter_mut().find(|s| s.name == *name) else { continue };
             match field.as_str() {
@@ -357,12 +368,13 @@ pub fn host_ports(container: &Container) -> impl Iterator<Item = (u16, u16)> {
 }
 
 fn service(name: String, container: Container) -> Service {
-    let store = store_of(&container);
     Service {
         name,
         image: container.image.clone(),
         command: container.command.clone(),
-        store,
+        store: store_of(&container),
+        pgdata: container.env("PGDATA").map(|v| v.expose().clone()),
+        mounts: container.mounts.clone(),
         container: Some(container),
     }
 }
@@ -423,7 +435,7 @@ pub fn read_bytes(path: &Path) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-fn read_text(path: &Path) -> Option<String> {
+pub fn read_text(path: &Path) -> Option<String> {
     read_bytes(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 

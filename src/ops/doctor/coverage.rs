@@ -1,11 +1,12 @@
 //! What the application is made of, held against the policy: what nothing captures would be gone.
 
+use super::taken::{Cover, Taken};
 use super::{Doctor, Verdict};
 use crate::ops::OpsError;
 use crate::ops::discover::{self, Discovery, Find, OWN_FILES, SECRETS_IN, Thing, Weight, Where};
 use crate::policy::Policy;
 use crate::policy::model::{Databases, SourceSpec, Target};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How a gap of kind [`GapKind::Missing`] begins.
 pub(in crate::ops) const NO_SOURCE: &str = "no source captures ";
@@ -33,10 +34,9 @@ pub(in crate::ops) enum GapKind {
 /// Databases, volumes, paths, sites and certificates that no source captures; env files that anybody may read.
 pub(in crate::ops) fn gaps(policy: &Policy, found: &Discovery) -> Vec<Gap> {
     let mut gaps = Vec::new();
-    for find in &found.finds {
-        let missing = missing(policy, find).into_iter();
-        gaps.extend(missing.map(|(what, hint)| Gap { kind: GapKind::Missing, what, hint: Some(hint) }));
-    }
+    let taken = Taken::of(policy, found);
+    let missing = found.finds.iter().flat_map(|find| missing(policy, &taken, find)).chain(without_git(&taken, found));
+    gaps.extend(missing.map(|(what, hint)| Gap { kind: GapKind::Missing, what, hint: Some(hint) }));
     for external in &found.external {
         let name = external.name.split(':').next().unwrap_or_default().to_lowercase();
         if !policy.external.iter().any(|e| e.to_lowercase().contains(&name)) {
@@ -87,7 +87,7 @@ fn has_files(policy: &Policy) -> bool {
 }
 
 /// What of a find no source captures, and what would capture it.
-fn missing(policy: &Policy, find: &Find) -> Vec<(String, String)> {
+fn missing(policy: &Policy, taken: &Taken<'_>, find: &Find) -> Vec<(String, String)> {
     let none = |what: &str, fields: &str| {
         vec![(format!("{NO_SOURCE}{what}"), format!("add a [[source]] with kind = \"{}\"{fields}", find.thing.kind()))]
     };
@@ -138,19 +138,46 @@ fn missing(policy: &Policy, find: &Find) -> Vec<(String, String)> {
             let left = volumes.iter().filter(|(short, engine)| !takes(short) && !takes(engine));
             left.flat_map(|(short, _)| none(&format!("volume {short}"), &format!(", volumes = [{short:?}]"))).collect()
         }
-        Thing::Path(path) => match takes_path(policy, path) {
-            true => Vec::new(),
-            false => none(&path.display().to_string(), &format!(", paths = [{:?}]", path.display().to_string())),
-        },
+        Thing::Path(path) => missing_path(taken, path, &|path| none(path, &format!(", paths = [{path:?}]"))),
         Thing::Env(paths) | Thing::Nginx { paths, .. } | Thing::Certificates(paths) => {
-            let left: Vec<String> =
-                paths.iter().filter(|p| !takes_path(policy, p)).map(|p| p.display().to_string()).collect();
-            match left.is_empty() {
-                true => Vec::new(),
-                false => none(&left.join(", "), &format!(", paths = {left:?}")),
-            }
+            let (gone, rest): (Vec<&PathBuf>, Vec<&PathBuf>) =
+                paths.iter().partition(|p| taken.of_path(p) == Cover::Nothing);
+            let gone: Vec<String> = gone.iter().map(|p| p.display().to_string()).collect();
+            let whole = (!gone.is_empty()).then(|| none(&gone.join(", "), &format!(", paths = {gone:?}")));
+            let parts = rest.into_iter().flat_map(|path| missing_path(taken, path, &|path| none(path, "")));
+            whole.into_iter().flatten().chain(parts).collect()
         }
     }
+}
+
+/// What of one path no source captures.
+fn missing_path(taken: &Taken<'_>, path: &Path, none: &dyn Fn(&str) -> Vec<(String, String)>) -> Vec<(String, String)> {
+    const SAID: usize = 5;
+    match taken.of_path(path) {
+        Cover::Whole => Vec::new(),
+        Cover::Nothing => none(&path.display().to_string()),
+        Cover::Part(left) => {
+            let more = if left.len() > SAID { format!(" and {} more", left.len() - SAID) } else { String::new() };
+            let names: Vec<String> = left.iter().take(SAID).map(|p| p.display().to_string()).collect();
+            vec![(
+                format!("{NO_SOURCE}{}{more}: of {} a source names only a part", names.join(", "), path.display()),
+                format!("name {:?} itself in paths = […]; exclude = […] leaves out what need not come back", path),
+            )]
+        }
+    }
+}
+
+/// What git alone keeps, where the policy does not take what git has.
+fn without_git(taken: &Taken<'_>, found: &Discovery) -> Vec<(String, String)> {
+    if taken.git {
+        return Vec::new();
+    }
+    let left = found.by_git.iter().filter(|path| taken.of_path(path) != Cover::Whole);
+    let gap = |path: &PathBuf| {
+        let what = format!("{NO_SOURCE}{}: git keeps it, and the source of kind \"git\" is off", path.display());
+        (what, "take `enabled = false` away, or name it in a source of kind \"files\"".to_owned())
+    };
+    left.map(gap).collect()
 }
 
 fn place(at: &Where) -> String {
@@ -180,25 +207,4 @@ fn is_at(target: &Target, at: &Where) -> bool {
         (Target::Url(_), _) | (Target::Host, Where::Url(_) | Where::Host) => true,
         _ => false,
     }
-}
-
-/// Whether a source reads a path: it names it, a folder above, something below, or a pattern that it matches.
-fn takes_path(policy: &Policy, path: &Path) -> bool {
-    let real = path.canonicalize();
-    let one = |given: &String| {
-        let named = Path::new(given);
-        let by_pattern = globset::GlobBuilder::new(given).literal_separator(true).build();
-        let by_pattern = by_pattern.is_ok_and(|g| g.compile_matcher().is_match(path));
-        let by_name = |path: &Path| path.starts_with(named) || named.starts_with(path);
-        // A site is named where it lies or where it is linked to.
-        let by_link = real.as_ref().is_ok_and(|real| by_name(real));
-        by_pattern || by_name(path) || by_link
-    };
-    policy.sources.iter().any(|source| match &source.spec {
-        SourceSpec::Files(spec) => spec.paths.iter().any(one),
-        SourceSpec::Env(spec) => spec.paths.iter().any(one),
-        SourceSpec::Nginx(spec) => spec.paths.iter().any(one),
-        SourceSpec::Certificates(spec) => spec.paths.iter().any(one),
-        _ => false,
-    })
 }

@@ -1,18 +1,9 @@
 //! Lines of crontabs that are another backup's. Secrets in them are masked before anybody sees them.
 
 use crate::base::cancel::Cancel;
-use crate::place::account::is_root;
-use crate::place::{Command, HostPlace, Place};
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use crate::ops::crontab::{self, Entry};
+use std::path::PathBuf;
 
-const FILES: &[&str] = &["/etc/crontab"];
-/// Folders of crontabs.
-const FOLDERS: &[&str] = &["/etc/cron.d", "/var/spool/cron/crontabs", "/var/spool/cron"];
-/// Folders of scripts that are run as they are.
-const SCRIPTS: &[&str] = &["/etc/cron.hourly", "/etc/cron.daily", "/etc/cron.weekly", "/etc/cron.monthly"];
-const FILE_BYTES: u64 = 1 << 20;
 /// Programs that make or move backups.
 const PROGRAMS: &[&str] = &[
     "pg_dump",
@@ -51,48 +42,17 @@ pub(super) struct Line {
 
 /// Every such line that this account may read, by file.
 pub(super) fn lines(cancel: &Cancel) -> Vec<Line> {
-    let mut found = Vec::new();
-    let below = |dirs: &[&str]| -> Vec<PathBuf> {
-        let entries = dirs.iter().flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten());
-        let mut files: Vec<PathBuf> = entries.map(|e| e.path()).filter(|p| p.is_file()).collect();
-        files.sort();
-        files
-    };
-    for file in FILES.iter().map(PathBuf::from).chain(below(FOLDERS)) {
-        found.extend(in_text(&file, &read(&file), true));
-    }
-    for file in below(SCRIPTS) {
-        found.extend(in_text(&file, &read(&file), false));
-    }
-    if !is_root() {
-        let command = Command::new(["crontab", "-l"]).timeout(Duration::from_secs(10)).cancel(cancel);
-        let text = HostPlace::new().output(command, FILE_BYTES as usize).unwrap_or_default();
-        found.extend(in_text(Path::new("crontab -l"), &String::from_utf8_lossy(&text), true));
-    }
-    found
-}
-
-fn read(file: &Path) -> String {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    if let Ok(file) = fs::File::open(file) {
-        // What was read until an error is as good as any.
-        let _ = file.take(FILE_BYTES).read_to_end(&mut bytes);
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    crontab::entries(cancel).iter().filter_map(of).collect()
 }
 
 /// In a crontab a script that is called after what it does counts as well.
-fn in_text(file: &Path, text: &str, is_crontab: bool) -> Vec<Line> {
-    let numbered = text.lines().enumerate().map(|(n, line)| (n + 1, line.trim()));
-    let active = numbered.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-    let ours = |line: &str| words(line).any(|w| w == "lifeboat");
-    let is = |line: &str| {
-        words(line).any(|w| PROGRAMS.contains(&w))
-            || (is_crontab && words(line).any(|w| w.contains("backup") || w.contains("dump")))
-    };
-    let found = active.filter(|(_, line)| is(line) && !ours(line));
-    found.map(|(number, line)| Line { file: file.to_owned(), number, text: shortened(&masked(line)) }).collect()
+fn of(entry: &Entry) -> Option<Line> {
+    let line = entry.text.as_str();
+    let ours = words(line).any(|w| w == "lifeboat");
+    let is = words(line).any(|w| PROGRAMS.contains(&w))
+        || (entry.is_crontab && words(line).any(|w| w.contains("backup") || w.contains("dump")));
+    let text = || shortened(&masked(line));
+    (is && !ours).then(|| Line { file: entry.file.clone(), number: entry.number, text: text() })
 }
 
 /// The names of programs and files in a line.
@@ -158,6 +118,7 @@ fn is_secret(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn backups_are_told_with_line_and_without_secrets() {
@@ -169,7 +130,10 @@ mod tests {
             7 4 * * * redis-cli -a s3cret --rdb /b/dump.rdb\n\
             * * * * * root /usr/bin/lifeboat snapshot --tag backup\n\
             * * * * * root /usr/sbin/logrotate /etc/logrotate.conf\n";
-        let found = in_text(Path::new("/etc/cron.d/app"), text, true);
+        let in_text = |file: &str, text: &str, is_crontab| -> Vec<Line> {
+            crontab::in_text(Path::new(file), text, is_crontab).iter().filter_map(of).collect()
+        };
+        let found = in_text("/etc/cron.d/app", text, true);
         let numbers: Vec<usize> = found.iter().map(|l| l.number).collect();
         assert_eq!(numbers, [3, 4, 5, 6, 7], "{found:#?}");
         let all = format!("{found:#?}");
@@ -180,9 +144,7 @@ mod tests {
         );
         assert!(found[1].text.contains("https://***@h/r"), "{all}");
         // A package's own script that only has such a word in its name is none.
-        assert!(
-            in_text(Path::new("/etc/cron.daily/dpkg"), "exec /usr/libexec/dpkg/dpkg-db-backup\n", false).is_empty()
-        );
-        assert_eq!(in_text(Path::new("/etc/cron.daily/x"), "#!/bin/sh\nexec rsync -a /srv h:/b\n", false)[0].number, 2);
+        assert!(in_text("/etc/cron.daily/dpkg", "exec /usr/libexec/dpkg/dpkg-db-backup\n", false).is_empty());
+        assert_eq!(in_text("/etc/cron.daily/x", "#!/bin/sh\nexec rsync -a /srv h:/b\n", false)[0].number, 2);
     }
 }

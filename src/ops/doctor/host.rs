@@ -5,9 +5,10 @@ use super::cron::{self, Line};
 use super::{Doctor, Verdict};
 use crate::base::units::human_size;
 use crate::ops::discover::Discovery;
+use crate::ops::runner::{self, Runner};
 use crate::ops::{OpsError, check, transaction};
 use crate::place::{Command, HostPlace, Place};
-use crate::policy::model::{Pin, SourceSpec};
+use crate::policy::model::{Notify, NotifyChannel, NotifyOn, Pin, SourceSpec};
 use crate::repository::chain::{Snapshot, full_text};
 use crate::sources::compose::{pin_repository, pin_tag};
 use crate::sources::project::Places;
@@ -175,6 +176,43 @@ impl Doctor<'_> {
             let hint =
                 "`lifeboat doctor --compare DIR` tries what it has left; then remove the line, or keep it knowingly";
             self.add("cron", Verdict::Warning, text, Some(hint.to_owned()));
+        }
+    }
+
+    /// Something runs what the policy schedules.
+    pub(super) fn runner(&mut self) -> Result<(), OpsError> {
+        let name = &self.policy.app.name;
+        let way_out = runner::way_out(self.installation);
+        match runner::find(self.installation, self.policy, self.run.now, &self.run.cancel)? {
+            Runner::Service => self.ok("service", "runs what is scheduled"),
+            Runner::Other(what) => self.ok("service", format!("none; {what}")),
+            Runner::NotNeeded => self.ok("service", "nothing is scheduled"),
+            Runner::Stopped(unit) => {
+                let hint = format!("`{way_out}` starts it; `journalctl -u {unit}` says why it does not run");
+                self.add("service", Verdict::Warning, format!("{unit} is enabled, and does not run"), Some(hint));
+            }
+            Runner::Nobody => {
+                let text = "nothing runs what is scheduled: no service, no timer, no line of a crontab";
+                let hint = format!("`{way_out}`; or a timer, or a crontab: lifeboat -p {name} --scheduled -q snapshot");
+                self.add("service", Verdict::Warning, text, Some(hint));
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody hears of a failure.
+    pub(super) fn told(&mut self) {
+        let name = &self.policy.app.name;
+        let hears =
+            |n: &&Notify| n.on.contains(&NotifyOn::Failure) || matches!(n.channel, NotifyChannel::Healthchecks(_));
+        match self.policy.notify.iter().filter(hears).count() {
+            0 => {
+                let hint = format!("[notify] in {}, then `lifeboat -p {name} notify test`", self.policy.file.display());
+                self.add("notify", Verdict::Warning, "nobody is told when something fails", Some(hint));
+            }
+            n => {
+                self.ok("notify", format!("{n} {} of failures", if n == 1 { "channel hears" } else { "channels hear" }))
+            }
         }
     }
 

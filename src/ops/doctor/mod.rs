@@ -3,6 +3,7 @@
 //! source captures; sources, tools, pinned images, other backups that run beside.
 //!
 //! - [`coverage`]: what was found out about the application, held against the policy
+//! - [`taken`]: which paths the policy's sources take, as a whole or in part
 //! - [`host`], [`cron`]: what is around it
 //! - [`compare`]: what another backup has left, tried
 //!
@@ -13,6 +14,7 @@ mod compare;
 mod coverage;
 mod cron;
 mod host;
+mod taken;
 
 pub use compare::compare;
 pub(in crate::ops) use coverage::{Gap, GapKind, NO_SOURCE, gaps};
@@ -99,6 +101,8 @@ fn why(check: &str) -> &'static str {
         "transactions" => "until it is settled nothing else is done to the application",
         "pins" => "a rollback cannot start the very image that ran then",
         "compare" => "what that backup lacks is found out on the day that it is needed",
+        "service" => "a schedule that nobody runs takes no snapshot",
+        "notify" => "a backup that fails in silence is missed on the day that it is needed",
         "cron" => "two backups cost time twice, and nobody looks whether the other one still works",
         _ => "the next snapshot or restore may fail",
     }
@@ -153,6 +157,8 @@ pub fn examine(installation: &Installation, policy: &Policy, run: &Run) -> Resul
     doctor.versions(&found, &places);
     doctor.disks(&places);
     doctor.other_backups();
+    doctor.runner()?;
+    doctor.told();
     Ok(Examined { policy: policy.app.name.to_string(), findings: doctor.findings })
 }
 

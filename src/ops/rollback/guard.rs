@@ -7,6 +7,7 @@
 use super::plan::{EnvSide, RollbackRequest, plan};
 use super::{major, schema};
 use crate::base::cancel::Cancel;
+use crate::base::events::Event;
 use crate::base::ids::{SnapshotId, SourceName, Tag};
 use crate::base::umask;
 use crate::ops::access::{Access, AccessRequest, Installation};
@@ -91,6 +92,12 @@ pub fn before(
             "the command was not run; mend that first",
         ));
     }
+    if let Some(failed) = &report.hook_failed {
+        return Err(OpsError::failed(
+            failed.clone(),
+            "the command was not run: the application may not be as it was; mend that first",
+        ));
+    }
     let home = AccessRequest { identity: request.identity.clone(), ..AccessRequest::of(policy) };
     let access = Access::open(installation, &home)?;
     let level = if access.identities.is_some() { Level::Deep } else { Level::ReadData { percent: 100 } };
@@ -156,9 +163,11 @@ pub fn guarded(
     }
     match &report.failed {
         None => {
-            let taken = patiently(run, PATIENCE, || take(installation, policy, request.tag.clone(), run))?.header;
-            report.after = Some(taken.id);
-            report.after_outcome = Some(taken.outcome);
+            let taken = patiently(run, PATIENCE, || take(installation, policy, request.tag.clone(), run))?;
+            let said = taken.hook_failed.into_iter();
+            said.for_each(|text| run.events.send(Event::Warning { source: None, text }));
+            report.after = Some(taken.header.id);
+            report.after_outcome = Some(taken.header.outcome);
         }
         Some(_) if request.no_rollback => {}
         // What the command did is what has to be told first, whatever comes of taking it back.

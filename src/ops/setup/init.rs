@@ -8,6 +8,7 @@ use crate::base::atomic::{self, IfExists};
 use crate::base::ids::{HostName, PolicyName, RepositoryId};
 use crate::ops::access::{Installation, host_name};
 use crate::ops::discover::{self, Discovery, External, Uncovered};
+use crate::ops::runner::{self, Runner};
 use crate::ops::storage::{StorageOptions, open_storage};
 use crate::ops::{OpsError, Run, probe};
 use crate::pipeline::crypt::Recipients;
@@ -60,6 +61,10 @@ pub struct InitReport {
     pub external: Vec<External>,
     /// What other installed policies capture too.
     pub shared: Vec<Shared>,
+    /// What git keeps of what is mounted into services: the source `git` captures it, with its edits.
+    pub in_git: Vec<PathBuf>,
+    /// How to have the schedule run, where nothing on this host does.
+    pub to_run: Option<String>,
     /// How many policies are installed now.
     pub policies: usize,
 }
@@ -114,6 +119,8 @@ pub fn init(installation: &Installation, options: &InitOptions, run: &Run) -> Re
 
     // The commit point: from here on the application is set up.
     write_policy(&policy_file, &text)?;
+    let runner = runner::find(installation, &policy, run.now, &run.cancel)?;
+    let to_run = matches!(runner, Runner::Nobody | Runner::Stopped(_)).then(|| runner::way_out(installation));
     let covered =
         found.finds.iter().map(|f| Covered { source: f.name.clone(), kind: f.thing.kind(), what: f.what.clone() });
     let covered = covered.collect();
@@ -132,6 +139,8 @@ pub fn init(installation: &Installation, options: &InitOptions, run: &Run) -> Re
         covered,
         not_covered: found.uncovered,
         external: found.external,
+        in_git: found.by_git,
+        to_run,
         policies: policy::find::installed(&installation.config_dir).map_or(1, |names| names.len()),
         root,
     })

@@ -20,17 +20,9 @@ mod ran;
 mod sight;
 mod silence;
 
-use crate::place::owner_is_gone;
-use std::path::Path;
-
 pub use headline::{about, overall};
 pub use judge::{Check, Level, Loss, Next, PolicyStatus, Recovery, judge, unreadable, unseen};
 pub use look::look;
 pub use ran::Ran;
 pub use sight::{CopySight, RepositorySight, Room, SeenGap, Sight, SnapshotSight, drill_page, looked, recall};
 pub use silence::{LineStatus, Silence, silence};
-
-/// Whether a service runs for this state folder: its lock names it. The lock itself is not touched.
-pub fn is_served(state_dir: &Path) -> bool {
-    std::fs::read_to_string(state_dir.join("serve.lock")).is_ok_and(|mark| !mark.is_empty() && !owner_is_gone(&mark))
-}

@@ -14,14 +14,13 @@
 //!
 //! - [`journal`]: the file
 //! - [`plan`]: what would be done; pure data
-//! - [`services`], [`up`], [`nginx`], [`hooks`]: what else takes part
+//! - [`services`], [`up`], [`nginx`], [`crate::ops::hooks`]: what else takes part
 //! - `aside`: the data folder of a database server of another major version
 //! - [`run`]: forward, and back when something fails
 //! - [`settle`]: a pending one, after a crash; a finished one undone; old things discarded
 
 mod aside;
 pub mod helper;
-pub mod hooks;
 pub mod journal;
 pub mod nginx;
 mod overlay;

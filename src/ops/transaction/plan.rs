@@ -2,7 +2,6 @@
 //! plan itself and that of a restore in place; that of a rollback is `ops::rollback`'s.
 
 use super::aside::Aside;
-use super::hooks;
 use super::journal::{folder, refuse_pending};
 use super::nginx::Nginx;
 use super::overlay::ChosenKey;
@@ -15,6 +14,7 @@ use crate::base::units::human_size;
 use crate::ops::access::{Access, Installation};
 use crate::ops::browse::part::open_snapshot;
 use crate::ops::browse::select::{require_captured, source_named};
+use crate::ops::hooks;
 use crate::ops::streams::SnapshotStreams;
 use crate::ops::{OpsError, Run};
 use crate::policy::Policy;

@@ -1,6 +1,5 @@
 //! Forward, step by step; and back when one fails.
 
-use super::hooks;
 use super::journal::{End, Entry, Journal, Line, Phase, Record, Step, refuse_pending};
 use super::overlay;
 use super::plan::{Late, TransactionPlan};
@@ -9,11 +8,13 @@ use super::services::{Services, from_place, recorded};
 use super::settle::discard_expired;
 use super::stage::Stage;
 use crate::base::cancel::Held;
+use crate::base::events::Event;
 use crate::base::ids::{SnapshotId, SourceName};
 use crate::ops::access::{Access, AccessRequest, Installation};
 use crate::ops::browse::part::open_snapshot;
 use crate::ops::browse::select::source_named;
 use crate::ops::health::{self, Health, Patience, Service as Watched};
+use crate::ops::hooks;
 use crate::ops::snapshot::{self, SnapshotOptions};
 use crate::ops::streams::SnapshotStreams;
 use crate::ops::verify::{Level, verify};
@@ -110,6 +111,9 @@ pub fn save(
     let sources = check::sources(installation, policy, &run.cancel);
     let planned = snapshot::plan(policy, &sources, &options)?;
     let report = snapshot::run_locked(installation, policy, &planned, &sources, lock, run)?;
+    for notice in &report.notices {
+        run.events.send(Event::Warning { source: None, text: format!("safety snapshot: {notice}") });
+    }
     for source in &report.sources {
         if concerned.contains(&source.name) && source.outcome == SourceOutcome::Failed {
             let name = source.name.as_str();
@@ -261,7 +265,7 @@ impl<'a> Machine<'a> {
         let plan = self.plan;
         self.stage.make_folder()?;
         if !self.stage.policy.hooks.before_rollback.is_empty() {
-            self.step(Step::HooksBefore, |m| m.hooks(&m.stage.policy.hooks.before_rollback))?;
+            self.step(Step::HooksBefore, |m| m.hooks("before_rollback", &m.stage.policy.hooks.before_rollback))?;
         }
         for intent in &plan.intents {
             self.ready(reader, intent)?;
@@ -364,8 +368,14 @@ impl<'a> Machine<'a> {
         act(self, &stored).map_err(|e| streams.take_damage().unwrap_or(e))
     }
 
-    fn hooks(&self, hooks: &[String]) -> Result<(), OpsError> {
-        hooks::run(self.stage.policy, hooks, &self.plan.id, self.plan.what.hook(), &self.stage.run)
+    fn hooks(&self, name: &str, hooks: &[String]) -> Result<(), OpsError> {
+        let told = vec![
+            ("LIFEBOAT_WHAT", self.plan.what.hook().to_owned()),
+            ("LIFEBOAT_TRANSACTION", self.plan.id.clone()),
+            ("LIFEBOAT_SNAPSHOT", self.plan.snapshot.to_string()),
+            ("LIFEBOAT_ERROR", self.report.failed.clone().unwrap_or_default()),
+        ];
+        hooks::run(self.stage.policy, name, hooks, &told, &self.stage.run)
     }
 
     fn stop(&mut self) -> Result<(), OpsError> {
@@ -521,7 +531,8 @@ impl<'a> Machine<'a> {
 
     fn finish(mut self) -> Result<TransactionReport, OpsError> {
         if !self.stage.policy.hooks.after_rollback.is_empty()
-            && let Err(e) = self.step(Step::HooksAfter, |m| m.hooks(&m.stage.policy.hooks.after_rollback))
+            && let Err(e) =
+                self.step(Step::HooksAfter, |m| m.hooks("after_rollback", &m.stage.policy.hooks.after_rollback))
         {
             // The application is well; a hook that is not changes nothing about that.
             self.report.warnings.push(full_text(&e));
@@ -625,7 +636,7 @@ impl<'a> Machine<'a> {
         // Nothing has failed where somebody asked for it.
         if !self.asked
             && !self.stage.policy.hooks.on_failure.is_empty()
-            && let Err(e) = self.step(Step::HooksFailed, |m| m.hooks(&m.stage.policy.hooks.on_failure))
+            && let Err(e) = self.step(Step::HooksFailed, |m| m.hooks("on_failure", &m.stage.policy.hooks.on_failure))
         {
             self.report.warnings.push(full_text(&e));
         }

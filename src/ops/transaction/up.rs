@@ -4,10 +4,10 @@
 //! Invariants: only containers of the project are touched; none is removed but those of a project that was not there
 //! before, and then only what this transaction made; a data store is up and healthy before anything is put into it.
 
-use super::hooks;
 use super::services::{Services, await_healthy, from_place, is_store, is_up, stores, warn_of_wait};
 use super::stage::Stage;
 use crate::ops::OpsError;
+use crate::ops::hooks;
 use crate::place::compose::{Compose, ComposeProject, UpSet};
 use crate::place::inspect::ContainerSummary;
 use crate::policy::Policy;

@@ -25,7 +25,7 @@ mod written;
 pub use pin::{pin_repository, pin_tag, unpin, unpin_all};
 pub use placing::{ComposePlacing, planned};
 pub use proof::ComposeProof;
-pub use stack::{live, recorded};
+pub use stack::{described, live, recorded};
 
 use super::project::{Places, Project, compose_settings};
 use super::{Capture, Captured, Source, SourceError};

@@ -75,27 +75,33 @@ pub fn recorded(facts: &Value, app: &App) -> Option<(ComposeProject, UpSet)> {
 /// The stack as its containers are now: what runs, and how many of each. Nothing is built for it.
 pub fn live(project: &Project, app: &App) -> (ComposeProject, UpSet) {
     let dir = app.project_dir.clone().or_else(|| project.working_dir.clone()).unwrap_or_else(|| app.root.clone());
-    let found = files::find(app, &dir, Some(project));
-    let with = |role| {
-        let files = found.iter().filter(move |f| f.role == role);
-        files.map(|f| f.path.clone()).collect::<Vec<PathBuf>>()
-    };
-    let env_files = without_default(with(Role::Env), &dir);
-    let settings = compose_settings(&dir, &env_files);
     let mut services: BTreeMap<String, usize> = BTreeMap::new();
     for container in project.containers.iter().filter(|c| matches!(c.state.as_str(), "running" | "restarting")) {
         if let Some(labels) = container.compose().filter(|l| !l.oneoff) {
             *services.entry(labels.service).or_default() += 1;
         }
     }
-    let described = ComposeProject {
-        name: project.name.clone(),
+    let described = described(app, &dir, Some(project));
+    (described, UpSet { services: services.into_iter().collect(), build: Vec::new() })
+}
+
+/// The project in a folder, as its containers' labels say; without any, as Compose would take it.
+pub fn described(app: &App, dir: &Path, project: Option<&Project>) -> ComposeProject {
+    let found = files::find(app, dir, project);
+    let with = |role| {
+        let files = found.iter().filter(move |f| f.role == role);
+        files.map(|f| f.path.clone()).collect::<Vec<PathBuf>>()
+    };
+    let env_files = without_default(with(Role::Env), dir);
+    let settings = compose_settings(dir, &env_files);
+    let name = project.map(|p| p.name.clone()).or_else(|| app.project.clone()).or(settings.project);
+    ComposeProject {
+        name: name.unwrap_or_else(|| name_of(dir)),
         files: with(Role::Compose),
         env_files,
         profiles: if app.profiles.is_empty() { settings.profiles } else { app.profiles.clone() },
-        dir,
-    };
-    (described, UpSet { services: services.into_iter().collect(), build: Vec::new() })
+        dir: dir.to_owned(),
+    }
 }
 
 /// What Compose finds by itself is not named: the containers' labels would change.

@@ -43,6 +43,11 @@ impl Kept {
         }
     }
 
+    /// Files below a path, or there, that git keeps.
+    pub fn tracked<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = &'a Path> {
+        self.tracked.range(path.to_owned()..).take_while(move |p| p.starts_with(path)).map(PathBuf::as_path)
+    }
+
     /// What git does not keep: files, and folders that hold nothing tracked.
     pub fn others(&self) -> &[PathBuf] {
         &self.others
