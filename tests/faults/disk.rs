@@ -16,6 +16,8 @@ use std::time::SystemTime;
 
 type Number = usize;
 type Names = BTreeMap<OsString, Number>;
+/// What is left of content that is this now, and of which that is safe.
+type Left<'a> = &'a dyn Fn(&Rc<Vec<u8>>, Option<&Rc<Vec<u8>>>) -> Rc<Vec<u8>>;
 
 /// What a run is traced for.
 pub const CALLS: &str = "open,openat,openat2,creat,write,pwrite64,writev,pwritev,pwritev2,copy_file_range,sendfile,splice,\
@@ -587,7 +589,7 @@ fn gather(
     path: &Path,
     found: &mut Found,
     names: &dyn Fn(&Body) -> Option<Names>,
-    content: &dyn Fn(&Rc<Vec<u8>>, Option<&Rc<Vec<u8>>>) -> Rc<Vec<u8>>,
+    content: Left<'_>,
 ) {
     let node = &nodes[number];
     let piece = match &node.body {
