@@ -33,6 +33,12 @@ pub fn excuse(site: &Site, done: &Done, call: &Call) -> Option<&'static str> {
     if of_a_database && (ends("-shm") || is("unlink") || is("ftruncate")) {
         return Some("SQLite tidies up its log: what stays is taken up by the next run");
     }
+    let moves = ends(".db") && (is("pwrite64") || is("fsync") || is("fdatasync"));
+    if moves || (ends("-wal") && (is("pread64") || is("fsync") || is("fdatasync"))) {
+        return Some(
+            "SQLite moves its log into the database: what cannot be moved stays in the log, see the losses of power",
+        );
+    }
     if ends("history.db") || ends("history.db-wal") {
         return done
             .said
