@@ -38,15 +38,35 @@ fn remove_left_behind(dir: &Path, path: &Path) {
     let Ok(beginning) = beginning(path) else { return };
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let random = name.to_str().and_then(|n| n.strip_prefix(&beginning)?.strip_suffix(".tmp"));
-        let ours = random.is_some_and(|r| r.len() == 16 && r.bytes().all(|b| b.is_ascii_hexdigit()));
-        let old = || {
-            let meta = entry.metadata().ok().filter(fs::Metadata::is_file)?;
-            Some(meta.modified().ok()?.elapsed().ok()? > LEFT_BEHIND)
-        };
-        if ours && old() == Some(true) {
-            let _ = fs::remove_file(entry.path());
+        if name.to_str().and_then(|n| n.strip_prefix(&beginning)).is_some_and(is_random) {
+            remove_if_old(&entry);
         }
+    }
+}
+
+/// The same for a folder whose files are each written once: no later write of the same file would do it.
+pub fn remove_all_left_behind(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let ours = name.to_str().and_then(|n| Some(n.strip_prefix('.')?.strip_suffix(".tmp")?.rsplit_once('.')?.1));
+        if ours.is_some_and(|random| is_random(&format!("{random}.tmp"))) {
+            remove_if_old(&entry);
+        }
+    }
+}
+
+/// Whether this is how the temporary name of a file ends.
+fn is_random(end: &str) -> bool {
+    end.strip_suffix(".tmp").is_some_and(|r| r.len() == 16 && r.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+fn remove_if_old(entry: &fs::DirEntry) {
+    let old = || {
+        let meta = entry.metadata().ok().filter(fs::Metadata::is_file)?;
+        Some(meta.modified().ok()?.elapsed().ok()? > LEFT_BEHIND)
+    };
+    if old() == Some(true) {
+        let _ = fs::remove_file(entry.path());
     }
 }
 
@@ -147,5 +167,8 @@ mod tests {
         write(&path, b"four", 0o600, IfExists::Replace).unwrap();
         assert!(!dir.path().join(".a.0123456789abcdef.tmp").exists());
         assert!(others.iter().all(|(name, _)| dir.path().join(name).exists()));
+        remove_all_left_behind(dir.path());
+        assert!(!dir.path().join(".b.0123456789abcdef.tmp").exists() && path.exists());
+        assert!(dir.path().join(".a.mine.tmp").exists() && dir.path().join(".a.0123456789abcdee.tmp").exists());
     }
 }

@@ -96,7 +96,9 @@ impl State {
 
     /// Drops decrypted index objects that the repository no longer has. One that cannot be dropped costs room only.
     pub fn tidy_index_cache(&self, repository: &RepositoryId, is_there: impl Fn(&ObjectId) -> bool) {
-        let Ok(entries) = fs::read_dir(self.index_cache(repository)) else { return };
+        let cache = self.index_cache(repository);
+        atomic::remove_all_left_behind(&cache);
+        let Ok(entries) = fs::read_dir(cache) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
             let id = name.to_str().and_then(crate::repository::kept::id_of);

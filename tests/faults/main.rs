@@ -5,9 +5,18 @@
 //! Every fault is proven to have happened: by the signal that ended the process, or by strace's log. The test command
 //! tries some points of each sort, `LIFEBOAT_SWEEP=1` all of them.
 
+mod calls;
 #[path = "../cli/world.rs"]
 #[allow(dead_code, reason = "another binary uses the rest")]
 mod cli;
+mod disk;
+mod excuse;
+mod inplace;
 mod limits;
+#[path = "../support/looped.rs"]
+mod looped;
+mod power;
+mod readonly;
+mod short;
 mod site;
 mod sweep;

@@ -5,17 +5,30 @@ mod bombs;
 #[path = "../cli/world.rs"]
 #[allow(dead_code, reason = "another binary uses the rest")]
 mod cli;
+mod everywhere;
+mod flags;
 mod forged;
+#[path = "../daemon/hear.rs"]
+#[allow(dead_code, reason = "another binary uses the rest")]
+mod hear;
 #[path = "../support/hostile.rs"]
 mod hostile;
 mod inplace;
 #[path = "../support/lab.rs"]
 mod lab;
+#[path = "../support/looped.rs"]
+mod looped;
 #[path = "../support/postgres.rs"]
 mod postgres;
+mod race;
 #[path = "../support/redis.rs"]
 mod redis;
+#[path = "../support/s3.rs"]
+mod s3;
 mod secrets;
+#[path = "../daemon/sink.rs"]
+#[allow(dead_code, reason = "another binary uses the rest")]
+mod sink;
 #[path = "../support/tree.rs"]
 mod tree;
 #[path = "../support/world.rs"]

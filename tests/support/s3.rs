@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 pub const BUCKET: &str = "backups";
 const KEY_ID: &str = "AKIATESTTESTTESTTEST";
-const SECRET: &str = "a-secret-of-the-tests-and-of-nobody-else";
+pub const SECRET: &str = "a-secret-of-the-tests-and-of-nobody-else";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

@@ -189,7 +189,8 @@ pub fn plan(access: &Access, policy: &Policy, options: &PruneOptions, run: &Run)
     let sorted = Sorted::new(garbage, trash, options, storage_time);
     let delete_first = if options.immediately {
         let needed = needed_by(access, &remove, run)?;
-        sorted.delete.iter().filter(|object| !needed.contains(&object.id)).cloned().collect()
+        let is_free = |object: &&Stored| needed.as_ref().is_some_and(|needed| !needed.contains(&object.id));
+        sorted.delete.iter().filter(is_free).cloned().collect()
     } else {
         Vec::new()
     };
@@ -273,17 +274,18 @@ fn shown(snapshot: &Snapshot, keep: bool, reason: String) -> PlannedSnapshot {
     }
 }
 
-/// What snapshots that are to go still need; where that cannot be read, nothing.
-fn needed_by(access: &Access, snapshots: &[Snapshot], run: &Run) -> Result<HashSet<ObjectId>, OpsError> {
+/// What snapshots that are to go still need. Where that cannot be read it is not known: then nothing goes before it is on
+/// record that they are removed, or a run that is cut short would leave a snapshot whose objects are gone.
+fn needed_by(access: &Access, snapshots: &[Snapshot], run: &Run) -> Result<Option<HashSet<ObjectId>>, OpsError> {
     let mut needed = HashSet::new();
     for snapshot in snapshots {
         match garbage::referenced(&access.repository, std::iter::once(snapshot), &run.cancel) {
             Ok(ids) => needed.extend(ids),
-            Err(e) if e.is_integrity() => {}
+            Err(e) if e.is_integrity() => return Ok(None),
             Err(e) => return Err(e.into()),
         }
     }
-    Ok(needed)
+    Ok(Some(needed))
 }
 
 /// Retention's word on each snapshot of the line.

@@ -177,7 +177,10 @@ impl Pruner<'_> {
         }
         let retained = chain.all().filter(|s| !chain.was_pruned(s));
         let needed = garbage::referenced(self.repository, retained, &self.run.cancel)?;
-        let delete: Vec<Stored> = steps.delete.iter().filter(|o| !needed.contains(&o.id)).cloned().collect();
+        // What went first is gone, and counted.
+        let first: HashSet<ObjectId> = steps.delete_first.iter().map(|o| o.id).collect();
+        let is_left = |o: &&Stored| !needed.contains(&o.id) && !first.contains(&o.id);
+        let delete: Vec<Stored> = steps.delete.iter().filter(is_left).cloned().collect();
         self.delete(&delete, report)?;
         if report.refused.objects + report.locked.objects == 0 {
             self.delete_keys(steps.due.iter().map(|trash| &trash.key))?;

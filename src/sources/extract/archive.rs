@@ -45,7 +45,7 @@ pub struct Member {
     pub offset: u64,
     /// Bytes of payload.
     pub payload: u64,
-    /// Metadata that the archive has but this reader does not understand.
+    /// Metadata that the archive has and nothing restores, in words.
     pub lost: Vec<String>,
 }
 

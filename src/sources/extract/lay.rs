@@ -140,12 +140,7 @@ impl Extractor {
         renamed.entry.path = name.to_vec();
         renamed.again = false;
         for lost in &member.lost {
-            self.report.add(
-                Severity::Metadata,
-                Aspect::Attribute,
-                &member.entry.path,
-                format!("{lost} not understood"),
-            );
+            self.report.add(Severity::Metadata, Aspect::Attribute, &member.entry.path, lost.clone());
         }
         let before = self.report.differences.len();
         let (severity, what) = match self.member(archive, &renamed, false) {
@@ -193,12 +188,7 @@ impl Extractor {
             }
             change(&mut member.entry);
             for lost in std::mem::take(&mut member.lost) {
-                self.report.add(
-                    Severity::Metadata,
-                    Aspect::Attribute,
-                    &member.entry.path,
-                    format!("{lost} not understood"),
-                );
+                self.report.add(Severity::Metadata, Aspect::Attribute, &member.entry.path, lost);
             }
             let (severity, what) = match self.member(&mut archive, &member, true) {
                 Ok(Laid::HandedOver) => continue,

@@ -61,7 +61,7 @@ impl Records {
         }
     }
 
-    /// Extended attributes and ACLs, and the names of those that are not understood.
+    /// Extended attributes and ACLs, and what of them is not restored.
     pub fn attributes(&self) -> (Xattrs, Vec<String>) {
         let mut found = Vec::new();
         let mut lost = Vec::new();
@@ -78,10 +78,13 @@ impl Records {
                 match (attribute, acl) {
                     (Some(attribute), Some(acl)) => found.push((attribute.to_vec(), acl)),
                     _ if value.is_empty() => {}
-                    _ => lost.push(format!("ACL in {}", display(key))),
+                    _ => lost.push(format!("ACL in {} not understood", display(key))),
                 }
             } else if key.starts_with(b"LIBARCHIVE.xattr.") && !self.0.keys().any(|k| k.starts_with(b"SCHILY.xattr.")) {
-                lost.push(format!("attribute in {}", display(key)));
+                lost.push(format!("attribute in {} not understood", display(key)));
+            } else if key == b"SCHILY.fflags" && !value.is_empty() {
+                // Set, they would keep the next restore from replacing the file.
+                lost.push(format!("flags {} not restored: chattr sets them", display(value)));
             }
         }
         found.sort();

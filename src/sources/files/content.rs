@@ -62,7 +62,9 @@ pub fn attributes(path: &Path) -> io::Result<Xattrs> {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Xattrs::new()),
         Err(e) => return Err(e.into()),
     };
-    Ok(xattr::read(dir.as_fd(), name.as_deref())?)
+    let mut found = xattr::read(dir.as_fd(), name.as_deref())?;
+    found.extend(xattr::flags(dir.as_fd(), name.as_deref()));
+    Ok(found)
 }
 
 /// Opens a path of any length, in steps when it is too long for one call.

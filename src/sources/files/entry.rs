@@ -42,6 +42,10 @@ impl Kind {
     }
 }
 
+/// Flags of a captured file stand among its attributes under this name, which no namespace of attributes has. In the tar
+/// they are a record of their own, and what is read from a tar has none: no file is made that its owner cannot remove.
+pub const FLAGS: &[u8] = b"flags";
+
 /// Extended attributes, name and value, sorted by name.
 pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 

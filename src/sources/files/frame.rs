@@ -4,11 +4,11 @@
 //! - `ustar` says what it can; a `pax` record says what it cannot (long or non-ASCII names, fractions of a second,
 //!   years before 1970, large sizes and ids). `hdrcharset=BINARY` stands before names that are not UTF-8.
 //! - Extended attributes are `SCHILY.xattr.*` (`=` and `%` in their names encoded as GNU tar does), POSIX ACLs
-//!   `SCHILY.acl.access` and `.default`.
+//!   `SCHILY.acl.access` and `.default`; flags that keep a file from being changed `SCHILY.fflags`.
 //! - Sparse files are GNU's sparse format 1.0: the map stands before the data.
 
 use super::acl;
-use super::entry::{Entry, Kind, Time};
+use super::entry::{Entry, FLAGS, Kind, Time};
 use std::io::Write as _;
 use tar::{EntryType, Header};
 
@@ -141,6 +141,7 @@ fn attributes(pax: &mut Pax, entry: &Entry) {
             _ => None,
         };
         match acl {
+            _ if name == FLAGS => pax.add("SCHILY.fflags", value),
             Some((key, text)) => pax.add(key, text.as_bytes()),
             None => pax.add_bytes(&[b"SCHILY.xattr.", encode_key(name).as_slice()].concat(), value),
         }

@@ -11,6 +11,7 @@ use super::stream::{LARGE, Observer, Outcome, TreeStream, file_error};
 use super::walk::{Found, Identity, real_of};
 use super::xattr;
 use crate::sources::SourceError;
+use rustix::fd::AsFd;
 use std::io::Read;
 use std::path::Path;
 
@@ -164,7 +165,9 @@ impl TreeStream<'_> {
 
 /// An open file's extended attributes.
 pub(super) fn attributes(path: &Path, opened: &Opened) -> Result<Xattrs, SourceError> {
-    xattr::of_file(&opened.file).map_err(|e| file_error("read extended attributes of", path, e))
+    let mut found = xattr::of_file(&opened.file).map_err(|e| file_error("read extended attributes of", path, e))?;
+    found.extend(xattr::flags(opened.file.as_fd(), None));
+    Ok(found)
 }
 
 /// A file's entry as it is now, when it is not what the walk saw any more.

@@ -1,7 +1,8 @@
 //! Extended attributes, ACLs and capabilities among them, read without following anything.
 
-use super::entry::Xattrs;
+use super::entry::{FLAGS, Xattrs};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
+use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use std::ffi::CStr;
 use std::fs::File;
@@ -35,6 +36,17 @@ pub fn read(dir: BorrowedFd<'_>, name: Option<&CStr>) -> Result<Xattrs, Errno> {
     }
     found.sort();
     Ok(found)
+}
+
+/// The flags of `name` in `dir`, or of `dir` itself, that keep a file from being changed (`chattr +i`, `+a`), as one
+/// attribute of the name [`FLAGS`]; none where a file system or a kernel knows none.
+pub fn flags(dir: BorrowedFd<'_>, name: Option<&CStr>) -> Xattrs {
+    let how = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
+    let Ok(stat) = rustix::fs::statx(dir, name.unwrap_or(c""), how, StatxFlags::empty()) else { return Xattrs::new() };
+    let known = [(StatxAttributes::IMMUTABLE, "immutable"), (StatxAttributes::APPEND, "append")];
+    let set: Vec<&str> =
+        known.iter().filter(|(flag, _)| stat.stx_attributes.contains(*flag)).map(|(_, name)| *name).collect();
+    if set.is_empty() { Xattrs::new() } else { vec![(FLAGS.to_vec(), set.join(",").into_bytes())] }
 }
 
 /// The extended attributes of an open file, sorted by name.

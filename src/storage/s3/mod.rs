@@ -29,6 +29,8 @@ mod put;
 mod retry;
 pub mod settings;
 mod sign;
+#[cfg(test)]
+mod sweep;
 mod wire;
 
 use super::{Ahead, Hashed, ObjectInfo, ObjectLocks, Put, Storage, StorageError, StorageKey, Tampered};

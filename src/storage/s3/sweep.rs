@@ -1,0 +1,140 @@
+//! Hostile answers of a server: whatever its lists say, there is an answer or an error, soon.
+
+use super::S3Storage;
+use super::credentials::CredentialSource;
+use super::lock::LockSettings;
+use super::settings::{Pace, S3Settings, ServerTraits};
+use crate::base::fuzz::Fuzz;
+use crate::storage::Storage;
+use chrono::TimeDelta;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const WORDS: &[&str] = &[
+    "<Contents>",
+    "</Contents>",
+    "<Key>",
+    "</Key>",
+    "<IsTruncated>true</IsTruncated>",
+    "<NextContinuationToken>",
+    "<KeyCount>",
+    "<Size>-1</Size>",
+    "<LastModified>",
+    "&lt;",
+    "&#0;",
+    "&x;",
+    "<!DOCTYPE",
+    "<![CDATA[",
+    "]]>",
+    "<?xml",
+    "xmlns=",
+    "<!--",
+    "-->",
+    "<Version>",
+    "<DeleteMarker>",
+    "<VersionId>",
+    "<IsLatest>",
+    "../",
+    "\0",
+    "\u{feff}",
+];
+
+/// A server whose every answer is what stands in `body`.
+fn server(body: Arc<Mutex<Vec<u8>>>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let body = body.clone();
+            // It ends with the process.
+            std::thread::spawn(move || {
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let (mut stream, mut line) = (stream, String::new());
+                while reader.read_line(&mut line).is_ok_and(|n| n > 0) {
+                    if line == "\r\n" {
+                        let body = body.lock().unwrap().clone();
+                        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                        if stream.write_all(&[head.as_bytes(), &body].concat()).is_err() {
+                            return;
+                        }
+                    }
+                    line.clear();
+                }
+            });
+        }
+    });
+    port
+}
+
+fn storage(dir: &Path, port: u16, locked: bool) -> S3Storage {
+    let credentials = dir.join("credentials.env");
+    let mut file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&credentials);
+    file.as_mut().unwrap().write_all(b"AWS_ACCESS_KEY_ID=a\nAWS_SECRET_ACCESS_KEY=b\n").unwrap();
+    let quick = Duration::from_millis(20);
+    S3Storage::new(&S3Settings {
+        bucket: "backups".to_owned(),
+        prefix: "shop".to_owned(),
+        endpoint: Some(format!("http://127.0.0.1:{port}")),
+        region: Some("us-east-1".to_owned()),
+        credentials: CredentialSource::File(credentials),
+        path_style: true,
+        limit_upload: None,
+        object_lock: locked.then(|| LockSettings { period: TimeDelta::days(1), exempt: Vec::new() }),
+        server: ServerTraits::default(),
+        pace: Pace {
+            stall: Duration::from_secs(3),
+            deadline: quick,
+            first_contact: quick,
+            first_pause: quick,
+            longest_pause: quick,
+        },
+    })
+    .unwrap()
+}
+
+fn sweep(locked: bool, seed: &str, honest: usize) {
+    let body = Arc::new(Mutex::new(seed.as_bytes().to_vec()));
+    let port = server(body.clone());
+    let dir = tempfile::tempdir().unwrap();
+    let storage = storage(dir.path(), port, locked);
+    assert_eq!(storage.list("").unwrap().len(), honest, "the seed is an honest answer");
+    Fuzz::of("s3-list").seed(seed).words(WORDS).run(|bytes| {
+        *body.lock().unwrap() = bytes.to_vec();
+        // Whatever is listed is a key below the prefix, once, in order.
+        if let Ok(found) = storage.list("") {
+            assert!(found.windows(2).all(|pair| pair[0].key < pair[1].key), "{found:?}");
+        }
+    });
+}
+
+#[test]
+fn sweep_lists() {
+    sweep(
+        false,
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
+         <Name>backups</Name><Prefix>shop/</Prefix><KeyCount>2</KeyCount><MaxKeys>1000</MaxKeys><IsTruncated>false\
+         </IsTruncated><Contents><Key>shop/archives/aa/1</Key><LastModified>2026-11-21T10:00:00.000Z</LastModified>\
+         <ETag>&quot;1&quot;</ETag><Size>10</Size></Contents><Contents><Key>shop/repository.json</Key><LastModified>\
+         2026-11-21T10:00:01.000Z</LastModified><ETag>&quot;2&quot;</ETag><Size>20</Size></Contents></ListBucketResult>",
+        2,
+    );
+}
+
+#[test]
+fn sweep_lists_of_versions() {
+    sweep(
+        true,
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><ListVersionsResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
+         <Name>backups</Name><Prefix>shop/</Prefix><MaxKeys>1000</MaxKeys><IsTruncated>false</IsTruncated><Version><Key>\
+         shop/a</Key><VersionId>v2</VersionId><IsLatest>true</IsLatest><LastModified>2026-11-21T10:00:01.000Z\
+         </LastModified><ETag>&quot;2&quot;</ETag><Size>20</Size></Version><Version><Key>shop/a</Key><VersionId>v1\
+         </VersionId><IsLatest>false</IsLatest><LastModified>2026-11-21T10:00:00.000Z</LastModified><ETag>&quot;1&quot;\
+         </ETag><Size>10</Size></Version><DeleteMarker><Key>shop/b</Key><VersionId>v1</VersionId><IsLatest>true\
+         </IsLatest><LastModified>2026-11-21T10:00:00.000Z</LastModified></DeleteMarker></ListVersionsResult>",
+        1,
+    );
+}

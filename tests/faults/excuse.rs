@@ -1,0 +1,92 @@
+//! What may fail while the command succeeds: few things, each with its reason. Everything else is a false success.
+
+use crate::calls::{Call, Event};
+use crate::site::{Done, Site};
+use std::path::Path;
+
+/// Why it does not matter that this call failed; `None`: it matters.
+pub fn excuse(site: &Site, done: &Done, call: &Call) -> Option<&'static str> {
+    let root = site.world.dir.path();
+    let paths = call.paths();
+    let told = call.fd(0);
+    let is = |name: &str| call.name == name;
+    if is("close") {
+        return is_settled(done, call).then_some("close: a sync has told, or will tell, what a close could");
+    }
+    if let Some(target) = told.as_ref().filter(|t| !t.path.starts_with("/")) {
+        // Standard output is where the answer goes: whoever does not get it is told by the exit code.
+        return (target.fd != 1)
+            .then_some("no file: a wake-up between threads, or standard error, to which nothing can be said");
+    }
+    if !paths.iter().any(|p| p.starts_with(root)) {
+        return Some("what the machine says of itself: processors, time zone, accounts; a guess takes its place");
+    }
+    let below = |folder: &str| paths.iter().all(|p| p.starts_with(root.join(folder)));
+    if below("state/cache") {
+        return Some("a cache: what it does not have is read from the repository");
+    }
+    if below("tmp") && !is("write") {
+        return Some("a temporary file without a name, or one that its next user takes away");
+    }
+    let ends = |end: &str| paths.iter().any(|p| p.to_string_lossy().ends_with(end));
+    let of_a_database = ["-wal", "-shm", ".db"].iter().any(|end| ends(end));
+    if of_a_database && (ends("-shm") || is("unlink") || is("ftruncate")) {
+        return Some("SQLite tidies up its log: what stays is taken up by the next run");
+    }
+    let moves = ends(".db") && (is("pwrite64") || is("fsync") || is("fdatasync"));
+    if moves || (ends("-wal") && (is("pread64") || is("fsync") || is("fdatasync"))) {
+        return Some(
+            "SQLite moves its log into the database: what cannot be moved stays in the log, see the losses of power",
+        );
+    }
+    if ends("history.db") || ends("history.db-wal") {
+        return done
+            .said
+            .contains("not remembered")
+            .then_some("the run is done, and a warning says that the history does not know");
+    }
+    if below("state/repository/refs") && done.said.contains("removed") && paths.iter().all(|p| !p.exists()) {
+        return Some(
+            "refs of a snapshot that is removed: with a record first, see nothing_of_a_removed_snapshot_goes_before_it_is_on_record",
+        );
+    }
+    let is_folder = |p: &Path| p.is_dir();
+    if is("fsync") && below("state") && paths.iter().all(|p| is_folder(p)) {
+        return follows_a_database(done, call).then_some(
+            "SQLite's own sync of its folder: at worst a transaction of the log is forgotten, see the losses of power",
+        );
+    }
+    if is("getdents64") && below("state") && !below("state/repository") {
+        return Some("names that a killed run has left are looked for: the next write looks again");
+    }
+    let is_temporary = |p: &Path| p.extension().is_some_and(|e| e == "tmp") || p.to_string_lossy().contains(".partial");
+    if (is("unlink") || is("unlinkat")) && paths.iter().any(|p| is_temporary(p)) {
+        return Some("a temporary name: the next write of its kind takes it away");
+    }
+    None
+}
+
+fn calls(done: &Done) -> Vec<&Call> {
+    done.events.iter().filter_map(|e| if let Event::Done(call) = e { Some(call) } else { None }).collect()
+}
+
+/// Whether all that was written by a descriptor was synced, by the file or by its file system.
+fn is_settled(done: &Done, close: &Call) -> bool {
+    let Some(closed) = close.fd(0) else { return false };
+    let calls = calls(done);
+    let of = |call: &Call| call.fd(0).is_some_and(|t| t.path == closed.path);
+    let Some(last) = calls.iter().rposition(|c| matches!(c.name.as_str(), "write" | "pwrite64") && of(c)) else {
+        return true;
+    };
+    calls[last..].iter().any(|c| c.result == Some(0) && (c.name == "syncfs" || (c.name.starts_with('f') && of(c))))
+}
+
+/// Whether the call before, of the same thread, was one of a database.
+fn follows_a_database(done: &Done, call: &Call) -> bool {
+    let calls = calls(done);
+    let Some(at) = calls.iter().position(|c| c.injected && c.thread == call.thread && c.name == call.name) else {
+        return false;
+    };
+    let before = calls[..at].iter().rev().find(|c| c.thread == call.thread);
+    before.is_some_and(|c| c.paths().iter().any(|p| p.to_string_lossy().contains(".db")))
+}

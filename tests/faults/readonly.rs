@@ -1,0 +1,87 @@
+//! A disk that the kernel gives up in the middle of a run: from one call to the next nothing can be written any more.
+//!
+//! ext4 does so on its own when it finds itself damaged. The run is stopped at a call, the file system is told that it
+//! is damaged, the run goes on.
+
+use crate::looped::{Loop, run};
+use crate::site::{SNAPSHOT, Site, points};
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+#[test]
+fn sweep_of_a_disk_that_becomes_read_only() {
+    let site = Site::new();
+    let repository = site.world.repository();
+    let policy = fs::read_to_string(site.world.policy()).unwrap();
+    if !policy.contains("min_free") {
+        fs::write(site.world.policy(), policy.replace("[repository]\n", "[repository]\nmin_free = \"0B\"\n")).unwrap();
+    }
+    let kept = site.world.path("kept");
+    let calls = "linkat,fsync";
+    let count = site.calls(calls, SNAPSHOT);
+    let (mut red, mut green) = (0, 0);
+    for n in points(count, 3) {
+        site.put_back();
+        fs::rename(&repository, &kept).unwrap();
+        fs::create_dir(&repository).unwrap();
+        let disk = Loop::new(&site.world.path("image"), &repository);
+        run(&["cp", "-a", &format!("{}/.", kept.display()), repository.to_str().unwrap()]);
+        run(&["sync", "-f", repository.to_str().unwrap()]);
+        let done = stopped(&site, calls, n, || disk.give_up());
+        match &done {
+            Some((0, _)) => green += 1,
+            Some((code, said)) => {
+                red += 1;
+                assert_eq!(*code, 1, "stopped at {calls} {n}: {said}");
+                assert!(said.contains("error:") && said.contains("hint:"), "{said}");
+            }
+            None => {}
+        }
+        disk.mend();
+        if done.is_some_and(|d| d.0 == 0) {
+            assert_eq!(site.world.snapshots().len(), 4, "{n}: what was reported as done is gone");
+        }
+        site.is_well(&format!("read-only at {calls} {n}"), false, SNAPSHOT);
+        drop(disk);
+        fs::remove_file(site.world.path("image")).unwrap();
+        fs::remove_dir(&repository).unwrap();
+        fs::rename(&kept, &repository).unwrap();
+    }
+    println!("{} cases of a disk that becomes read-only: {red} red, {green} green", red + green);
+    assert!(red > 0, "none failed");
+}
+
+/// The snapshot, stopped at the n-th of these calls while `meanwhile` happens. `None`: it made fewer.
+fn stopped(site: &Site, calls: &str, n: usize, meanwhile: impl FnOnce()) -> Option<(i32, String)> {
+    let log = site.world.path("trace");
+    let _ = fs::remove_file(&log);
+    let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:signal=STOP:when={n}"));
+    let wrapper = ["strace", "-f", "-qq", "-o", log.to_str().unwrap(), "-e", &trace, "-e", &inject];
+    let mut command = site.under(&wrapper, SNAPSHOT);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let begun = Instant::now();
+    let stopped = loop {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        if let Some(line) = text.lines().find(|l| l.contains("--- stopped by SIGSTOP ---")) {
+            break Some(line.split(' ').next().unwrap().to_owned());
+        }
+        if child.try_wait().unwrap().is_some() {
+            break None;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "it neither stops nor ends: {text}");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    if let Some(thread) = &stopped {
+        meanwhile();
+        // Each thread counts for itself, and stops at its own n-th call once more.
+        while child.try_wait().unwrap().is_none() {
+            let _ = Command::new("kill").args(["-CONT", thread]).output();
+            assert!(begun.elapsed() < Duration::from_secs(120), "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    let output = child.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].map(|b| String::from_utf8_lossy(&b).into_owned()).concat();
+    stopped.map(|_| (output.status.code().unwrap_or(-1), said))
+}

@@ -1,0 +1,47 @@
+//! Reads and writes that do less than they were asked for, and calls that are interrupted: nobody may notice.
+//!
+//! They are real: a library of a page that stands between the binary and the C library (`tests/support/short.c`).
+
+use crate::site::{SNAPSHOT, Site};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn library(site: &Site) -> PathBuf {
+    let library = site.world.path("config/short.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/short.c");
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).status().unwrap();
+    assert!(built.success(), "these tests need a C compiler, as the linker of the crate does");
+    library
+}
+
+#[test]
+fn short_reads_and_writes_change_nothing() {
+    let site = Site::new();
+    let library = format!("LD_PRELOAD={}", library(&site).display());
+    let log = site.world.path("config/short.log");
+    let told = format!("SHORT_LOG={}", log.display());
+    let (mut shortened, mut interrupted) = (0, 0);
+    let mut run = |arguments: &[&str]| {
+        let _ = fs::remove_file(&log);
+        let done = site.wrapped(&["env", &library, &told], arguments);
+        assert_eq!(done.code, 0, "{arguments:?}: {}", done.said);
+        let counts = fs::read_to_string(&log).unwrap();
+        let (cut, signals) = counts.lines().next().unwrap().split_once(' ').unwrap();
+        let (cut, signals): (u64, u64) = (cut.parse().unwrap(), signals.parse().unwrap());
+        assert!(cut > 0 && signals > 0, "{arguments:?}: {cut} cut, {signals} interrupted");
+        (shortened, interrupted) = (shortened + cut, interrupted + signals);
+    };
+    run(SNAPSHOT);
+    run(&["verify", "--deep"]);
+    run(&["restore", "first", "--only", "uploads", "--into", "into"]);
+    assert!(site.restored() == site.expected());
+    fs::remove_dir_all(site.world.path("into")).unwrap();
+    run(&["repair", "index"]);
+    run(&["prune", "--now"]);
+    site.is_well("short reads and writes", true, SNAPSHOT);
+    run(&["restore", "first", "--in-place", "--only", "uploads", "--yes"]);
+    let large = |name: &str| fs::read(site.world.app().join("uploads").join(name)).unwrap();
+    assert!(site.expected().iter().filter(|(p, _)| p == Path::new("large")).all(|(_, bytes)| *bytes == large("large")));
+    println!("{shortened} cases of a short call, {interrupted} of an interrupted one");
+}

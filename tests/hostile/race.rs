@@ -1,0 +1,152 @@
+//! Whoever may write into the tree swaps folders for symlinks while root restores: nothing outside is touched.
+
+use crate::cli::World;
+use crate::tree::{Record, assert_same, records};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+const FOLDERS: usize = 6;
+const FILES: usize = 25;
+
+/// An application, and a victim beside it whose names are those of the application's own folders.
+struct Site {
+    world: World,
+    victim: PathBuf,
+    before: BTreeMap<PathBuf, Record>,
+}
+
+fn fill(dir: &Path, content: &str) {
+    fs::create_dir_all(dir.join("sub")).unwrap();
+    for n in 0..FILES {
+        fs::write(dir.join(format!("sub/file-{n}")), format!("{content} {n}")).unwrap();
+        fs::write(dir.join(format!("file-{n}")), format!("{content} {n}")).unwrap();
+    }
+}
+
+impl Site {
+    fn new() -> Self {
+        let world = World::ready();
+        let victim = world.path("victim");
+        fill(&victim, "victim");
+        let before = records(&victim);
+        let site = Self { world, victim, before };
+        site.spoil("good");
+        site.world.run(&["snapshot", "--only", "uploads", "--tag", "good"]).exits(0);
+        site
+    }
+
+    fn folders(&self, below: &Path) -> Vec<PathBuf> {
+        (0..FOLDERS).map(|n| below.join(format!("d{n}"))).collect()
+    }
+
+    /// The tree with another content.
+    fn spoil(&self, content: &str) {
+        let uploads = self.world.app().join("uploads");
+        fs::remove_dir_all(&uploads).unwrap();
+        fs::create_dir(&uploads).unwrap();
+        self.folders(&uploads).iter().for_each(|dir| fill(dir, content));
+    }
+
+    /// What goes on while these folders are swapped without end; how often they were.
+    fn raced(&self, folders: &[PathBuf], work: impl FnOnce()) -> u64 {
+        /// Stops the thread, also when a check fails.
+        struct Stop<'a>(&'a AtomicBool);
+        impl Drop for Stop<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let (stop, swapped) = (AtomicBool::new(false), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    for dir in folders {
+                        let aside = dir.with_extension("aside");
+                        if fs::rename(dir, &aside).is_ok() && symlink(&self.victim, dir).is_ok() {
+                            swapped.fetch_add(1, Ordering::Relaxed);
+                        }
+                        std::thread::yield_now();
+                        let _ = fs::remove_file(dir);
+                        let _ = fs::rename(&aside, dir);
+                    }
+                }
+            });
+            let _stop = Stop(&stop);
+            work();
+        });
+        swapped.load(Ordering::Relaxed)
+    }
+
+    fn is_untouched(&self, what: &str) {
+        println!("{what}");
+        assert_same(&self.before, &records(&self.victim));
+    }
+}
+
+fn rounds() -> usize {
+    if std::env::var_os("LIFEBOAT_SWEEP").is_some_and(|v| v == "1") { 100 } else { 8 }
+}
+
+#[test]
+fn a_restore_in_place_follows_no_link_that_comes_meanwhile_sweep() {
+    let site = Site::new();
+    let uploads = site.world.app().join("uploads");
+    let (mut swapped, mut done, mut red) = (0, 0, 0);
+    for round in 0..rounds() {
+        site.spoil(&format!("spoilt {round}"));
+        let exact: &[&str] = if round % 2 == 0 { &["--exact"] } else { &[] };
+        let arguments = [&["restore", "good", "--in-place", "--only", "uploads", "--yes"], exact].concat();
+        swapped += site.raced(&site.folders(&uploads), || {
+            // Whatever comes of it: to write elsewhere is not among it.
+            let ran = site.world.run(&arguments);
+            assert!(matches!(ran.code, 0..=6), "{ran:?}");
+            if ran.code == 0 {
+                done += 1
+            } else {
+                red += 1
+            }
+            site.is_untouched(&format!("round {round}: {} {}", ran.code, ran.err));
+        });
+        if site.world.run(&["list"]).exits(0).err.contains("was cut short") {
+            site.world.run(&["restore", "--resume"]);
+        }
+        site.is_untouched("settled");
+        // Nor is it by the way back.
+        site.raced(&site.folders(&uploads), || drop(site.world.run(&["restore", "--undo", "--yes"])));
+        site.is_untouched("undone");
+        // The next round begins anew, whatever this one came to.
+        let _ = fs::remove_dir_all(site.world.path("state/rollback"));
+        for left in fs::read_dir(site.world.dir.path()).unwrap().map(|e| e.unwrap()) {
+            if left.file_name().to_string_lossy().starts_with(".lifeboat-") {
+                fs::remove_dir_all(left.path()).unwrap();
+            }
+        }
+    }
+    println!("{swapped} cases of a swap under {done} restores in place that succeeded and {red} that did not");
+    assert!(swapped > 50, "{swapped}");
+}
+
+#[test]
+fn a_restore_into_a_folder_follows_no_link_that_comes_meanwhile_sweep() {
+    let site = Site::new();
+    let uploads = site.world.app().canonicalize().unwrap().join("uploads");
+    let mut swapped = 0;
+    for round in 0..rounds() {
+        let into = site.world.path("into");
+        // Where it is made, and where it lies in the end.
+        let made = [".uploads.partial", "uploads"].map(|name| into.join(name).join(uploads.strip_prefix("/").unwrap()));
+        let folders: Vec<PathBuf> = made.iter().flat_map(|dir| site.folders(dir)).collect();
+        swapped += site.raced(&folders, || {
+            let ran = site.world.run(&["restore", "good", "--only", "uploads", "--into", into.to_str().unwrap()]);
+            assert!(matches!(ran.code, 0..=6), "{ran:?}");
+            site.is_untouched(&format!("round {round}: {} {}", ran.code, ran.err));
+        });
+        site.is_untouched("behind it");
+        let _ = fs::remove_dir_all(&into);
+    }
+    println!("{swapped} cases of a swap under a restore");
+    assert!(swapped > 10, "{swapped}");
+}
