@@ -2,6 +2,7 @@
 
 pub mod atomic;
 pub mod cancel;
+pub mod direct;
 pub mod events;
 #[cfg(test)]
 pub mod fuzz;

@@ -5,13 +5,14 @@
 
 use crate::base::ids::ObjectId;
 use crate::pipeline::crypt::{Identities, MAX_HEADER, Recipients, SealedObject, object_id};
+use crate::pipeline::payload::{self, PayloadKey, Sealer};
 use crate::pipeline::segment::{ChunkPlace, FrameEncoder, Segment, TAR_END};
 use crate::pipeline::{PipelineError, limits};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::borrow::Cow;
+use std::io;
 
-const PIECE: u64 = 64 << 10;
-const SEALED_PIECE: u64 = PIECE + 16;
+const PIECE: u64 = payload::PIECE as u64;
+const SEALED_PIECE: u64 = payload::SEALED_PIECE as u64;
 
 /// A frame in the archive's plaintext (which is what age seals), and its chunks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,8 +56,7 @@ impl SealedArchive {
 
 /// Writes one archive. [`ArchiveWriter::finish`] must be called, else there is no archive.
 pub struct ArchiveWriter {
-    writer: age::stream::StreamWriter<SharedBuffer>,
-    buffer: SharedBuffer,
+    sealer: Sealer,
     header: Vec<u8>,
     frames: Vec<FramePlace>,
     chunks: usize,
@@ -70,26 +70,20 @@ impl ArchiveWriter {
     }
 
     /// The same, in memory that is at hand.
-    pub fn within(recipients: &Recipients, mut memory: Vec<u8>) -> Result<Self, PipelineError> {
-        memory.clear();
-        let buffer = SharedBuffer(Arc::new(Mutex::new(memory)));
-        let writer = recipients.encrypt(buffer.clone())?;
-        let header = buffer.copy();
-        Ok(Self { writer, buffer, header, frames: Vec::new(), chunks: 0, position: 0 })
+    pub fn within(recipients: &Recipients, memory: Vec<u8>) -> Result<Self, PipelineError> {
+        let sealer = recipients.begin(memory)?;
+        let header = sealer.header().to_vec();
+        Ok(Self { sealer, header, frames: Vec::new(), chunks: 0, position: 0 })
     }
 
     /// Seals a segment that has been compressed to `frame`.
     pub fn push(&mut self, segment: &Segment, frame: &[u8]) -> Result<(), PipelineError> {
-        self.write(frame)?;
+        self.sealer.write(frame)?;
         let length = frame.len() as u32;
         self.frames.push(FramePlace { offset: self.position, length, chunks: segment.chunks().to_vec() });
         self.position += length;
         self.chunks += segment.chunks().len();
         Ok(())
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), PipelineError> {
-        self.writer.write_all(bytes).map_err(|e| PipelineError::Seal { action: "encrypt", source: e.into() })
     }
 
     /// Plain bytes so far.
@@ -105,40 +99,13 @@ impl ArchiveWriter {
 
     /// Ends the tar and the age file.
     pub fn finish(mut self, encoder: &mut FrameEncoder) -> Result<SealedArchive, PipelineError> {
-        let end = encoder.encode(&TAR_END)?;
-        self.write(end)?;
-        self.writer.finish().map_err(|e| PipelineError::Seal { action: "encrypt", source: e.into() })?;
-        let bytes = self.buffer.take();
+        self.sealer.write(encoder.encode(&TAR_END)?)?;
+        let bytes = self.sealer.finish()?;
         Ok(SealedArchive {
             object: SealedObject { id: object_id(&bytes), bytes },
             header: self.header,
             frames: self.frames,
         })
-    }
-}
-
-/// A growing buffer that is looked at while age still writes into it.
-#[derive(Clone)]
-struct SharedBuffer(Arc<Mutex<Vec<u8>>>);
-
-impl SharedBuffer {
-    fn copy(&self) -> Vec<u8> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Write for SharedBuffer {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -159,12 +126,11 @@ pub fn stored_range(header_length: u64, length: u64, frame: (u32, u32)) -> Resul
 }
 
 /// Fetches `length` stored bytes of the archive from `offset`.
-pub type Fetch<'a> = dyn Fn(u64, u64) -> io::Result<Vec<u8>> + 'a;
+pub type Fetch<'a> = dyn Fn(u64, u64) -> io::Result<Cow<'a, [u8]>> + 'a;
 
 /// An archive whose file key has been unwrapped once; frames are read from it by ranges.
 pub struct ArchiveReader {
-    reader: age::stream::StreamReader<Window>,
-    window: Arc<Mutex<WindowBytes>>,
+    key: PayloadKey,
     header_length: u64,
     length: u64,
 }
@@ -175,84 +141,31 @@ impl ArchiveReader {
         if header.len() > MAX_HEADER || length > limits::ARCHIVE || length <= header.len() as u64 {
             return Err(PipelineError::damaged("archive has an impossible length"));
         }
-        let window = Arc::new(Mutex::new(WindowBytes { start: header.len() as u64, bytes: Vec::new() }));
-        let source = Window { header: header.to_vec(), length, position: 0, window: window.clone() };
-        let reader = identities.decrypt(source, header)?;
-        Ok(Self { reader, window, header_length: header.len() as u64, length })
+        let (key, behind) = identities.unwrap(header)?;
+        if !behind.is_empty() {
+            return Err(PipelineError::damaged("the index has more of the archive than its header"));
+        }
+        Ok(Self { key, header_length: header.len() as u64, length })
     }
 
     /// The frame at `offset` of the plaintext, `length` bytes, still compressed.
-    pub fn frame(&mut self, offset: u32, length: u32, fetch: &Fetch<'_>) -> Result<Vec<u8>, PipelineError> {
+    pub fn frame(&self, offset: u32, length: u32, fetch: &Fetch<'_>) -> Result<Vec<u8>, PipelineError> {
         let (start, end) = stored_range(self.header_length, self.length, (offset, length))?;
         let bytes = fetch(start, end - start).map_err(PipelineError::Fetch)?;
         if bytes.len() as u64 != end - start {
             return Err(PipelineError::damaged("a ranged read gave another length"));
         }
-        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = WindowBytes { start, bytes };
-        let mut frame = vec![0; length as usize];
-        let damaged =
-            |e: io::Error| PipelineError::DamagedBy { problem: "age payload does not open", source: e.into() };
-        if u64::from(offset).is_multiple_of(PIECE) {
-            // A seek to the very start of a piece makes age look at the archive's last piece, which was not fetched;
-            // one byte further it does not, and the step back stays within the piece.
-            self.reader.seek(SeekFrom::Start(u64::from(offset) + 1)).map_err(damaged)?;
-        }
-        self.reader.seek(SeekFrom::Start(u64::from(offset))).map_err(damaged)?;
-        self.reader.read_exact(&mut frame).map_err(damaged)?;
-        // Many archives are kept open; what was fetched of each would add up.
-        self.window.lock().unwrap_or_else(PoisonError::into_inner).bytes = Vec::new();
-        Ok(frame)
-    }
-}
-
-struct WindowBytes {
-    start: u64,
-    bytes: Vec<u8>,
-}
-
-/// The archive as age sees it: the header, and of the payload what was fetched last.
-struct Window {
-    header: Vec<u8>,
-    length: u64,
-    position: u64,
-    window: Arc<Mutex<WindowBytes>>,
-}
-
-impl Read for Window {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.position >= self.length {
-            return Ok(0);
-        }
-        let n = if self.position < self.header.len() as u64 {
-            let rest = &self.header[self.position as usize..];
-            let n = rest.len().min(out.len());
-            out[..n].copy_from_slice(&rest[..n]);
-            n
+        let (first, mut before) = (u64::from(offset) / PIECE, offset as usize % payload::PIECE);
+        let mut frame = Vec::with_capacity(length as usize);
+        self.key.open_pieces(&bytes, first, end == self.length, |plain| {
+            let plain = plain.get(std::mem::take(&mut before)..).unwrap_or_default();
+            frame.extend_from_slice(&plain[..plain.len().min(length as usize - frame.len())]);
+        })?;
+        if frame.len() == length as usize {
+            Ok(frame)
         } else {
-            let window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-            let at = self.position.checked_sub(window.start).and_then(|at| usize::try_from(at).ok());
-            let rest = at.and_then(|at| window.bytes.get(at..)).unwrap_or_default();
-            if rest.is_empty() {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "read outside the fetched pieces"));
-            }
-            let n = rest.len().min(out.len());
-            out[..n].copy_from_slice(&rest[..n]);
-            n
-        };
-        self.position += n as u64;
-        Ok(n)
-    }
-}
-
-impl Seek for Window {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let position = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::Current(by) => self.position.checked_add_signed(by),
-            SeekFrom::End(by) => self.length.checked_add_signed(by),
-        };
-        self.position = position.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "seek before the start"))?;
-        Ok(self.position)
+            Err(PipelineError::damaged("the archive ends in a frame"))
+        }
     }
 }
 
@@ -273,9 +186,12 @@ pub fn walk(
     identities: &Identities,
     mut visit: impl FnMut(u32, u32, &[u8]) -> Result<(), PipelineError>,
 ) -> Result<(), PipelineError> {
-    let mut plain = Vec::new();
-    let damaged = |e: io::Error| PipelineError::DamagedBy { problem: "age payload does not open", source: e.into() };
-    let opened = identities.decrypt(bytes, bytes)?.take(limits::ARCHIVE).read_to_end(&mut plain).map_err(damaged);
+    if bytes.len() as u64 > limits::ARCHIVE {
+        return Err(PipelineError::damaged("archive has an impossible length"));
+    }
+    let (key, payload) = identities.unwrap(bytes)?;
+    let mut plain = Vec::with_capacity(payload.len());
+    let opened = key.open_pieces(payload, 0, true, |piece| plain.extend_from_slice(piece));
     let mut decoder = crate::pipeline::segment::FrameDecoder::new()?;
     let mut at = 0;
     while at < plain.len() {
@@ -292,7 +208,7 @@ pub fn walk(
         }
         at += length;
     }
-    opened.map(drop)
+    opened
 }
 
 #[cfg(test)]
@@ -332,11 +248,11 @@ mod tests {
         let (archive, identities, chunks) = archive(7);
         let bytes = archive.bytes().to_vec();
         assert_eq!(header_length(&bytes), Some(archive.header().len()));
-        let mut reader = ArchiveReader::open(archive.header(), bytes.len() as u64, &identities).unwrap();
+        let reader = ArchiveReader::open(archive.header(), bytes.len() as u64, &identities).unwrap();
         let fetched = std::cell::Cell::new(0);
         let fetch = |offset: u64, length: u64| {
             fetched.set(fetched.get() + length);
-            Ok(bytes[offset as usize..][..length as usize].to_vec())
+            Ok(Cow::Borrowed(&bytes[offset as usize..][..length as usize]))
         };
         let mut decoder = FrameDecoder::new().unwrap();
         for f in [6, 0, 3, 3, 1, 5, 2, 4] {
@@ -363,9 +279,10 @@ mod tests {
         let mut bytes = archive.bytes().to_vec();
         let last = bytes.len() - 300;
         bytes[last] ^= 1;
-        let mut reader = ArchiveReader::open(archive.header(), bytes.len() as u64, &identities).unwrap();
+        let reader = ArchiveReader::open(archive.header(), bytes.len() as u64, &identities).unwrap();
         let place = &archive.frames()[1];
-        let error = reader.frame(place.offset, place.length, &|o, l| Ok(bytes[o as usize..][..l as usize].to_vec()));
+        let error =
+            reader.frame(place.offset, place.length, &|o, l| Ok(Cow::Borrowed(&bytes[o as usize..][..l as usize])));
         assert!(matches!(error, Err(PipelineError::DamagedBy { .. })));
     }
 }

@@ -5,10 +5,14 @@
 
 use crate::base::ids::{ObjectId, RecipientSetId};
 use crate::base::secret::Secret;
+use crate::pipeline::payload::{NONCE, PayloadKey, Sealer};
 use crate::pipeline::{PipelineError, limits};
 use age::armor::{ArmoredWriter, Format};
 use age::secrecy::ExposeSecret;
+use age_core::format::{FileKey, Stanza};
 use sha2::{Digest, Sha256};
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::io::{Read, Write};
 
 /// The SHA-256 of stored bytes: an object's id.
@@ -21,6 +25,45 @@ pub fn object_id(bytes: &[u8]) -> ObjectId {
 enum Recipient {
     X25519(age::x25519::Recipient),
     Ssh(age::ssh::Recipient),
+}
+
+impl Recipient {
+    fn as_age(&self) -> &dyn age::Recipient {
+        match self {
+            Recipient::X25519(key) => key,
+            Recipient::Ssh(key) => key,
+        }
+    }
+}
+
+/// A recipient or an identity of age, and the file key that it wraps or unwraps: age makes and reads the header, and the
+/// payload is this crate's.
+struct Overheard<'a, T: ?Sized> {
+    by: &'a T,
+    key: &'a RefCell<Option<FileKey>>,
+}
+
+impl<T: ?Sized> Overheard<'_, T> {
+    fn keep(&self, file_key: &FileKey) {
+        *self.key.borrow_mut() = Some(FileKey::new(Box::new(*file_key.expose_secret())));
+    }
+}
+
+impl age::Recipient for Overheard<'_, dyn age::Recipient + '_> {
+    fn wrap_file_key(&self, file_key: &FileKey) -> Result<(Vec<Stanza>, HashSet<String>), age::EncryptError> {
+        self.keep(file_key);
+        self.by.wrap_file_key(file_key)
+    }
+}
+
+impl age::Identity for Overheard<'_, dyn age::Identity + '_> {
+    fn unwrap_stanza(&self, stanza: &Stanza) -> Option<Result<FileKey, age::DecryptError>> {
+        self.by.unwrap_stanza(stanza).inspect(|unwrapped| unwrapped.iter().for_each(|key| self.keep(key)))
+    }
+
+    fn unwrap_stanzas(&self, stanzas: &[Stanza]) -> Option<Result<FileKey, age::DecryptError>> {
+        self.by.unwrap_stanzas(stanzas).inspect(|unwrapped| unwrapped.iter().for_each(|key| self.keep(key)))
+    }
 }
 
 /// Who can open what is sealed. Never empty.
@@ -75,15 +118,24 @@ impl Recipients {
         RecipientSetId(hash.finalize().into())
     }
 
-    /// Begins an age file in `out`; returns its writer once header and nonce are written.
-    pub(crate) fn encrypt<W: Write>(&self, out: W) -> Result<age::stream::StreamWriter<W>, PipelineError> {
-        let keys = self.keys.iter().map(|key| match key {
-            Recipient::X25519(key) => key as &dyn age::Recipient,
-            Recipient::Ssh(key) => key as &dyn age::Recipient,
-        });
+    /// Begins an age file in memory that is at hand: header and nonce are written when it returns.
+    pub(super) fn begin(&self, mut memory: Vec<u8>) -> Result<Sealer, PipelineError> {
         let seal = |source: Box<dyn std::error::Error + Send + Sync>| PipelineError::Seal { action: "encrypt", source };
-        let encryptor = age::Encryptor::with_recipients(keys).map_err(|e| seal(e.into()))?;
-        encryptor.wrap_output(out).map_err(|e| seal(e.into()))
+        memory.clear();
+        let overheard = RefCell::new(None);
+        let keys: Vec<Overheard<'_, dyn age::Recipient + '_>> =
+            self.keys.iter().map(|key| Overheard { by: key.as_age(), key: &overheard }).collect();
+        let encryptor = age::Encryptor::with_recipients(keys.iter().map(|key| key as &dyn age::Recipient));
+        let encryptor = encryptor.map_err(|e| seal(e.into()))?;
+        drop(encryptor.wrap_output(&mut memory).map_err(|e| seal(e.into()))?);
+        drop(keys);
+        match (overheard.into_inner(), memory.last_chunk::<NONCE>()) {
+            (Some(file_key), Some(nonce)) => {
+                let key = PayloadKey::derive(&file_key, nonce).map_err(|e| seal(e.into()))?;
+                Ok(Sealer::new(key, memory))
+            }
+            _ => Err(seal("age wrote no header".into())),
+        }
     }
 }
 
@@ -184,15 +236,27 @@ impl Identities {
         self.0.is_empty()
     }
 
-    /// Unwraps an age file's key. The header's stanzas are looked at first.
-    pub(crate) fn decrypt<R: Read>(
-        &self,
-        input: R,
-        header: &[u8],
-    ) -> Result<age::stream::StreamReader<R>, PipelineError> {
-        check_stanzas(header)?;
-        let decryptor = age::Decryptor::new(input).map_err(decrypt_error)?;
-        decryptor.decrypt(self.0.iter().map(Identity::as_age)).map_err(decrypt_error)
+    /// Unwraps an age file's key, of which header and nonce must be at hand, and gives what is behind them. The header's
+    /// stanzas are looked at first.
+    pub(super) fn unwrap<'f>(&self, file: &'f [u8]) -> Result<(PayloadKey, &'f [u8]), PipelineError> {
+        check_stanzas(file)?;
+        let overheard = RefCell::new(None);
+        let keys: Vec<Overheard<'_, dyn age::Identity + '_>> =
+            self.0.iter().map(|identity| Overheard { by: identity.as_age(), key: &overheard }).collect();
+        let mut payload = file;
+        let decryptor = age::Decryptor::new_buffered(&mut payload).map_err(decrypt_error)?;
+        // Only where age is content with the whole header does the key count.
+        drop(decryptor.decrypt(keys.iter().map(|key| key as &dyn age::Identity)).map_err(decrypt_error)?);
+        drop(keys);
+        let header = &file[..file.len() - payload.len()];
+        match (overheard.into_inner(), header.last_chunk::<NONCE>()) {
+            (Some(file_key), Some(nonce)) => {
+                let key = PayloadKey::derive(&file_key, nonce)
+                    .map_err(|e| PipelineError::DamagedBy { problem: "age header does not open", source: e.into() })?;
+                Ok((key, payload))
+            }
+            _ => Err(PipelineError::damaged("age header has no nonce")),
+        }
     }
 }
 
@@ -269,9 +333,9 @@ impl SealedObject {
 pub fn seal(plain: &[u8], level: i32, recipients: &Recipients) -> Result<SealedObject, PipelineError> {
     let seal = |source: std::io::Error| PipelineError::Seal { action: "seal", source: source.into() };
     let compressed = zstd::stream::encode_all(plain, level).map_err(seal)?;
-    let mut writer = recipients.encrypt(Vec::with_capacity(compressed.len() + 1024))?;
-    writer.write_all(&compressed).map_err(seal)?;
-    let bytes = writer.finish().map_err(seal)?;
+    let mut sealer = recipients.begin(Vec::with_capacity(compressed.len() + 1024))?;
+    sealer.write(&compressed)?;
+    let bytes = sealer.finish()?;
     Ok(SealedObject { id: object_id(&bytes), bytes })
 }
 
@@ -289,12 +353,14 @@ pub fn seal_with_passphrase(plain: &[u8], passphrase: &Secret<String>) -> Result
 
 /// Opens what [`seal`] made, of at most `limit` plain bytes.
 pub fn open(bytes: &[u8], limit: usize, identities: &Identities) -> Result<Vec<u8>, PipelineError> {
-    let reader = identities.decrypt(bytes, bytes)?;
+    let (key, payload) = identities.unwrap(bytes)?;
+    let mut compressed = Vec::with_capacity(payload.len());
+    key.open_pieces(payload, 0, true, |piece| compressed.extend_from_slice(piece))?;
     let damaged = |source: std::io::Error| PipelineError::DamagedBy {
         problem: "sealed object does not open",
         source: source.into(),
     };
-    let mut decoder = zstd::stream::Decoder::new(reader).map_err(damaged)?;
+    let mut decoder = zstd::stream::Decoder::with_buffer(&compressed[..]).map_err(damaged)?;
     decoder.window_log_max(limits::WINDOW_LOG).map_err(damaged)?;
     let mut plain = Vec::new();
     decoder.take(limit as u64 + 1).read_to_end(&mut plain).map_err(damaged)?;

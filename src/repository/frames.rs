@@ -13,6 +13,7 @@ use crate::pipeline::{PipelineError, limits};
 use crate::repository::format::IndexArchive;
 use crate::repository::{Repository, RepositoryError, layout};
 use crate::storage::StorageError;
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::ops::Range;
@@ -31,8 +32,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Readers of one archive.
-type Idle = Arc<Mutex<Vec<ArchiveReader>>>;
 /// Plain frames by archive and offset.
 type FrameCache = Cache<(ObjectId, u32), Arc<Vec<u8>>>;
 
@@ -43,8 +42,7 @@ pub type Place = (u32, u32);
 pub struct Frames {
     repository: Arc<Repository>,
     identities: Arc<Identities>,
-    /// Readers that nobody uses now: several threads may read frames of one archive at once, each by its own.
-    archives: Mutex<Cache<ObjectId, Idle>>,
+    archives: Mutex<Cache<ObjectId, Arc<ArchiveReader>>>,
     frames: Mutex<FrameCache>,
     /// Frames that a thread is reading alone: others who want them wait for it.
     reading: Mutex<HashSet<(ObjectId, u32)>>,
@@ -185,32 +183,30 @@ impl Frames {
             PipelineError::NoMatchingIdentity => RepositoryError::Pipeline(source),
             source => RepositoryError::DamagedBy { key: key.clone(), source },
         };
-        let idle = {
-            let mut archives = lock(&self.archives);
-            archives.get(&archive.id).unwrap_or_else(|| {
-                let idle = Idle::default();
-                archives.put(archive.id, idle.clone(), 1);
-                idle
-            })
-        };
-        let reader = lock(&idle).pop();
-        let mut reader = match reader {
+        let reader = lock(&self.archives).get(&archive.id);
+        let reader = match reader {
             Some(reader) => reader,
-            None => ArchiveReader::open(&archive.header, archive.length, &self.identities).map_err(damaged)?,
+            None => {
+                let reader = ArchiveReader::open(&archive.header, archive.length, &self.identities).map_err(damaged)?;
+                let reader = Arc::new(reader);
+                lock(&self.archives).put(archive.id, reader.clone(), 1);
+                reader
+            }
         };
         let storage_failure = Mutex::new(None);
         let fetch = |offset, length| {
             if let Some(piece) = piece {
-                let part = piece.part(offset, length).map(<[u8]>::to_vec);
-                return part.ok_or_else(|| io::Error::other("the piece does not hold it"));
+                return piece
+                    .part(offset, length)
+                    .map(Cow::Borrowed)
+                    .ok_or_else(|| io::Error::other("the piece does not hold it"));
             }
-            self.repository.storage().get_range(&key, offset, length).map_err(|e| {
+            self.repository.storage().get_range(&key, offset, length).map(Cow::Owned).map_err(|e| {
                 let text = io::Error::other(e.to_string());
                 *lock(&storage_failure) = Some(e);
                 text
             })
         };
-        // A reader that fails in the middle may not stand where it thinks it does: it is not used again.
         let compressed =
             reader.frame(offset, length, &fetch).map_err(|source| match lock(&storage_failure).take() {
                 Some(StorageError::Short { key, .. }) => {
@@ -219,7 +215,6 @@ impl Frames {
                 Some(e) => super::trust::as_damage(e, &key),
                 None => damaged(source),
             })?;
-        lock(&idle).push(reader);
         let plain =
             FrameDecoder::new().and_then(|mut decoder| decoder.decode(&compressed, limits::FRAME)).map_err(damaged)?;
         let plain = Arc::new(plain);

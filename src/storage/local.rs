@@ -5,12 +5,12 @@
 //! `O_TMPFILE` get a named temporary file instead (`.tmp-…`, which no list shows).
 
 use super::{LockMode, Locked, ObjectInfo, Put, Storage, StorageError, StorageKey};
-use crate::base::atomic;
+use crate::base::{atomic, direct};
 use chrono::{DateTime, Utc};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -87,8 +87,8 @@ impl LocalStorage {
         let mode = Mode::RUSR | Mode::WUSR;
         match rustix::fs::open(dir, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode) {
             Ok(fd) => {
-                let mut file = File::from(fd);
-                file.write_all(bytes)?;
+                let file = File::from(fd);
+                direct::write_all(&file, bytes)?;
                 file.sync_all()?;
                 let own = format!("/proc/self/fd/{}", file.as_raw_fd());
                 rustix::fs::linkat(CWD, own.as_str(), CWD, path, AtFlags::SYMLINK_FOLLOW)?;

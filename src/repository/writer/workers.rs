@@ -10,7 +10,7 @@ use crate::pipeline::archive::{ArchiveWriter, SealedArchive};
 use crate::pipeline::chunk::ChunkIdKey;
 use crate::pipeline::crypt::Recipients;
 use crate::pipeline::limits;
-use crate::pipeline::segment::{FrameEncoder, Segment};
+use crate::pipeline::segment::{FrameEncoder, SEGMENT_TARGET, Segment};
 use crate::repository::format::{IndexArchive, IndexChunk, Notes, StreamNote};
 use crate::repository::index::{self, IndexDraft};
 use crate::repository::state::State;
@@ -194,7 +194,10 @@ impl Shared {
             open = self.given_back.wait(open).unwrap_or_else(PoisonError::into_inner);
         }
         drop(open);
-        let memory = lock(&self.spare.archives).pop().unwrap_or_default();
+        // Memory that would grow by itself would be twice as much in the end; what is not written to costs nothing.
+        let memory = lock(&self.spare.archives)
+            .pop()
+            .unwrap_or_else(|| Vec::with_capacity(limits::ARCHIVE_TARGET + SEGMENT_TARGET));
         Ok(ArchiveWriter::within(&self.options.recipients, memory)?)
     }
 

@@ -14,6 +14,7 @@ use super::lay::Options;
 use super::metadata::{self, Wanted};
 use super::report::{Aspect, Report, Severity};
 use crate::base::cancel::Cancel;
+use crate::base::direct;
 use crate::sources::files::entry::{Entry, Time};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -152,17 +153,37 @@ pub(super) struct Large {
     pub name: Vec<u8>,
     pub entry: Entry,
     pub file: File,
+    /// It is written past the page cache, and may be too long until it is complete.
+    pub direct: bool,
     /// Every part of it has been handed over.
     pub complete: AtomicBool,
     /// Hash of its path.
     pub way: u64,
 }
 
+impl Large {
+    fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if self.direct {
+            direct::write_padded(&self.file, bytes, offset)
+        } else {
+            self.file.write_all_at(bytes, offset)
+        }
+    }
+
+    fn finish(&self, shared: &Shared) -> Result<Report, ExtractError> {
+        if self.direct {
+            direct::switch(&self.file, false);
+            self.file.set_len(self.entry.size).map_err(|e| shared.file_error("write", &self.entry.path, e))?;
+        }
+        finish(shared, &self.file, &self.entry)
+    }
+}
+
 impl Drop for Large {
     fn drop(&mut self) {
         let shared = &self.folder.shared;
         if self.complete.load(Ordering::SeqCst) && !shared.failed.load(Ordering::SeqCst) {
-            match finish(shared, &self.file, &self.entry) {
+            match self.finish(shared) {
                 Ok(report) => shared.tell(self.turn, report),
                 Err(e) => shared.fail(e),
             }
@@ -201,7 +222,7 @@ impl Job {
             }
             Job::Part { file, offset, bytes } => {
                 if !shared.failed.load(Ordering::SeqCst)
-                    && let Err(e) = file.file.write_all_at(&bytes, offset)
+                    && let Err(e) = file.write(&bytes, offset)
                 {
                     shared.fail(shared.file_error("write", &file.entry.path, e));
                 }

@@ -8,6 +8,7 @@ use super::dirs::{Dirs, Id, NoDir, open_new, stat_below};
 use super::metadata::{self, Wanted};
 use super::report::{Aspect, Report, Severity};
 use crate::base::cancel::Cancel;
+use crate::base::direct;
 use crate::sources::files::entry::{Entry, Kind};
 use crate::sources::files::frame::Segment;
 use crate::sources::files::hash64;
@@ -276,7 +277,9 @@ impl Extractor {
         let file = open_new(folder.as_fd(), OsStr::from_bytes(&name), new_file(), Mode::RUSR | Mode::WUSR)
             .map_err(|e| self.not_created(&entry, e))?;
         let (file, complete) = (File::from(file), AtomicBool::new(false));
-        let large = self.crew.begin(Large { turn, folder, name, entry, file, complete, way });
+        // What has holes is written at any offset.
+        let direct = member.map.is_none() && direct::switch(&file, true);
+        let large = self.crew.begin(Large { turn, folder, name, entry, file, direct, complete, way });
         self.prepare(member, &large.file)?;
         let whole = [Segment { offset: 0, length: member.entry.size }];
         for segment in member.map.as_ref().map_or(whole.as_slice(), |map| &map.segments) {

@@ -1,0 +1,173 @@
+//! Large writes that go past the page cache (`O_DIRECT`).
+//!
+//! What a backup writes is not read again soon: in the cache it would take the place of what the applications of this
+//! host need there, and each of its pages is copied, found room for and written back by the kernel, at more cost than
+//! the encryption of its content. A file system that does not do this gets ordinary writes; nothing is durable before
+//! the caller's fsync either way.
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// From this length on a write is worth it.
+pub const WORTH: usize = 512 << 10;
+/// What offsets, lengths and memory are multiples of: no disk in use has larger blocks.
+const BLOCK: usize = 4096;
+/// Bytes of one call.
+const BOUNCE: usize = 4 << 20;
+
+thread_local! {
+    /// Memory that is aligned, for disks that ask for it.
+    static BOUNCE_MEMORY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Switches a file's writes past the cache, or back; whether they go past it now.
+pub fn switch(file: &File, on: bool) -> bool {
+    let Ok(flags) = fcntl_getfl(file) else { return false };
+    let wanted = if on { flags | OFlags::DIRECT } else { flags - OFlags::DIRECT };
+    fcntl_setfl(file, wanted).is_ok() && on
+}
+
+/// Writes all of a new file's bytes, the large ones past the cache.
+pub fn write_all(file: &File, bytes: &[u8]) -> io::Result<()> {
+    let mut done = 0;
+    if bytes.len() >= WORTH && switch(file, true) {
+        done = write_blocks(file, bytes, 0)?;
+        switch(file, false);
+    }
+    file.write_all_at(&bytes[done..], done as u64)
+}
+
+/// Writes at an offset that is a multiple of 4 KiB into a file that was switched; what is behind the last whole block is
+/// filled up with zeros, which the caller cuts off at the end. Several threads may do so at once.
+pub fn write_padded(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let done = write_blocks(file, bytes, offset)?;
+    let rest = &bytes[done..];
+    if rest.is_empty() {
+        return Ok(());
+    }
+    if rest.len() < BLOCK {
+        let mut last = [0; BLOCK];
+        last[..rest.len()].copy_from_slice(rest);
+        if write_blocks(file, &last, offset + done as u64)? == BLOCK {
+            return Ok(());
+        }
+    }
+    // This file system took the switch, and does not take the writes.
+    switch(file, false);
+    file.write_all_at(rest, offset + done as u64)
+}
+
+/// Writes whole blocks; how many bytes were taken. Fewer than there are whole blocks: the file system does not do it.
+fn write_blocks(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    let bytes = &bytes[..bytes.len() / BLOCK * BLOCK];
+    // Most disks take memory as it lies.
+    let done = write_steps(bytes, offset, |step, at| rustix::io::pwrite(file, step, at))?;
+    if done == bytes.len() {
+        return Ok(done);
+    }
+    BOUNCE_MEMORY.with_borrow_mut(|memory| {
+        memory.resize(BOUNCE + BLOCK, 0);
+        let start = memory.as_ptr().align_offset(BLOCK);
+        let bounce = &mut memory[start..][..BOUNCE];
+        let rest = write_steps(&bytes[done..], offset + done as u64, |step, at| {
+            let bounce = &mut bounce[..step.len()];
+            bounce.copy_from_slice(step);
+            rustix::io::pwrite(file, bounce, at)
+        })?;
+        Ok(done + rest)
+    })
+}
+
+/// Calls `write` for one step after the other, until all is written or it does not do it.
+fn write_steps(
+    bytes: &[u8],
+    offset: u64,
+    mut write: impl FnMut(&[u8], u64) -> Result<usize, Errno>,
+) -> io::Result<usize> {
+    let mut done = 0;
+    while done < bytes.len() {
+        let step = &bytes[done..bytes.len().min(done + BOUNCE)];
+        match write(step, offset + done as u64) {
+            // Half a block written is written again.
+            Ok(written) if written >= BLOCK => done += written / BLOCK * BLOCK,
+            Ok(_) | Err(Errno::INVAL) => break,
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    fn pattern(length: usize) -> Vec<u8> {
+        (0..length).map(|i| (i * 7 + i / 251) as u8).collect()
+    }
+
+    fn content(file: &mut File) -> Vec<u8> {
+        use std::io::Seek;
+        let mut all = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut all).unwrap();
+        all
+    }
+
+    /// In the build's folder, which lies on a disk; temporary folders may be in memory.
+    fn on_disk() -> File {
+        tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap()
+    }
+
+    #[test]
+    fn any_length_is_written_whole() {
+        for length in [0, 1, WORTH - 1, WORTH, WORTH + 1, BOUNCE + BLOCK, 3 * BOUNCE - 1, 5 * BOUNCE + 4097] {
+            let mut file = on_disk();
+            let bytes = pattern(length);
+            write_all(&file, &bytes).unwrap();
+            assert!(content(&mut file) == bytes, "{length}");
+            assert!(!fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT), "later writes are ordinary ones");
+        }
+    }
+
+    #[test]
+    fn parts_are_written_in_any_order() {
+        let mut file = on_disk();
+        let bytes = pattern(3 * WORTH + 77);
+        switch(&file, true);
+        for part in [3, 1, 0, 2] {
+            let from = part * WORTH;
+            write_padded(&file, &bytes[from..bytes.len().min(from + WORTH)], from as u64).unwrap();
+        }
+        file.set_len(bytes.len() as u64).unwrap();
+        switch(&file, false);
+        assert!(content(&mut file) == bytes);
+    }
+
+    #[test]
+    fn where_it_is_not_done_writes_are_ordinary() {
+        // A pipe takes the switch, and knows no offsets; what lies in memory may refuse the switch.
+        let mut file = tempfile::tempfile_in("/dev/shm").unwrap();
+        let bytes = pattern(2 * WORTH + 5);
+        write_all(&file, &bytes).unwrap();
+        assert!(content(&mut file) == bytes);
+        let mut file = tempfile::tempfile_in("/dev/shm").unwrap();
+        switch(&file, true);
+        write_padded(&file, &bytes, 0).unwrap();
+        file.set_len(bytes.len() as u64).unwrap();
+        switch(&file, false);
+        assert!(content(&mut file) == bytes);
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let e = write_all(&full, &pattern(2 * WORTH)).unwrap_err();
+        assert_eq!(e.raw_os_error(), Some(Errno::NOSPC.raw_os_error()), "{e}");
+    }
+}
