@@ -16,11 +16,11 @@ use std::os::unix::fs::FileExt;
 pub const WORTH: usize = 512 << 10;
 /// What offsets, lengths and memory are multiples of: no disk in use has larger blocks.
 const BLOCK: usize = 4096;
-/// Bytes of one call.
-const BOUNCE: usize = 4 << 20;
+/// Bytes of one call, which are copied into aligned memory.
+const BOUNCE: usize = 1 << 20;
 
 thread_local! {
-    /// Memory that is aligned, for disks that ask for it.
+    /// Memory that is aligned, used again by each write of a thread.
     static BOUNCE_MEMORY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -63,43 +63,25 @@ pub fn write_padded(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
 
 /// Writes whole blocks; how many bytes were taken. Fewer than there are whole blocks: the file system does not do it.
 fn write_blocks(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
-    let bytes = &bytes[..bytes.len() / BLOCK * BLOCK];
-    // Most disks take memory as it lies.
-    let done = write_steps(bytes, offset, |step, at| rustix::io::pwrite(file, step, at))?;
-    if done == bytes.len() {
-        return Ok(done);
-    }
+    let whole = bytes.len() / BLOCK * BLOCK;
     BOUNCE_MEMORY.with_borrow_mut(|memory| {
         memory.resize(BOUNCE + BLOCK, 0);
         let start = memory.as_ptr().align_offset(BLOCK);
         let bounce = &mut memory[start..][..BOUNCE];
-        let rest = write_steps(&bytes[done..], offset + done as u64, |step, at| {
-            let bounce = &mut bounce[..step.len()];
-            bounce.copy_from_slice(step);
-            rustix::io::pwrite(file, bounce, at)
-        })?;
-        Ok(done + rest)
-    })
-}
-
-/// Calls `write` for one step after the other, until all is written or it does not do it.
-fn write_steps(
-    bytes: &[u8],
-    offset: u64,
-    mut write: impl FnMut(&[u8], u64) -> Result<usize, Errno>,
-) -> io::Result<usize> {
-    let mut done = 0;
-    while done < bytes.len() {
-        let step = &bytes[done..bytes.len().min(done + BOUNCE)];
-        match write(step, offset + done as u64) {
-            // Half a block written is written again.
-            Ok(written) if written >= BLOCK => done += written / BLOCK * BLOCK,
-            Ok(_) | Err(Errno::INVAL) => break,
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
+        let mut done = 0;
+        while done < whole {
+            let n = BOUNCE.min(whole - done);
+            bounce[..n].copy_from_slice(&bytes[done..done + n]);
+            match rustix::io::pwrite(file, &bounce[..n], offset + done as u64) {
+                // Half a block written is written again.
+                Ok(written) if written >= BLOCK => done += written / BLOCK * BLOCK,
+                Ok(_) | Err(Errno::INVAL) => break,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
         }
-    }
-    Ok(done)
+        Ok(done)
+    })
 }
 
 #[cfg(test)]

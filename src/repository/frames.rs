@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Plain bytes of decoded frames that are kept for whoever comes back to them.
-const KEPT_FRAMES: usize = 32 << 20;
+const KEPT_FRAMES: usize = 16 << 20;
 /// Archives whose file key is kept unwrapped.
 const KEPT_ARCHIVES: usize = 64;
 /// Stored bytes that are fetched in one piece at most, unless one frame is longer.

@@ -15,9 +15,9 @@ use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 /// Plain bytes that are read ahead of the consumer.
-const AHEAD: usize = 32 << 20;
+const AHEAD: usize = 24 << 20;
 /// Plain bytes that are asked for together: what of them lies close together is one request.
-const WINDOW: usize = 12 << 20;
+const WINDOW: usize = 8 << 20;
 
 /// The plain bytes of one stream, in order, every one of them checked before it is handed out.
 ///

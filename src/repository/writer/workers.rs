@@ -10,7 +10,7 @@ use crate::pipeline::archive::{ArchiveWriter, SealedArchive};
 use crate::pipeline::chunk::ChunkIdKey;
 use crate::pipeline::crypt::Recipients;
 use crate::pipeline::limits;
-use crate::pipeline::segment::{FrameEncoder, SEGMENT_TARGET, Segment};
+use crate::pipeline::segment::{FrameEncoder, Segment};
 use crate::repository::format::{IndexArchive, IndexChunk, Notes, StreamNote};
 use crate::repository::index::{self, IndexDraft};
 use crate::repository::state::State;
@@ -27,6 +27,9 @@ use std::time::{Duration, Instant};
 /// An index object is written at least this often, so that a killed first upload resumes.
 const INDEX_EVERY_BYTES: u64 = 1 << 30;
 const INDEX_EVERY: Duration = Duration::from_secs(600);
+/// Room for an archive. What is not written to costs nothing; and what is larger than 32 MiB the allocator gives back to the
+/// system at once, where it would keep what is smaller, in pieces that fit nothing else.
+const ARCHIVE_MEMORY: usize = 33 << 20;
 /// Archives on their way into storage at once: far away, and on this machine, where a disk takes them one by one anyway.
 pub(super) const UPLOADS: usize = 3;
 pub(super) const UPLOADS_NEAR: usize = 2;
@@ -194,10 +197,7 @@ impl Shared {
             open = self.given_back.wait(open).unwrap_or_else(PoisonError::into_inner);
         }
         drop(open);
-        // Memory that would grow by itself would be twice as much in the end; what is not written to costs nothing.
-        let memory = lock(&self.spare.archives)
-            .pop()
-            .unwrap_or_else(|| Vec::with_capacity(limits::ARCHIVE_TARGET + SEGMENT_TARGET));
+        let memory = lock(&self.spare.archives).pop().unwrap_or_else(|| Vec::with_capacity(ARCHIVE_MEMORY));
         Ok(ArchiveWriter::within(&self.options.recipients, memory)?)
     }
 
