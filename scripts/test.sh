@@ -48,6 +48,7 @@ machine() {
     need_redis_versions
     need_debian
     need_cargo_deb
+    need_promtool
     printf '   %s, Docker %s, Postgres %s, Redis %s\n' "$(cargo --version | cut -d' ' -f1,2)" \
         "$(docker version --format '{{.Server.Version}}')" \
         "$(/usr/lib/postgresql/15/bin/postgres --version | cut -d' ' -f3)" \
