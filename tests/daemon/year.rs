@@ -342,7 +342,7 @@ fn a_snapshot_waits_for_no_verification_and_no_drill() {
             assert!(due.give_way.is_empty(), "what changes the repository comes to its own end");
             continue;
         }
-        assert_eq!(due.give_way, [shop.clone()]);
+        assert_eq!(due.give_way, std::slice::from_ref(&shop));
         let again = two + TimeDelta::seconds(30);
         assert_eq!(agenda.ended(&shop, Ended::GaveWay, two), Verdict::Again(again));
         // The snapshot first, although the other slot is older.
