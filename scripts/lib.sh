@@ -23,7 +23,7 @@ TOOLS_BREAK_GLASS=(age=age zstd=zstd tar=tar jq=jq ssh-keygen=openssh-client)
 TOOLS_DEMO=(/usr/lib/postgresql/15/bin/postgres=postgresql-15 redis-server=redis-server redis-cli=redis-tools
     nginx=nginx-light openssl=openssl git=git "${TOOLS_BREAK_GLASS[@]}")
 TOOLS_TEST=("${TOOLS_DEMO[@]}" curl=curl /usr/bin/python3.11=python3 setfacl=acl setfattr=attr strace=strace ps=procps systemd-analyze=systemd
-    man=man-db dpkg-shlibdeps=dpkg-dev debootstrap=debootstrap /usr/bin/chromium=chromium)
+    man=man-db dpkg-shlibdeps=dpkg-dev debootstrap=debootstrap lintian=lintian /usr/bin/chromium=chromium)
 TOOLS_ENGINE=(dockerd=docker.io docker=docker.io iptables=iptables)
 
 if [ -t 1 ] && [ -z "${NO_COLOR-}" ]; then
@@ -241,6 +241,28 @@ tool_from_source() {
 CARGO_DEB_VERSION=3.8.0
 need_cargo_deb() {
     [ -x "$LIFEBOAT_TOOLS/bin/cargo-deb" ] || locked cargo-deb tool_from_source cargo-deb "$CARGO_DEB_VERSION"
+}
+
+# need_promtool: what reads the alert rules as Prometheus does. Its package is taken apart, not installed: that would start a
+# server and bring the node exporter.
+need_promtool() { [ -x "$LIFEBOAT_TOOLS/bin/promtool" ] || command -v promtool >/dev/null || locked promtool install_promtool; }
+
+install_promtool() {
+    [ ! -x "$LIFEBOAT_TOOLS/bin/promtool" ] || return 0
+    command -v apt-get >/dev/null || die "promtool is missing on this machine"
+    printf '%s\n' "${DIM}getting promtool${PLAIN}"
+    local dir
+    dir=$(mktemp -d)
+    # Downloaded by nobody's account, into a folder that it may write to; an ordinary user does it as himself.
+    [ "$(id -u)" != 0 ] || chown _apt "$dir" 2>/dev/null || true
+    if ! (cd "$dir" && { apt_quietly download prometheus || { apt_quietly update && apt_quietly download prometheus; }; } &&
+        dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool); then
+        rm -rf "$dir"
+        die "could not get promtool; see above"
+    fi
+    mkdir -p "$LIFEBOAT_TOOLS/bin"
+    install -m 755 "$dir/usr/bin/promtool" "$LIFEBOAT_TOOLS/bin/promtool"
+    rm -rf "$dir"
 }
 
 install_s3s_fs() { tool_from_source s3s-fs "$S3S_FS_VERSION" --features binary; }

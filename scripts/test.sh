@@ -49,6 +49,7 @@ machine() {
     need_postgres_16
     need_debian
     need_cargo_deb
+    need_promtool
     printf '   %s, Docker %s, Postgres %s, Redis %s\n' "$(cargo --version | cut -d' ' -f1,2)" \
         "$(docker version --format '{{.Server.Version}}')" \
         "$(/usr/lib/postgresql/15/bin/postgres --version | cut -d' ' -f3)" \

@@ -1,6 +1,10 @@
 //! The arguments. What stands here is what `--help`, the manual page and the completions say.
 
 use chrono::{DateTime, Utc};
+mod keys;
+
+pub use keys::{KeysCommand, RevokeArgs};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::ffi::OsString;
@@ -214,32 +218,6 @@ pub enum PolicyCommand {
     },
     /// Print the policy with every default filled in.
     Show,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum KeysCommand {
-    /// Make an identity and a host key; nothing is ever overwritten.
-    New,
-    /// One more who can open what is stored from now on: adds it to the policy's recipients.
-    AddRecipient {
-        /// An age1… key, or an ssh-ed25519 public key.
-        recipient: String,
-        /// Its identity file, where it is at hand, to prove that it opens what is sealed to the recipient.
-        #[arg(long, value_name = "FILE", env = "LIFEBOAT_IDENTITY", hide_env_values = true)]
-        identity: Option<PathBuf>,
-    },
-    /// Make this host another key, in the place of one that was lost or seen by others; the identity vouches for it.
-    Rotate {
-        /// The identity file, instead of the policy's or <config-dir>/identity.txt.
-        #[arg(long, value_name = "FILE", env = "LIFEBOAT_IDENTITY", hide_env_values = true)]
-        identity: Option<PathBuf>,
-    },
-    /// Show recipients, repository id and signing key; never a secret.
-    Show {
-        /// The identity file, instead of <config-dir>/identity.txt.
-        #[arg(long, value_name = "FILE", env = "LIFEBOAT_IDENTITY", hide_env_values = true)]
-        identity: Option<PathBuf>,
-    },
 }
 
 #[derive(Debug, Args)]

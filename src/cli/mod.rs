@@ -148,6 +148,7 @@ fn name(command: &Command) -> &'static str {
         Command::Keys { command: KeysCommand::New } => "keys new",
         Command::Keys { command: KeysCommand::AddRecipient { .. } } => "keys add-recipient",
         Command::Keys { command: KeysCommand::Rotate { .. } } => "keys rotate",
+        Command::Keys { command: KeysCommand::Revoke(_) } => "keys revoke",
         Command::Keys { command: KeysCommand::Show { .. } } => "keys show",
         Command::Snapshot(_) => "snapshot",
         Command::List(_) => "list",

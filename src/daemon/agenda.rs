@@ -2,7 +2,8 @@
 //!
 //! Invariants: a slot is started once, or, where several were missed, the newest of them once for all; slots are looked
 //! for after the last one that was started, so neither a restart nor a clock that is set back runs one twice; what waits
-//! for another run of its policy, or for room, is started when that ends.
+//! for another run of its policy, or for room, is started when that ends. A snapshot waits for no verification and no drill:
+//! they make way, and are made up behind it.
 
 use crate::base::ids::PolicyName;
 use crate::ops::runs::What;
@@ -22,6 +23,8 @@ const LONGEST_PAUSE: TimeDelta = TimeDelta::hours(6);
 /// The pause before a policy that is busy is asked again, and the longest.
 const BUSY_PAUSE: TimeDelta = TimeDelta::minutes(1);
 const LONGEST_BUSY_PAUSE: TimeDelta = TimeDelta::minutes(15);
+/// Long enough that the snapshot which something made way for has begun.
+const WAY_PAUSE: TimeDelta = TimeDelta::seconds(30);
 
 /// When something of a policy runs.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +59,8 @@ pub enum Ended {
     Hopeless,
     /// Another run held the policy.
     Busy,
+    /// It made way for a snapshot of its policy.
+    GaveWay,
 }
 
 /// What becomes of it.
@@ -73,6 +78,8 @@ pub struct Due {
     pub start: Vec<Job>,
     /// Retries that a new slot has overtaken: how they came out last is how they came out.
     pub given_up: Vec<(PolicyName, What)>,
+    /// Policies whose verification or drill has to make way: a snapshot is due, and backups do not wait for what looks at them.
+    pub give_way: Vec<PolicyName>,
     /// Slots that were missed and are not caught up, by the policy's wish.
     pub passed_over: Vec<(PolicyName, What, DateTime<Utc>)>,
 }
@@ -213,6 +220,10 @@ impl Agenda {
             }
         }
         self.start(now, &mut due.start);
+        let waits = |e: &&Entry| e.what == What::Snapshot && e.waiting.as_ref().is_some_and(|w| w.not_before <= now);
+        let looks =
+            |e: &&Entry| self.running.iter().any(|r| r.0 == e.policy && matches!(r.1, What::Verify | What::Drill));
+        due.give_way = self.entries.iter().filter(waits).filter(looks).map(|e| e.policy.clone()).collect();
         due
     }
 
@@ -248,6 +259,7 @@ impl Agenda {
                 let pause = entry.rule.retry.checked_mul(thrice).unwrap_or(LONGEST_PAUSE);
                 (pause.min(LONGEST_PAUSE), attempt + 1, 0)
             }
+            Ended::GaveWay => (WAY_PAUSE, attempt, 0),
             Ended::Busy => ((BUSY_PAUSE * 2i32.saturating_pow(busy.min(4))).min(LONGEST_BUSY_PAUSE), attempt, busy + 1),
         };
         let not_before = now + pause;

@@ -39,6 +39,7 @@ pub struct Running {
     /// When it was asked to stop.
     asked: Option<Instant>,
     timed_out: bool,
+    gave_way: bool,
     /// When it was killed last.
     killed: Option<Instant>,
 }
@@ -111,7 +112,15 @@ impl Program {
 
 fn start(mut command: Command, task: Task, limit: Duration) -> io::Result<Running> {
     let child = command.spawn()?;
-    Ok(Running { task, child, deadline: Instant::now() + limit, asked: None, timed_out: false, killed: None })
+    Ok(Running {
+        task,
+        child,
+        deadline: Instant::now() + limit,
+        asked: None,
+        timed_out: false,
+        gave_way: false,
+        killed: None,
+    })
 }
 
 impl Running {
@@ -130,6 +139,14 @@ impl Running {
         if self.asked.is_none() {
             self.asked = Some(Instant::now());
             self.signal(Signal::TERM);
+        }
+    }
+
+    /// Asks it to stop, for a snapshot that is due.
+    pub fn give_way(&mut self) {
+        if self.asked.is_none() {
+            self.gave_way = true;
+            self.stop();
         }
     }
 
@@ -162,10 +179,11 @@ impl Running {
 
     /// Whether the service ended it, or it ended.
     pub fn stopped(&self) -> Stopped {
-        match (self.timed_out, self.asked) {
-            (true, _) => Stopped::TimedOut,
-            (false, Some(_)) => Stopped::Asked,
-            (false, None) => Stopped::No,
+        match (self.timed_out, self.gave_way, self.asked) {
+            (true, ..) => Stopped::TimedOut,
+            (false, true, _) => Stopped::GaveWay,
+            (false, false, Some(_)) => Stopped::Asked,
+            (false, false, None) => Stopped::No,
         }
     }
 

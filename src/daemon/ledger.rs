@@ -24,6 +24,8 @@ pub enum Stopped {
     Asked,
     /// The run had its time.
     TimedOut,
+    /// A snapshot of its policy was due.
+    GaveWay,
 }
 
 /// Looks up what a run entered about itself, and completes it.
@@ -49,8 +51,11 @@ pub fn settle(
     let open = found.as_ref().is_none_or(|run| run.outcome.is_none() || run.outcome() == Some("interrupted"));
     // Whoever stops a run from outside has not asked the service not to take its snapshot.
     let killed = stopped == Stopped::No && found.as_ref().is_some_and(|run| run.outcome() == Some("cancelled"));
-    if open || killed || stopped == Stopped::TimedOut {
+    let made_way =
+        stopped == Stopped::GaveWay && (open || found.as_ref().is_some_and(|r| r.outcome() == Some("cancelled")));
+    if open || killed || made_way || stopped == Stopped::TimedOut {
         let (outcome, error) = match (stopped, exited) {
+            (Stopped::GaveWay, _) => ("cancelled", "it made way for a snapshot that was due".to_owned()),
             (Stopped::TimedOut, _) => ("timeout", "it took longer than its time_limit and was stopped".to_owned()),
             (_, Exited { signal: Some(signal), .. }) => ("interrupted", format!("it was killed by signal {signal}")),
             (Stopped::No, Exited { code: code @ (130 | 143), .. }) => {
@@ -72,11 +77,15 @@ pub fn settle(
             error: Some(error),
         };
         book.end(id, &end, now)?;
+        if made_way {
+            book.told(id)?;
+        }
     }
     let run = book.run(id)?.unwrap_or_else(|| empty(job, now));
     let ended = match run.outcome().unwrap_or("failed") {
         "done" => Ended::Done,
         "busy" => Ended::Busy,
+        "cancelled" if stopped == Stopped::GaveWay => Ended::GaveWay,
         // The same policy, damage, size or unfinished transaction would be met again; a person is needed.
         "usage" | "integrity" | "suspect" | "pending" | "cancelled" => Ended::Hopeless,
         _ => Ended::Failed,
@@ -117,6 +126,11 @@ pub fn tell(
     if run.outcome() == Some("busy") {
         run.outcome = Some("failed".to_owned());
         run.error = Some("another run held the policy until the next one was due".to_owned());
+    }
+    // What was stopped with the service, and is not run again, took no snapshot.
+    if run.outcome() == Some("cancelled") {
+        run.outcome = Some("interrupted".to_owned());
+        run.error = Some("it was stopped with the service, and is not run again".to_owned());
     }
     let change = book.judge(&run, now)?;
     match policy {

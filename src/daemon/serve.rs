@@ -272,7 +272,8 @@ impl Daemon {
             Verdict::Final => tracing::warn!("{what} of {policy}: {word}{why}"),
             Verdict::Again(at) => tracing::warn!("{what} of {policy}: {word}, again at {}{why}", rfc3339(at)),
         }
-        if verdict == Verdict::Final && !self.wakeup.stop_asked() {
+        let made_way = how == super::agenda::Ended::GaveWay;
+        if verdict == Verdict::Final && !made_way && !self.wakeup.stop_asked() {
             ledger::tell(&mut self.book, self.policies.get(policy), &run, &self.host, now)?;
         }
         Ok(())
@@ -293,6 +294,20 @@ impl Daemon {
         }
         for job in due.start {
             self.start(&job, now);
+        }
+        for policy in due.give_way {
+            self.give_way(&policy);
+        }
+    }
+
+    /// A snapshot of the policy is due: what looks at backups makes way for it.
+    fn give_way(&mut self, policy: &PolicyName) {
+        let of_policy = |running: &&mut Running| matches!(&running.task, Task::Run(job) if job.policy == *policy);
+        for running in self.running.iter_mut().filter(of_policy).filter(|running| running.stopped() == Stopped::No) {
+            if let Task::Run(job) = &running.task {
+                tracing::info!("{} of {policy} makes way for a snapshot that is due", job.what.as_str());
+            }
+            running.give_way();
         }
     }
 

@@ -87,6 +87,27 @@ pub fn delay(host: &HostName, policy: &PolicyName, jitter: Duration) -> TimeDelt
     TimeDelta::seconds(i64::try_from(seconds).unwrap_or(0))
 }
 
+/// The shortest time between two slots of an expression: none when the schedule is off, or comes once in a long while.
+pub fn shortest_gap(when: &When) -> Option<TimeDelta> {
+    /// Enough for every month of an expression, and for the minutes and hours of any day.
+    const LOOKS: usize = 2_000;
+    let When::Cron(expression) = when else { return None };
+    let slots = Slots::new(expression)?;
+    let mut from = DateTime::<Utc>::UNIX_EPOCH;
+    let last = from + TimeDelta::days(400);
+    let mut shortest: Option<TimeDelta> = None;
+    let mut before = None;
+    for _ in 0..LOOKS {
+        let Some(slot) = slots.next(&Utc, from).filter(|slot| *slot <= last) else { break };
+        if let Some(before) = before {
+            let gap = slot - before;
+            shortest = Some(shortest.map_or(gap, |known| known.min(gap)));
+        }
+        (before, from) = (Some(slot), slot);
+    }
+    shortest
+}
+
 /// The newest slot in `(after, until]`.
 pub fn newest_between<Z: TimeZone>(
     when: &When,
@@ -271,6 +292,23 @@ mod tests {
         // The span is open at its beginning and closed at its end.
         assert_eq!(newest("0 2 * * *", "2026-11-19T01:00:00Z", "2026-11-20T00:59:59Z"), None);
         assert!(newest("0 2 * * *", "2026-11-19T00:59:59Z", "2026-11-19T01:00:00Z").is_some());
+    }
+
+    #[test]
+    fn the_shortest_time_between_two_slots() {
+        let gap = |expression: &str| shortest_gap(&When::Cron(expression.into())).map(|gap| gap.num_minutes());
+        for (expression, minutes) in [
+            ("* * * * *", 1),
+            ("15 * * * *", 60),
+            ("0 2 * * *", 24 * 60),
+            ("0 3 * * 0", 7 * 24 * 60),
+            ("0,20 2 * * *", 20),
+            ("0 0 1 * *", 28 * 24 * 60),
+            ("0 0 1,3 6 *", 2 * 24 * 60),
+        ] {
+            assert_eq!(gap(expression), Some(minutes), "{expression}");
+        }
+        assert_eq!((gap("0 0 29 2 *"), shortest_gap(&When::Off)), (None, None));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod journey;
 mod kit;
 mod output;
 mod prune;
+mod revoke;
 mod setup;
 mod signals;
 mod world;

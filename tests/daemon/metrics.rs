@@ -1,6 +1,9 @@
 //! OpenMetrics text as its specification wants it, read strictly; and the alert rules, which may use nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 
 /// A sample's name, labels and value.
 #[derive(Debug, Clone, PartialEq)]
@@ -119,4 +122,29 @@ fn the_alert_rules_use_what_there_is() {
     for word in ["severity:", "summary:", "description:"] {
         assert_eq!(rules.matches(word).count(), alerts.len(), "{word}");
     }
+}
+
+/// As Prometheus itself reads them.
+#[test]
+fn prometheus_takes_the_alert_rules() {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    let own = cache.map(|cache| cache.join("lifeboat/tools/bin/promtool")).filter(|path| path.is_file());
+    let check = |text: &str| {
+        let file = tempfile::Builder::new().suffix(".yml").tempfile().unwrap();
+        fs::write(file.path(), text).unwrap();
+        let tool = own.clone().unwrap_or_else(|| "promtool".into());
+        let done = Command::new(tool).args(["check", "rules"]).arg(file.path()).output();
+        let done = done.expect("promtool, which scripts/test.sh gets");
+        (
+            done.status.success(),
+            format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr)),
+        )
+    };
+    let rules = include_str!("../../docs/prometheus-alerts.yml");
+    let (is_well, said) = check(rules);
+    let count = rules.matches("alert: ").count();
+    assert!(is_well && said.contains(&format!("{count} rules found")), "{said}");
+    let (is_well, said) = check(&rules.replacen("lifeboat_", "lifeboat_(", 1));
+    assert!(!is_well, "anything would pass: {said}");
 }

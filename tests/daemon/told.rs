@@ -171,3 +171,42 @@ fn what_a_verification_found_is_said() {
     assert_eq!(events(&heard), [told("failure", "integrity")]);
     assert!(heard[0].json()["error"].as_str().unwrap().contains("missing"), "{heard:#?}");
 }
+
+/// A policy that is not caught up: what the end of the service cut short is told when it is back, and once.
+#[test]
+fn a_run_that_went_with_the_service_and_is_not_run_again_is_told() {
+    let ear = Ear::new();
+    let world = World::new();
+    let seconds = own_seconds(17);
+    application(&world, "shop", &format!("{}{}", hook(&ear), hanging(&world, &seconds)));
+    begin_history(&world);
+    missed(&world, "shop");
+    let daemon = Daemon::start(&world, &[]);
+    wait(|| world.path("marker").exists(), || daemon.log());
+    daemon.signal(Signal::KILL);
+    wait(|| runs(&world, "shop")[0]["outcome"].is_string(), || "it goes on".to_owned());
+    drop(daemon);
+    let file = world.path("config/policies/shop.toml");
+    let policy = fs::read_to_string(&file).unwrap();
+    fs::write(
+        &file,
+        policy.replace(
+            "[schedule]
+",
+            "[schedule]
+catch_up = false
+",
+        ),
+    )
+    .unwrap();
+    end_sleeps(&seconds);
+    let daemon = Daemon::start(&world, &[]);
+    let heard = ear.wait(1);
+    assert_eq!(events(&heard), [told("failure", "interrupted")]);
+    assert_eq!(heard[0].json()["what"], "snapshot");
+    assert_eq!(daemon.stop().0, Some(0));
+    // Not once more.
+    let daemon = Daemon::start(&world, &[]);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!((daemon.stop().0, ear.heard().len()), (Some(0), 1));
+}

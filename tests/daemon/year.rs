@@ -314,3 +314,45 @@ fn a_failure_is_tried_again_with_growing_pauses_and_never_beyond_the_next_slot()
     let late = agenda.wake(now).unwrap() - TimeDelta::minutes(3);
     assert_eq!(agenda.ended(&kept.policy, Ended::Failed, late), Verdict::Final);
 }
+
+/// A verification that hangs keeps no snapshot waiting: it makes way, and is made up behind it.
+#[test]
+fn a_snapshot_waits_for_no_verification_and_no_drill() {
+    let rule = |when: &str| Rule {
+        when: When::Cron(when.to_owned()),
+        zone: Some(Tz::UTC),
+        delay: TimeDelta::zero(),
+        catch_up: true,
+        retries: 1,
+        retry: TimeDelta::minutes(5),
+    };
+    let shop: PolicyName = "shop".parse().unwrap();
+    for looks in [What::Verify, What::Drill, What::Prune] {
+        let mut agenda = Agenda::new(2);
+        let rules = vec![(shop.clone(), What::Snapshot, rule("0 2 * * *")), (shop.clone(), looks, rule("30 1 * * *"))];
+        agenda.set(rules, |_, _| None, at("2026-01-01T00:00:00Z"));
+        let started = |due: &Due| due.start.iter().map(|job| (job.what, job.attempt)).collect::<Vec<_>>();
+        let due = agenda.due(at("2026-01-01T01:30:00Z"));
+        assert_eq!((started(&due), due.give_way.len()), (vec![(looks, 1)], 0));
+        // It hangs, and the snapshot is due.
+        let two = at("2026-01-01T02:00:00Z");
+        let due = agenda.due(two);
+        assert_eq!(started(&due), []);
+        if looks == What::Prune {
+            assert!(due.give_way.is_empty(), "what changes the repository comes to its own end");
+            continue;
+        }
+        assert_eq!(due.give_way, std::slice::from_ref(&shop));
+        let again = two + TimeDelta::seconds(30);
+        assert_eq!(agenda.ended(&shop, Ended::GaveWay, two), Verdict::Again(again));
+        // The snapshot first, although the other slot is older.
+        let due = agenda.due(two);
+        assert_eq!((started(&due), due.give_way.len()), (vec![(What::Snapshot, 1)], 0));
+        assert_eq!(started(&agenda.due(again)), [], "one at a time");
+        assert_eq!(agenda.ended(&shop, Ended::Done, again), Verdict::Final);
+        let due = agenda.due(again);
+        assert_eq!((started(&due), due.given_up.len()), (vec![(looks, 1)], 0), "made up, as the same attempt");
+        assert_eq!(agenda.ended(&shop, Ended::Done, again), Verdict::Final);
+        assert_eq!(agenda.due(at("2026-01-02T01:29:00Z")), Due::default());
+    }
+}

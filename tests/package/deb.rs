@@ -60,11 +60,23 @@ fn content(deb: &Path) {
     assert!(control.contains("Package: lifeboat") && control.contains("libc6 (>="), "{control}");
 }
 
+/// What Debian's own checker says of it: nothing that has no reason in packaging/lintian-overrides.
+fn lintian(deb: &Path) {
+    let done =
+        Command::new("lintian").args(["--tag-display-limit", "0", "--fail-on", "error,warning"]).arg(deb).output();
+    let done = done.expect("lintian, which scripts/test.sh installs");
+    assert!(done.status.success(), "{}", said(&done));
+    let changelog = fs::read_to_string(checkout().join("packaging/changelog.Debian")).unwrap();
+    let version = concat!("lifeboat (", env!("CARGO_PKG_VERSION"), "-1) ");
+    assert!(changelog.starts_with(version), "{changelog}");
+}
+
 #[test]
 fn the_package_comes_and_goes_and_leaves_what_is_yours() {
     engine();
     let deb = package();
     content(&deb);
+    lintian(&deb);
     // On a disk that is nearly full nothing would be stored: the repository is in memory.
     let machine = TestContainer::run(&["--hostname", "web-1", "--tmpfs", "/var/backups"], DEBIAN, &["sleep", "600"]);
     docker(["cp", deb.to_str().unwrap(), &format!("{}:/root/lifeboat_0.deb", machine.id)]);

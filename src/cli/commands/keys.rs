@@ -1,13 +1,17 @@
-//! `keys new`, `keys show`, `keys add-recipient` and `keys rotate`.
+//! `keys new`, `keys show`, `keys add-recipient`, `keys rotate` and `keys revoke`.
 
-use crate::cli::args::KeysCommand;
+use crate::base::ids::{HostName, SnapshotId};
+use crate::cli::args::{KeysCommand, RevokeArgs};
 use crate::cli::commands::init::proof_cell;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Align, Paint, Table};
 use crate::cli::session::Session;
-use crate::ops::doctor;
-use crate::ops::setup::{self, KeysReport};
+use crate::ops::access::{AccessRequest, load_identity};
+use crate::ops::setup::{self, Good, KeysReport, RevokePlan};
+use crate::ops::{OpsError, doctor, mark};
 use crate::policy;
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::Serialize;
 use std::path::Path;
 
 pub fn run(session: &Session, command: &KeysCommand) -> Result<Exit, Failure> {
@@ -27,6 +31,11 @@ pub fn run(session: &Session, command: &KeysCommand) -> Result<Exit, Failure> {
             let done = rotate(session, identity.as_deref());
             session.progress.finish();
             return done.map_err(|f| f.attempted("rotate the host key"));
+        }
+        KeysCommand::Revoke(args) => {
+            let done = revoke(session, args);
+            session.progress.finish();
+            return done.map_err(|f| f.attempted("revoke a key"));
         }
     };
     if session.out.json {
@@ -83,6 +92,102 @@ fn rotate(session: &Session, identity: Option<&Path>) -> Result<Exit, Failure> {
         "The next snapshot stores everything once more: what the old key stored is not recognized by the new one.\n";
     session.out.note(&text)?;
     Ok(Exit::Done)
+}
+
+#[derive(Serialize)]
+struct RevokeDocument<'a> {
+    dry_run: bool,
+    plan: &'a RevokePlan,
+}
+
+fn revoke(session: &Session, args: &RevokeArgs) -> Result<Exit, Failure> {
+    let good = match (&args.last_good[..], &args.stolen, args.all_good) {
+        ([], Some(time), _) => Good::Before(stolen(session, time)?),
+        ([], None, true) => Good::All,
+        ([], None, false) if args.key.is_some() => {
+            let hint = "--stolen TIME; or --last-good SNAPSHOT; or --all-good, where nobody has misused it";
+            return Err(Failure::usage("nothing says which of its snapshots are still good", hint));
+        }
+        (names, _, _) => Good::UpTo(names.to_vec()),
+    };
+    let _lock = mark::lock(&session.installation, &session.run)?;
+    let request = session.access_request(&args.reading)?;
+    let access = session.open_as(&AccessRequest { remembered: false, ..request.clone() })?;
+    let plan = setup::plan_revoke(&session.installation, &access, args.key.as_deref(), &good, &session.run)?;
+    session.progress.finish();
+    if !args.dry_run {
+        let identity = load_identity(&session.installation, &request)?;
+        let identity = identity.ok_or(OpsError::NoIdentity { what: "revoking a key" })?;
+        if !session.out.json && !args.yes {
+            session.out.text(&revoke_text(session, &plan))?;
+        }
+        session.confirm(&format!("revoke the key {}", plan.key), args.yes)?;
+        setup::revoke(&session.installation, &access, &identity, &plan, &session.run)?;
+        session.progress.finish();
+    }
+    if session.out.json {
+        session.out.document(Exit::Done, &RevokeDocument { dry_run: args.dry_run, plan: &plan })?;
+        return Ok(Exit::Done);
+    }
+    if args.dry_run {
+        session.out.text(&revoke_text(session, &plan))?;
+        return Ok(Exit::Done);
+    }
+    let mut text = if args.yes { revoke_text(session, &plan) } else { String::new() };
+    text += &format!("\nRevoked. A copy hears of it with the next `lifeboat{} copy`.\n", session.same_options(None));
+    if plan.lines.iter().any(|line| !line.refused.is_empty()) {
+        text += "What is refused lies there until `lifeboat prune --accept-lost` gives it up.\n";
+    }
+    if plan.own {
+        let next = format!("lifeboat{} keys rotate", session.same_options(None));
+        text += &format!(
+            "Next: {}: this host signs nothing until it has another key.\n",
+            session.out.paint(Paint::Bold, &next)
+        );
+    }
+    session.out.note(&text)?;
+    Ok(Exit::Done)
+}
+
+/// When a key was stolen. A day alone means its beginning: what came on that day may be the thief's.
+fn stolen(session: &Session, text: &str) -> Result<DateTime<Utc>, Failure> {
+    let text = text.trim();
+    let is_day = NaiveDate::parse_from_str(text, "%Y-%m-%d").is_ok();
+    session.time("--stolen", &if is_day { format!("{text} 00:00") } else { text.to_owned() })
+}
+
+/// What becomes of each host's and policy's snapshots.
+fn revoke_text(session: &Session, plan: &RevokePlan) -> String {
+    let hosts: Vec<&str> = plan.hosts.iter().map(HostName::as_str).collect();
+    let mut text = format!("key {} of {} in {}\n\n", plan.key, hosts.join(", "), plan.repository);
+    let titles = [
+        ("HOST", Align::Left),
+        ("POLICY", Align::Left),
+        ("STAY", Align::Right),
+        ("LAST GOOD", Align::Left),
+        ("REFUSED", Align::Left),
+    ];
+    let mut table = Table::new(&titles);
+    for line in &plan.lines {
+        let last = line.last_good.as_ref().map_or("none", |id| id.as_str());
+        let refused: Vec<&str> = line.refused.iter().map(SnapshotId::as_str).collect();
+        let paint = if refused.is_empty() { Paint::Plain } else { Paint::Red };
+        table.row(vec![
+            (line.host.to_string(), Paint::Plain),
+            (line.policy.to_string(), Paint::Plain),
+            (line.stay.to_string(), Paint::Plain),
+            (last.to_owned(), Paint::Plain),
+            (refused.join(", "), paint),
+        ]);
+    }
+    text += &session.out.table(&table);
+    if plan.records > 0 {
+        text += &format!("{} records (prunes, tags, holds) are said again by the root key\n", plan.records);
+    }
+    if plan.drills > 0 {
+        text += &format!("{} drills that it signed prove nothing any more: prove a snapshot anew\n", plan.drills);
+    }
+    text
 }
 
 fn text(session: &Session, report: &KeysReport, is_new: bool) -> String {

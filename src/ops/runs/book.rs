@@ -159,8 +159,10 @@ impl Book {
     pub fn end(&self, id: i64, end: &End, now: DateTime<Utc>) -> Result<(), OpsError> {
         let error: Option<String> = end.error.as_ref().map(|text| text.chars().take(ERROR_CHARS).collect());
         let drill = end.drill.map(|passed| if passed { "passed" } else { "failed" });
+        // What was stopped with the service is told by the next one, where it does not run it again.
         let sql = "update runs set ended = ?2, outcome = ?3, exit = ?4, snapshot = ?5, bytes_total = ?6, bytes_new = ?7, \
-                   drill = ?8, error = ?9, process = null, untold = null where id = ?1";
+                   drill = ?8, error = ?9, process = null, \
+                   untold = case when slot is not null and ?3 = 'cancelled' then 1 end where id = ?1";
         let entered = self.db.execute(
             sql,
             params![
@@ -231,6 +233,12 @@ impl Book {
             Ok(found)
         };
         look().map_err(self.failed("look for runs in"))
+    }
+
+    /// Nobody has to be told of this run.
+    pub fn told(&self, id: i64) -> Result<(), OpsError> {
+        let done = self.db.execute("update runs set untold = null where id = ?1", params![id]);
+        done.map(drop).map_err(self.failed("enter that a run is told in"))
     }
 
     pub fn run(&self, id: i64) -> Result<Option<RunRecord>, OpsError> {

@@ -10,6 +10,7 @@ mod init;
 mod keys;
 mod proof;
 mod recipient;
+mod revoke;
 mod rotate;
 mod shared;
 
@@ -19,5 +20,6 @@ pub use init::{Covered, InitOptions, InitReport, init};
 pub use keys::{KeysReport, new as keys_new, show as keys_show};
 pub use proof::{Proof, prove, unproved};
 pub use recipient::{RecipientReport, add_recipient};
+pub use revoke::{Good, RevokePlan, RevokedLine, plan_revoke, revoke};
 pub use rotate::{RotateReport, rotate};
 pub use shared::{Shared, shared};

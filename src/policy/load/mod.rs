@@ -10,7 +10,7 @@ mod sources;
 pub use repository::S3_FIELDS;
 
 use crate::base::ids::PolicyName;
-use crate::base::units::parse_duration;
+use crate::base::units::{human_duration, parse_duration};
 use crate::policy::document::{Bad, Report, Table, Text, quote, unknown};
 use crate::policy::error::{Lines, LoadError, PolicyError, PolicyErrors, Position};
 use crate::policy::model::{App, Hooks, Policy, Retention, Rollback, Schedule, SourcePolicy, SourceSpec, Target, When};
@@ -246,9 +246,31 @@ fn schedule_section(document: &Table<'_>) -> Schedule {
         time_limit: limit("time_limit", Duration::from_secs(12 * 3600)),
     };
     if let Some(table) = table {
+        if table.has("jitter") {
+            check_jitter(&table, &schedule);
+        }
         table.finish();
     }
     schedule
+}
+
+/// A delay beyond the next slot: what is due would be overtaken before it begins.
+fn check_jitter(table: &Table<'_>, schedule: &Schedule) {
+    let all = [
+        ("snapshot", &schedule.snapshot),
+        ("verify", &schedule.verify),
+        ("drill", &schedule.drill),
+        ("prune", &schedule.prune),
+    ];
+    for (name, when) in all {
+        let gap = schedule::shortest_gap(when).and_then(|gap| gap.to_std().ok());
+        if let Some(gap) = gap.filter(|gap| schedule.jitter > *gap) {
+            let (jitter, gap) = (human_duration(schedule.jitter), human_duration(gap));
+            let message = format!("the jitter of {jitter} is longer than the {gap} between two runs of {name:?}");
+            let hint = "write a shorter one, or a schedule with longer pauses";
+            return table.report.hinted(table.value_at("jitter"), message, hint.to_owned());
+        }
+    }
 }
 
 fn retention(document: &Table<'_>) -> Retention {

@@ -1,0 +1,350 @@
+//! `keys revoke`: a host's key counts no more, but for what it signed before it was stolen.
+//!
+//! The revocation names, for each host and policy, the last header of the key that is still good; below it counts what that
+//! header leads down to, hash by hash. What else the key signed counts for nothing from then on. Records among it (what prunes
+//! removed, tags, holds, moved chunks) are still needed, so the root key says them again first; outcomes of drills are not.
+//!
+//! Write order (must): the root key vouched for as one that signs records → records said again → the revocation → the key's
+//! own records and drills removed. A run that was cut short is done again: records that are said twice say the same.
+
+use crate::base::ids::{HostName, ObjectId, PolicyName, RepositoryId, Sequence, SnapshotId};
+use crate::ops::access::{Access, Installation};
+use crate::ops::mark::next_time;
+use crate::ops::{OpsError, Run};
+use crate::pipeline::crypt::object_id;
+use crate::pipeline::limits;
+use crate::pipeline::sign::{self, Namespace, PublicKey, SigningKey};
+use crate::repository::chain::{Chain, Line, Snapshot};
+use crate::repository::format::{FORMAT, HeaderRef, LastGood, Moved, Note, Record, Role, SignerAction};
+use crate::repository::keys::{HostKey, IdentityFile};
+use crate::repository::state::State;
+use crate::repository::trust::{Pin, to_json};
+use crate::repository::{Repository, RepositoryError, layout, parallel};
+use crate::storage::StorageKey;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+/// Headers in one record.
+const HEADERS: usize = 1000;
+
+/// Which of the key's snapshots stay good.
+#[derive(Debug, Clone)]
+pub enum Good {
+    /// Those up to these, one for each host and policy; where none is named, nothing.
+    UpTo(Vec<String>),
+    /// Those that were in the storage before.
+    Before(DateTime<Utc>),
+    /// All that are there: the key is out of use, and nobody has misused it.
+    All,
+}
+
+/// What a revocation does to the snapshots of one host and policy.
+#[derive(Debug, Clone, Serialize)]
+pub struct RevokedLine {
+    pub host: HostName,
+    pub policy: PolicyName,
+    /// The last one of the key that stays good; null where none does.
+    pub last_good: Option<SnapshotId>,
+    /// How many stay good.
+    pub stay: usize,
+    /// Those that count for nothing from then on.
+    pub refused: Vec<SnapshotId>,
+    #[serde(skip)]
+    good: Option<LastGood>,
+}
+
+/// What would be done; pure data.
+#[derive(Debug, Clone, Serialize)]
+pub struct RevokePlan {
+    /// The fingerprint of the key.
+    pub key: String,
+    pub hosts: Vec<HostName>,
+    pub repository: String,
+    pub repository_id: RepositoryId,
+    pub lines: Vec<RevokedLine>,
+    /// Records that are said again by the root key.
+    pub records: usize,
+    /// Outcomes of drills that the key signed: they prove nothing any more.
+    pub drills: usize,
+    /// It is the key of this host as it is now.
+    pub own: bool,
+    #[serde(skip)]
+    public: Option<PublicKey>,
+    #[serde(skip)]
+    notes: Vec<(Line, Note)>,
+}
+
+/// A key that snapshots are or were signed with, for people who have to name one.
+#[derive(Debug, Clone)]
+pub struct Known {
+    pub key: PublicKey,
+    pub fingerprint: String,
+    pub hosts: Vec<HostName>,
+    pub revoked: bool,
+}
+
+/// The keys that may sign snapshots, or could.
+pub fn known(repository: &Repository) -> Result<Vec<Known>, OpsError> {
+    let mut found: Vec<Known> = Vec::new();
+    for (key, hosts, revoked) in repository.snapshot_signers() {
+        let fingerprint = key.fingerprint().map_err(RepositoryError::from)?.to_string();
+        match found.iter_mut().find(|known| known.key == *key) {
+            Some(known) => known.hosts.extend(hosts.iter().cloned()),
+            None => found.push(Known { key: key.clone(), fingerprint, hosts: hosts.to_vec(), revoked }),
+        }
+    }
+    found.iter_mut().for_each(|known| {
+        known.hosts.sort();
+        known.hosts.dedup();
+    });
+    Ok(found)
+}
+
+fn named(repository: &Repository, name: Option<&str>) -> Result<Known, OpsError> {
+    let all = known(repository)?;
+    let list = || -> String {
+        let one = |known: &Known| {
+            let hosts: Vec<&str> = known.hosts.iter().map(HostName::as_str).collect();
+            format!("{} ({}{})", known.fingerprint, hosts.join(", "), if known.revoked { ", revoked" } else { "" })
+        };
+        all.iter().map(one).collect::<Vec<_>>().join("; ")
+    };
+    let name =
+        name.ok_or_else(|| OpsError::usage("no key is named", format!("name one by its fingerprint: {}", list())))?;
+    let found = all.iter().find(|known| known.fingerprint == name);
+    found.cloned().ok_or_else(|| {
+        OpsError::usage(format!("{name:?} is no key that signs snapshots here"), format!("there are {}", list()))
+    })
+}
+
+/// Makes the plan.
+pub fn plan_revoke(
+    installation: &Installation,
+    access: &Access,
+    key: Option<&str>,
+    good: &Good,
+    run: &Run,
+) -> Result<RevokePlan, OpsError> {
+    let repository = &access.repository;
+    let Known { key: public, fingerprint, hosts, .. } = named(repository, key)?;
+    let signed = signed_by(repository, &access.chain, &public)?;
+    let modified: HashMap<StorageKey, DateTime<Utc>> = match good {
+        Good::Before(_) => {
+            repository.storage().list(layout::SNAPSHOTS)?.into_iter().map(|o| (o.key, o.modified)).collect()
+        }
+        _ => HashMap::new(),
+    };
+    let up_to: Vec<&Snapshot> = match good {
+        Good::UpTo(names) => names.iter().map(|name| access.resolve(name, run.now)).collect::<Result<_, _>>()?,
+        _ => Vec::new(),
+    };
+    if let Some(other) = up_to.iter().find(|s| !hosts.contains(&s.header.host)) {
+        return Err(OpsError::usage(
+            format!("snapshot {} is of host {}, for which this key does not sign", other.header.id, other.header.host),
+            "name a snapshot of a host of that key",
+        ));
+    }
+    let mut lines = Vec::new();
+    let mut notes = Vec::new();
+    for line in access.chain.lines().into_iter().filter(|(host, _)| hosts.contains(host)) {
+        let all = access.chain.line(&line.0, &line.1);
+        let mine: Vec<&Snapshot> = all.iter().filter(|s| signed.contains(&s.header_id)).collect();
+        let last = match good {
+            Good::All => mine.last().copied(),
+            Good::UpTo(_) => up_to.iter().copied().find(|s| (&s.header.host, &s.header.policy) == (&line.0, &line.1)),
+            Good::Before(time) => {
+                let before = |s: &&&Snapshot| s.header.time < *time && modified.get(&s.key).is_some_and(|at| at < time);
+                mine.iter().take_while(before).last().copied()
+            }
+        };
+        if mine.is_empty() {
+            continue;
+        }
+        let stays = |s: &Snapshot| last.is_some_and(|last| s.header.sequence <= last.header.sequence);
+        if let Some(last) = last {
+            notes.extend(again(&access.chain, &line, last).into_iter().map(|note| (line.clone(), note)));
+        }
+        lines.push(RevokedLine {
+            last_good: last.map(|last| last.header.id.clone()),
+            stay: mine.iter().filter(|s| stays(s)).count(),
+            refused: mine.iter().filter(|s| !stays(s)).map(|s| s.header.id.clone()).collect(),
+            good: last.map(|last| LastGood {
+                host: line.0.clone(),
+                policy: line.1.clone(),
+                sequence: last.header.sequence,
+                header: last.header_id,
+            }),
+            host: line.0,
+            policy: line.1,
+        });
+    }
+    let own = HostKey::load(&installation.host_key()).is_ok_and(|key| key.signing.public() == public);
+    Ok(RevokePlan {
+        key: fingerprint,
+        hosts,
+        repository: repository.storage().describe(),
+        repository_id: repository.id().clone(),
+        lines,
+        records: notes.len(),
+        drills: own_objects(repository, layout::DRILLS, Namespace::Drill, &public)?.len(),
+        own,
+        public: Some(public),
+        notes,
+    })
+}
+
+/// The headers that a key has signed.
+fn signed_by(repository: &Repository, chain: &Chain, key: &PublicKey) -> Result<HashSet<ObjectId>, OpsError> {
+    let all: Vec<&Snapshot> = chain.all().collect();
+    let read = parallel::at_once(&all, |snapshot| repository.get(&snapshot.key, limits::SIGNED));
+    let mut signed = HashSet::new();
+    for (snapshot, bytes) in all.iter().zip(read) {
+        if sign::open(&bytes?, Namespace::Snapshot, std::slice::from_ref(key)).is_ok() {
+            signed.insert(snapshot.header_id);
+        }
+    }
+    Ok(signed)
+}
+
+/// Objects below a prefix that a key has signed.
+fn own_objects(
+    repository: &Repository,
+    prefix: &str,
+    namespace: Namespace,
+    key: &PublicKey,
+) -> Result<Vec<StorageKey>, OpsError> {
+    let listed = repository.storage().list(prefix)?;
+    let named = listed.into_iter().map(|object| object.key).filter(|key| layout::object_id(key).is_none());
+    let keys: Vec<StorageKey> = named.collect();
+    let read = parallel::at_once(&keys, |key| repository.get(key, limits::REFS));
+    let mine = keys.into_iter().zip(read).filter(|(_, bytes)| {
+        bytes.as_ref().is_ok_and(|bytes| sign::open(bytes, namespace, std::slice::from_ref(key)).is_ok())
+    });
+    Ok(mine.map(|(object, _)| object).collect())
+}
+
+/// What records say of a line up to its last good snapshot, so that it is said by somebody who is still believed.
+fn again(chain: &Chain, line: &Line, last: &Snapshot) -> Vec<Note> {
+    let there = chain.line(&line.0, &line.1);
+    let removed = chain.pruned(line);
+    let mut notes = Vec::new();
+    let sequences: BTreeSet<Sequence> = there.iter().map(|s| s.header.sequence).collect();
+    let previous: HashMap<ObjectId, Option<ObjectId>> =
+        there.iter().map(|s| (s.header_id, s.header.previous)).collect();
+    // First what the last good one leads down to, which nobody can forge; then what only a record tells.
+    let mut list: BTreeMap<Sequence, HeaderRef> = BTreeMap::new();
+    let mut at = last.header.previous;
+    let mut steps = there.len() + removed.len();
+    while let Some(header) = at.filter(|_| steps > 0) {
+        steps -= 1;
+        at = match previous.get(&header) {
+            Some(previous) => *previous,
+            None => removed.iter().find(|r| r.header == header).and_then(|r| {
+                list.insert(r.sequence, r.clone());
+                r.previous
+            }),
+        };
+    }
+    for one in removed.iter().filter(|r| r.sequence < last.header.sequence && !sequences.contains(&r.sequence)) {
+        list.entry(one.sequence).or_insert_with(|| one.clone());
+    }
+    let list: Vec<HeaderRef> = list.into_values().collect();
+    notes.extend(list.chunks(HEADERS).map(|removed| Note::Prune { removed: removed.to_vec() }));
+    let good = || there.iter().filter(|s| s.header.sequence <= last.header.sequence);
+    let moved = good().filter(|s| s.refs != s.header.refs);
+    let moved: Vec<Moved> =
+        moved.map(|s| Moved { sequence: s.header.sequence, header: s.header_id, refs: s.refs }).collect();
+    if !moved.is_empty() {
+        notes.push(Note::Repack { moved });
+    }
+    for snapshot in good() {
+        let id = &snapshot.header.id;
+        let given: BTreeSet<_> = snapshot.header.tags.iter().cloned().collect();
+        notes.extend(snapshot.tags.difference(&given).map(|tag| Note::Tag { snapshot: id.clone(), tag: tag.clone() }));
+        notes
+            .extend(given.difference(&snapshot.tags).map(|tag| Note::Untag { snapshot: id.clone(), tag: tag.clone() }));
+        if snapshot.held {
+            notes.push(Note::Hold { snapshot: id.clone() });
+        }
+    }
+    notes
+}
+
+/// Revokes the key.
+pub fn revoke(
+    installation: &Installation,
+    access: &Access,
+    identity: &IdentityFile,
+    plan: &RevokePlan,
+    run: &Run,
+) -> Result<(), OpsError> {
+    let root = identity.root_key_of(&plan.repository_id).ok_or_else(|| {
+        OpsError::usage(
+            format!("the root key of repository {} is not in the identity", plan.repository_id),
+            "name the identity that made the repository with --identity FILE",
+        )
+    })?;
+    let key = plan.public.as_ref().ok_or_else(|| OpsError::usage("no key is named", "name one by its fingerprint"))?;
+    let mut repository =
+        Repository::open(access.repository.storage().clone(), &Pin::Exactly(plan.repository_id.clone()))?;
+    if !plan.notes.is_empty() {
+        run.events.step(format!("saying {} records again", plan.notes.len()));
+        let hosts: Vec<HostName> =
+            plan.hosts.iter().filter(|host| !repository.prunes_for(&root.public(), host)).cloned().collect();
+        if !hosts.is_empty() {
+            let action = SignerAction::Add { role: Role::Prune, hosts };
+            repository.add_signer(&root, &root.public(), action, run.now)?;
+        }
+        say(&repository, &access.chain, &root, &plan.notes, run)?;
+    }
+    run.cancel.check()?;
+    run.events.step(format!("revoking {}", plan.key));
+    let last_good = plan.lines.iter().filter_map(|line| line.good.clone()).collect();
+    repository.add_signer(&root, key, SignerAction::Revoke { last_good }, run.now)?;
+    if let Some((number, hash)) = repository.last_signer() {
+        State::open(&installation.state_dir)?.set_signer(repository.id(), number, hash)?;
+    }
+    // They count for nothing any more, and would be told as damage for ever.
+    for (prefix, namespace) in [(layout::RECORDS, Namespace::Record), (layout::DRILLS, Namespace::Drill)] {
+        for object in own_objects(&repository, prefix, namespace, key)? {
+            match repository.storage().delete(&object) {
+                Err(e) if e.is_refusal() => tracing::warn!("{object} stays, and counts for nothing: {e}"),
+                other => other.map_err(RepositoryError::from)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes records by the root key, each dated behind those that are there.
+fn say(
+    repository: &Repository,
+    chain: &Chain,
+    root: &SigningKey,
+    notes: &[(Line, Note)],
+    run: &Run,
+) -> Result<(), OpsError> {
+    let mut newest: HashMap<Line, DateTime<Utc>> = HashMap::new();
+    for (line, note) in notes {
+        run.cancel.check()?;
+        let before = newest.get(line).copied().or_else(|| chain.newest_record(&line.0, &line.1));
+        let time = next_time(before, line, run.now)?;
+        newest.insert(line.clone(), time);
+        let record = Record {
+            kind: "record".to_owned(),
+            format: FORMAT,
+            requires: Vec::new(),
+            repository: repository.id().clone(),
+            time,
+            host: line.0.clone(),
+            policy: line.1.clone(),
+            note: note.clone(),
+        };
+        let bytes = root.sign(Namespace::Record, &to_json(&record)?).map_err(RepositoryError::from)?;
+        let key = layout::dated_key(layout::RECORDS, record.time, object_id(&bytes)).map_err(RepositoryError::from)?;
+        repository.storage().put_new(&key, &bytes).map_err(RepositoryError::from)?;
+        repository.verify_record(&key, &repository.get(&key, limits::REFS)?)?;
+    }
+    Ok(())
+}
