@@ -6,10 +6,13 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The files alone: what else a snapshot asks (the engine, the package manager) are programs of their own.
 pub const SNAPSHOT: &[&str] = &["snapshot", "--only", "uploads"];
+
+/// A command that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is looked at beside the calls that fail: it tells what of a failure matters.
 const SEEN: &str = "write,pwrite64,fsync,fdatasync,syncfs,unlink,unlinkat,rename,renameat,linkat";
@@ -113,10 +116,26 @@ impl Site {
         let log = self.world.path("trace");
         let (trace, inject) = (format!("trace={calls},{SEEN}"), format!("inject={calls}:{what}"));
         let wrapper = ["strace", "-f", "-qq", "-y", "-xx", "-s", "4", "-o", log.to_str().unwrap()];
-        let output = self.under(&[&wrapper[..], &["-e", &trace, "-e", &inject]].concat(), arguments).output().unwrap();
-        let mut done = Done::of(&output);
+        let mut command = self.under(&[&wrapper[..], &["-e", &trace, "-e", &inject]].concat(), arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let begun = Instant::now();
+        let mut hung = false;
+        while child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+            if !hung && begun.elapsed() > PATIENCE {
+                hung = true;
+                // The first thread of the log is the program itself; strace ends with it.
+                let text = fs::read_to_string(&log).unwrap();
+                assert!(Command::new("kill").args(["-9", text.split(' ').next().unwrap()]).status().unwrap().success());
+            }
+        }
+        let mut done = Done::of(&child.wait_with_output().unwrap());
         done.events = calls::read(&fs::read_to_string(&log).unwrap());
-        done.hit = done.killed || done.injected().next().is_some();
+        // A wake-up between threads that cannot be written wakes nobody. No kernel refuses it: nothing was tried then.
+        let is_file = |call: &&Call| call.fd(0).is_none_or(|t| t.fd <= 2 || t.path.starts_with("/"));
+        let on_files = done.injected().filter(is_file).count();
+        assert!(!hung || on_files == 0 || done.injected().count() > on_files, "{what}: it hangs: {}", done.said);
+        done.hit = !hung && (done.killed || on_files > 0);
         done
     }
 

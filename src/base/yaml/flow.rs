@@ -5,30 +5,59 @@ use super::text::{quoted, scalar};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 
-/// Whether all brackets of a flow collection are closed.
-pub(super) fn closes(text: &str) -> bool {
-    let (mut depth, mut at) = (0usize, 0);
-    while let Some(c) = text[at..].chars().next() {
-        match c {
-            '[' | '{' => depth += 1,
-            ']' | '}' => {
-                depth = depth.saturating_sub(1);
-                if depth == 0 {
-                    return true;
-                }
-            }
-            '"' | '\'' if text[..at].ends_with(['[', '{', ',', ' ', ':']) => match quoted(&text[at..]) {
-                Some((_, rest)) => {
-                    at = text.len() - rest.len();
+/// How far a text in quotes or brackets, which grows line by line, has been looked through: each character once.
+#[derive(Default)]
+pub(super) struct Whole {
+    at: usize,
+    depth: usize,
+    quote: Option<char>,
+}
+
+impl Whole {
+    /// Looks on from where it was. Whether the quotes, or all brackets, are closed.
+    pub fn is(&mut self, text: &str) -> bool {
+        if self.at > text.len() {
+            // A backslash at the end of a line was taken away, and the one before it counts anew.
+            self.at = text.len() - 1;
+        }
+        while let Some(c) = text[self.at..].chars().next() {
+            let after = self.at + c.len_utf8();
+            let next = text[after..].chars().next();
+            match self.quote {
+                Some('"') if c == '\\' => {
+                    let Some(escaped) = next else { return false };
+                    self.at = after + escaped.len_utf8();
                     continue;
                 }
-                None => return false,
-            },
-            _ => {}
+                Some('\'') if c == '\'' && next == Some('\'') => {
+                    self.at = after + 1;
+                    continue;
+                }
+                Some(mark) if c == mark => {
+                    self.quote = None;
+                    if self.depth == 0 {
+                        return true;
+                    }
+                }
+                Some(_) => {}
+                None => match c {
+                    '[' | '{' => self.depth += 1,
+                    ']' | '}' => {
+                        self.depth = self.depth.saturating_sub(1);
+                        if self.depth == 0 {
+                            return true;
+                        }
+                    }
+                    '"' | '\'' if self.at == 0 || text[..self.at].ends_with(['[', '{', ',', ' ', ':']) => {
+                        self.quote = Some(c);
+                    }
+                    _ => {}
+                },
+            }
+            self.at = after;
         }
-        at += c.len_utf8();
+        false
     }
-    false
 }
 
 /// A text in brackets, and how far it has been read.

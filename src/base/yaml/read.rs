@@ -1,6 +1,6 @@
 //! Block collections, and documents.
 
-use super::flow::{Flow, closes};
+use super::flow::{Flow, Whole};
 use super::text::{has_comment, is_item, quoted, scalar, size, split_key, uncommented};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -233,7 +233,7 @@ impl Reader {
             }
             Some('|' | '>') => self.block(text, parent),
             Some('"' | '\'') => {
-                let text = self.joined(text, parent, |text| quoted(text).is_some())?;
+                let text = self.joined(text, parent)?;
                 match quoted(&text) {
                     Some((value, rest)) if rest.trim().is_empty() || rest.trim_start().starts_with('#') => {
                         Ok(Value::String(value))
@@ -242,7 +242,7 @@ impl Reader {
                 }
             }
             Some('[' | '{') => {
-                let text = self.joined(text, parent, closes)?;
+                let text = self.joined(text, parent)?;
                 let mut flow = Flow { text: &text, at: 0, anchors: &self.anchors, depth: self.depth };
                 let value = flow.value().map_err(|problem| self.wrong(problem))?;
                 let rest = text[flow.at..].trim_start();
@@ -283,15 +283,11 @@ impl Reader {
         Ok(scalar(&text))
     }
 
-    /// Takes lines until `is_whole`.
-    fn joined(
-        &mut self,
-        text: &str,
-        parent: Option<usize>,
-        is_whole: impl Fn(&str) -> bool,
-    ) -> Result<String, YamlError> {
+    /// Takes lines until the quotes or brackets are closed.
+    fn joined(&mut self, text: &str, parent: Option<usize>) -> Result<String, YamlError> {
         let mut text = text.to_owned();
-        while !is_whole(&text) {
+        let mut whole = Whole::default();
+        while !whole.is(&text) {
             let Some(line) = self.lines.get(self.at) else {
                 return Err(self.wrong("quotes or brackets without an end"));
             };
@@ -440,6 +436,20 @@ volumes:
         assert_eq!(read(text).unwrap(), expected);
         assert_eq!(read("").unwrap(), Value::Null);
         assert_eq!(read("- a\n-\n  - b\n  - c: d\n    e: f\n").unwrap(), json!(["a", ["b", { "c": "d", "e": "f" }]]));
+    }
+
+    #[test]
+    fn quotes_and_brackets_over_many_lines_are_looked_through_once() {
+        let text = "a: [ 'it''s\n  ]',\n  [b], \"}\\\"\n  \", c]\nd: \"one \\\n  two\\\\\\\n  three\"\ne: 'x\n\n  y'\n";
+        let expected = json!({ "a": ["it's ]", ["b"], "}\" ", "c"], "d": "one two\\three", "e": "x\ny" });
+        assert_eq!(read(text).unwrap(), expected);
+        for line in ["  \n", "  [a],\n", "  'b',\n", "  \\\"c\n", "  ''\n"] {
+            for begin in ["[x,\n", "\"x\n", "'x\n", "[ \"x\n"] {
+                let begun = std::time::Instant::now();
+                let _ = read(&format!("a: {begin}{}", line.repeat(30_000)));
+                assert!(begun.elapsed().as_secs() < 5, "{begin:?} {line:?}: {:?}", begun.elapsed());
+            }
+        }
     }
 
     #[test]
