@@ -218,11 +218,11 @@ impl Reader {
                 None => Ok(Value::Null),
             },
             Some('&') => {
-                let value = self.value(&rest_of(text), parent, under)?;
+                let value = self.marked(&rest_of(text), parent, under)?;
                 self.anchors.insert(word[1..].to_owned(), value.clone());
                 Ok(value)
             }
-            Some('!') => self.value(&rest_of(text), parent, under),
+            Some('!') => self.marked(&rest_of(text), parent, under),
             Some('*') => {
                 let Some(value) = self.anchors.get(&word[1..]).cloned() else {
                     self.at -= 1;
@@ -255,6 +255,17 @@ impl Reader {
             Some('@' | '`' | '%') => Err(self.wrong("a value cannot begin so")),
             Some(_) => self.plain(text, parent),
         }
+    }
+
+    /// What stands behind an anchor or a tag, which may be another one.
+    fn marked(&mut self, text: &str, parent: Option<usize>, under: Option<usize>) -> Result<Value, YamlError> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(self.wrong("nested too deeply"));
+        }
+        let value = self.value(text, parent, under)?;
+        self.depth -= 1;
+        Ok(value)
     }
 
     fn continues(&mut self, parent: Option<usize>) -> bool {
@@ -470,6 +481,10 @@ volumes:
         }
         let deep = format!("{}1{}", "[".repeat(500), "]".repeat(500));
         assert!(read(&format!("a: {deep}")).is_err());
+        for mark in ["!!x ", "&x "] {
+            assert!(read(&format!("a: {}1", mark.repeat(20_000))).is_err(), "each of them takes a little of the stack");
+            assert_eq!(read(&format!("a: {mark}1")).unwrap(), json!({ "a": 1 }));
+        }
         let mut laughs = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
         for (n, name) in ('b'..'k').enumerate() {
             let before = char::from(b'a' + n as u8);
