@@ -143,14 +143,14 @@ impl Access {
         let identity = load_identity(installation, request)?;
         let pin = find_pin(installation, request, storage.as_ref(), state.as_deref(), identity.as_ref())?;
         let mut repository = Arc::new(Repository::open(storage.clone(), &pin)?);
-        if let Some(state) = &state
-            && matches!(
-                compare_signers(state, &repository),
-                Err(OpsError::Repository(RepositoryError::SignersMissing { .. }))
-            )
-        {
-            // Another process may have vouched for a key between this one's look at the signers and at the memory.
-            repository = Arc::new(Repository::open(storage, &Pin::Exactly(repository.id().clone()))?);
+        if let Some(state) = &state {
+            match compare_signers(state, &repository) {
+                // Another process may have vouched for a key between this one's look at the signers and at the memory.
+                Err(OpsError::Repository(RepositoryError::SignersMissing { .. })) => {
+                    repository = Arc::new(Repository::open(storage, &Pin::Exactly(repository.id().clone()))?);
+                }
+                other => other?,
+            }
         }
         if let Some(state) = &state {
             state.set_pin(&repository.storage().describe(), repository.id())?;

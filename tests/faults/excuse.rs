@@ -10,6 +10,10 @@ pub fn excuse(site: &Site, done: &Done, call: &Call) -> Option<&'static str> {
     let paths = call.paths();
     let told = call.fd(0);
     let is = |name: &str| call.name == name;
+    let ends = |end: &str| paths.iter().any(|p| p.to_string_lossy().ends_with(end));
+    if is("close") && ends("-shm") {
+        return Some("SQLite's shared memory: it holds nothing that outlives its users");
+    }
     if is("close") {
         return is_settled(done, call).then_some("close: a sync has told, or will tell, what a close could");
     }
@@ -28,7 +32,6 @@ pub fn excuse(site: &Site, done: &Done, call: &Call) -> Option<&'static str> {
     if below("tmp") && !is("write") {
         return Some("a temporary file without a name, or one that its next user takes away");
     }
-    let ends = |end: &str| paths.iter().any(|p| p.to_string_lossy().ends_with(end));
     let of_a_database = ["-wal", "-shm", ".db"].iter().any(|end| ends(end));
     if of_a_database && (ends("-shm") || is("unlink") || is("ftruncate")) {
         return Some("SQLite tidies up its log: what stays is taken up by the next run");
@@ -48,6 +51,17 @@ pub fn excuse(site: &Site, done: &Done, call: &Call) -> Option<&'static str> {
     if below("state/repository/refs") && done.said.contains("removed") && paths.iter().all(|p| !p.exists()) {
         return Some(
             "refs of a snapshot that is removed: with a record first, see nothing_of_a_removed_snapshot_goes_before_it_is_on_record",
+        );
+    }
+    let reads = is("read") || is("pread64") || is("getdents64");
+    if reads && ["snapshots", "records"].iter().any(|folder| below(&format!("state/repository/{folder}"))) {
+        return Some(
+            "headers and records: where one seems to be gone all are read once more, and the second look counts",
+        );
+    }
+    if reads && below("config/policies") {
+        return Some(
+            "the policy, as the history reads it before the command does: at worst a run is not in the history, and missed",
         );
     }
     let is_folder = |p: &Path| p.is_dir();

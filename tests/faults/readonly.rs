@@ -69,7 +69,7 @@ fn stopped(site: &Site, calls: &str, n: usize, meanwhile: impl FnOnce()) -> Opti
         if child.try_wait().unwrap().is_some() {
             break None;
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "it neither stops nor ends: {text}");
+        assert!(begun.elapsed() < Duration::from_secs(240), "it neither stops nor ends: {text}");
         std::thread::sleep(Duration::from_millis(5));
     };
     if let Some(thread) = &stopped {
@@ -77,7 +77,7 @@ fn stopped(site: &Site, calls: &str, n: usize, meanwhile: impl FnOnce()) -> Opti
         // Each thread counts for itself, and stops at its own n-th call once more.
         while child.try_wait().unwrap().is_none() {
             let _ = Command::new("kill").args(["-CONT", thread]).output();
-            assert!(begun.elapsed() < Duration::from_secs(120), "it does not end");
+            assert!(begun.elapsed() < Duration::from_secs(240), "it does not end");
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 pub const SNAPSHOT: &[&str] = &["snapshot", "--only", "uploads"];
 
 /// A command that takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(100);
 
 /// What is looked at beside the calls that fail: it tells what of a failure matters.
 const SEEN: &str = "write,pwrite64,fsync,fdatasync,syncfs,unlink,unlinkat,rename,renameat,linkat";
@@ -122,7 +122,8 @@ impl Site {
         let mut hung = false;
         while child.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(5));
-            if !hung && begun.elapsed() > PATIENCE {
+            let over = |limit| !hung && begun.elapsed() > limit;
+            if over(PATIENCE) || (over(PATIENCE / 10) && woke_nobody(&log)) {
                 hung = true;
                 // The first thread of the log is the program itself; strace ends with it.
                 let text = fs::read_to_string(&log).unwrap();
@@ -221,6 +222,13 @@ impl Done {
             _ => None,
         })
     }
+}
+
+/// Whether a wake-up between threads was made to fail: `anon_inode`, as the log has it.
+fn woke_nobody(log: &Path) -> bool {
+    let name: String = "anon_inode".bytes().map(|b| format!("\\x{b:02x}")).collect();
+    let text = fs::read_to_string(log).unwrap_or_default();
+    text.lines().any(|line| line.contains(&name) && line.contains("(INJECTED)"))
 }
 
 fn names(dir: &Path, files: &[(PathBuf, Vec<u8>)]) -> Vec<(PathBuf, Vec<u8>)> {
