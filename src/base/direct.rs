@@ -31,6 +31,16 @@ pub fn switch(file: &File, on: bool) -> bool {
     fcntl_setfl(file, wanted).is_ok() && on
 }
 
+/// File systems on which a restored file is not written past the cache: NFS waits for the server's disk at each such write,
+/// and btrfs does not compress it. `f_type` as in `statfs(2)`.
+const ORDINARY: [u64; 2] = [0x6969, 0x9123_683e];
+
+/// Switches a file that is restored, where that is of use.
+pub fn switch_restored(file: &File) -> bool {
+    let ordinary = rustix::fs::fstatfs(file).is_ok_and(|fs| ORDINARY.contains(&(fs.f_type as u64 & 0xffff_ffff)));
+    !ordinary && switch(file, true)
+}
+
 /// Writes all of a new file's bytes, the large ones past the cache.
 pub fn write_all(file: &File, bytes: &[u8]) -> io::Result<()> {
     let mut done = 0;
@@ -52,11 +62,12 @@ pub fn write_padded(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     if rest.len() < BLOCK {
         let mut last = [0; BLOCK];
         last[..rest.len()].copy_from_slice(rest);
-        if write_blocks(file, &last, offset + done as u64)? == BLOCK {
+        // Where there is room for the rest but not for a whole block, it fails, and the rest alone does not.
+        if matches!(write_blocks(file, &last, offset + done as u64), Ok(BLOCK)) {
             return Ok(());
         }
     }
-    // This file system took the switch, and does not take the writes.
+    // Or this file system took the switch, and does not take the writes.
     switch(file, false);
     file.write_all_at(rest, offset + done as u64)
 }
@@ -72,12 +83,13 @@ fn write_blocks(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
         while done < whole {
             let n = BOUNCE.min(whole - done);
             bounce[..n].copy_from_slice(&bytes[done..done + n]);
-            match rustix::io::pwrite(file, &bounce[..n], offset + done as u64) {
+            match file.write_at(&bounce[..n], offset + done as u64) {
                 // Half a block written is written again.
                 Ok(written) if written >= BLOCK => done += written / BLOCK * BLOCK,
-                Ok(_) | Err(Errno::INVAL) => break,
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
+                Ok(_) => break,
+                Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => break,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
             }
         }
         Ok(done)
@@ -144,6 +156,17 @@ mod tests {
         file.set_len(bytes.len() as u64).unwrap();
         switch(&file, false);
         assert!(content(&mut file) == bytes);
+    }
+
+    #[test]
+    fn writes_that_are_not_taken_become_ordinary_ones() {
+        let mut file = on_disk();
+        let bytes = pattern(WORTH + 7);
+        assert!(switch(&file, true));
+        // No disk takes an odd offset.
+        write_padded(&file, &bytes, 1).unwrap();
+        assert!(!fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT));
+        assert!(content(&mut file)[1..] == bytes);
     }
 
     #[test]

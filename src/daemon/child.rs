@@ -1,13 +1,14 @@
 //! One run as a process: this program with the arguments of a person, in a process group of its own.
 //!
 //! A run that takes longer than its limit, or is to stop, is asked to (SIGTERM, which a run obeys within five seconds)
-//! and killed with its whole group after [`GRACE`].
+//! and killed with its whole group after [`GRACE`], and what hooks take that bring back what others began.
 
 use super::agenda::Job;
 use super::ledger::Stopped;
 use crate::base::time::rfc3339;
 use crate::ops::access::Installation;
 use crate::ops::runs::What;
+use crate::policy::Policy;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -42,6 +43,7 @@ pub struct Running {
     gave_way: bool,
     /// When it was killed last.
     killed: Option<Instant>,
+    grace: Duration,
 }
 
 /// How it ended, in the words of a shell.
@@ -77,9 +79,9 @@ impl Program {
     }
 
     /// Starts a run of a policy.
-    pub fn run(&self, job: &Job, policy_file: &Path, limit: Duration) -> io::Result<Running> {
+    pub fn run(&self, job: &Job, policy: &Policy) -> io::Result<Running> {
         let mut command = self.command();
-        command.arg("--policy").arg(policy_file);
+        command.arg("--policy").arg(&policy.file);
         command.arg("--scheduled").arg("--slot").arg(rfc3339(job.slot)).arg("--attempt").arg(job.attempt.to_string());
         command.arg(match job.what {
             What::Drill => "drill",
@@ -89,7 +91,12 @@ impl Program {
             // Nothing else has a schedule.
             _ => "snapshot",
         });
-        start(command, Task::Run(job.clone()), limit)
+        let mut running = start(command, Task::Run(job.clone()), policy.schedule.time_limit)?;
+        if job.what == What::Snapshot {
+            let hooks = u32::try_from(policy.hooks.after_snapshot.len()).unwrap_or(u32::MAX);
+            running.grace = GRACE.saturating_add(policy.hooks.timeout.saturating_mul(hooks));
+        }
+        Ok(running)
     }
 
     /// Starts a sender.
@@ -120,6 +127,7 @@ fn start(mut command: Command, task: Task, limit: Duration) -> io::Result<Runnin
         timed_out: false,
         gave_way: false,
         killed: None,
+        grace: GRACE,
     })
 }
 
@@ -156,7 +164,7 @@ impl Running {
             self.timed_out = true;
             self.stop();
         }
-        if self.asked.is_some_and(|asked| now >= asked + GRACE) {
+        if self.asked.is_some_and(|asked| now >= asked + self.grace) {
             self.killed = Some(now);
             self.signal(Signal::KILL);
         }
@@ -166,7 +174,7 @@ impl Running {
     pub fn look_again(&self) -> Instant {
         match (self.asked, self.killed) {
             (None, _) => self.deadline,
-            (Some(asked), None) => asked + GRACE,
+            (Some(asked), None) => asked + self.grace,
             // Whatever does not die of that waits for a disk.
             (Some(_), Some(killed)) => killed + KILL_PAUSE,
         }

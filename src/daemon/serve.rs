@@ -322,7 +322,7 @@ impl Daemon {
             self.agenda.ended(&job.policy, super::agenda::Ended::Hopeless, now);
             return;
         };
-        match self.program.run(job, &policy.file, policy.schedule.time_limit) {
+        match self.program.run(job, policy) {
             Ok(running) => {
                 let attempt = if job.attempt > 1 { format!(", attempt {}", job.attempt) } else { String::new() };
                 tracing::info!("{} of {} begins{attempt} (process {})", job.what.as_str(), job.policy, running.pid());

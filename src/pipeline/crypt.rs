@@ -45,7 +45,8 @@ struct Overheard<'a, T: ?Sized> {
 
 impl<T: ?Sized> Overheard<'_, T> {
     fn keep(&self, file_key: &FileKey) {
-        *self.key.borrow_mut() = Some(FileKey::new(Box::new(*file_key.expose_secret())));
+        let copy = FileKey::init_with_mut(|key| key.copy_from_slice(file_key.expose_secret()));
+        *self.key.borrow_mut() = Some(copy);
     }
 }
 

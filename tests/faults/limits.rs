@@ -52,10 +52,10 @@ fn sweep_of_full_disks_and_inodes() {
             let copied = Command::new("cp").arg("-a").arg(kept.join(".")).arg(&repository).status().unwrap();
             assert!(copied.success());
             let used = rustix::fs::statvfs(&repository).unwrap();
-            let bytes = (used.f_blocks - used.f_bfree) * used.f_frsize + step as u64 * 24_000;
+            let bytes = (used.f_blocks - used.f_bfree) * used.f_frsize + step as u64 * 60_000;
             let files = used.f_files - used.f_ffree + step as u64 - 1;
             small.remount(&if inodes { format!("nr_inodes={files}") } else { format!("size={bytes}") });
-            let what = format!("{} more {}", step, if inodes { "inodes" } else { "times 24 kB" });
+            let what = format!("{} more {}", step, if inodes { "inodes" } else { "times 60 kB" });
             let ran = site.world.run(&["snapshot", "--only", "uploads", "--json"]);
             if ran.code == 0 {
                 room += 1;
@@ -81,7 +81,7 @@ fn sweep_of_full_disks_and_inodes() {
 fn sweep_of_full_destinations() {
     let site = Site::new();
     let mut full = 0;
-    for options in ["size=200k", "size=420k", "nr_inodes=3", "nr_inodes=6", "nr_inodes=9"] {
+    for options in ["size=300k", "size=615k", "nr_inodes=3", "nr_inodes=6", "nr_inodes=9"] {
         let small = Small::new(&site.world.path("small"), options);
         let into = small.0.join("into");
         let ran = site.world.run(&["restore", "first", "--only", "uploads", "--into", into.to_str().unwrap()]);

@@ -50,16 +50,17 @@ impl Site {
         let world = World::ready();
         fs::create_dir(world.path("tmp")).unwrap();
         let uploads = world.app().join("uploads");
-        fs::write(uploads.join("large"), noise(1, 400_000)).unwrap();
+        // Large enough to be written past the page cache, with an odd end.
+        fs::write(uploads.join("large"), noise(1, 600_077)).unwrap();
         world.add_to_policy(RETENTION);
         // Whole ones: of those with a part alone, a prune takes none.
         world.run(&["snapshot", "--tag", "first"]).exits(0);
         let old = tree(&uploads);
-        fs::write(uploads.join("large"), noise(2, 400_000)).unwrap();
+        fs::write(uploads.join("large"), noise(2, 600_077)).unwrap();
         world.run(&["snapshot"]).exits(0);
-        fs::write(uploads.join("large"), noise(3, 400_000)).unwrap();
+        fs::write(uploads.join("large"), noise(3, 600_077)).unwrap();
         world.run(&["snapshot"]).exits(0);
-        fs::write(uploads.join("large"), [noise(3, 200_000), noise(4, 300_000)].concat()).unwrap();
+        fs::write(uploads.join("large"), [noise(3, 300_000), noise(4, 600_033)].concat()).unwrap();
         for n in 0..20 {
             fs::write(uploads.join(format!("new-{n}")), noise(n, 3_000)).unwrap();
         }

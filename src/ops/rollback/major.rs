@@ -2,7 +2,7 @@
 //! folder of today kept.
 
 use crate::ops::transaction::plan::intent;
-use crate::ops::transaction::{Aside, Stage};
+use crate::ops::transaction::{Aside, Stage, of_project};
 use crate::ops::{OpsError, Run};
 use crate::policy::model::{SourcePolicy, SourceSpec, Target};
 use crate::repository::format::SourceEntry;
@@ -35,6 +35,12 @@ pub fn differs(
 ) -> Result<Option<(u32, u32)>, OpsError> {
     let SourceSpec::Postgres(spec) = &of_policy.spec else { return Ok(None) };
     if matches!(spec.target, Target::Host | Target::Url(_)) {
+        return Ok(None);
+    }
+    // A server of somebody else's does not come back with this project.
+    let found = stage.places.find(&spec.target).map_err(|e| stage.failed(&source.name, SourceError::Place(e)))?;
+    let own = found.container.as_ref().map(|container| of_project(stage, container)).transpose()?;
+    if own == Some(false) {
         return Ok(None);
     }
     let locate = locate(stage.policy, &stage.run.cancel);

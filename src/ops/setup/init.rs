@@ -119,8 +119,9 @@ pub fn init(installation: &Installation, options: &InitOptions, run: &Run) -> Re
 
     // The commit point: from here on the application is set up.
     write_policy(&policy_file, &text)?;
-    let runner = runner::find(installation, &policy, run.now, &run.cancel)?;
-    let to_run = matches!(runner, Runner::Nobody | Runner::Stopped(_)).then(|| runner::way_out(installation));
+    // What cannot be told is `doctor`'s to say: all is set up.
+    let runner = runner::find(installation, &policy, run.now, &run.cancel).ok();
+    let to_run = matches!(runner, Some(Runner::Nobody | Runner::Stopped(_))).then(|| runner::way_out(installation));
     let covered =
         found.finds.iter().map(|f| Covered { source: f.name.clone(), kind: f.thing.kind(), what: f.what.clone() });
     let covered = covered.collect();

@@ -16,6 +16,7 @@ use crate::ops::OpsError;
 use crate::place::helper::{Helper, HelperMount, HelperSpec, TreeSource};
 use crate::place::inspect::{Container, Mount};
 use crate::place::{Command, ContainerPlace, Docker, Place, PlaceError};
+use crate::repository::chain::full_text;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,6 +32,7 @@ const HEAD: &str = "set -eu\ncd /lifeboat/parent\nthere() { [ -e \"$1\" ] || [ -
 /// Whether it can be renamed at all: a place where something is mounted cannot.
 const LOOK: &str = "[ -d \"./$1\" ] && [ ! -L \"./$1\" ] || { echo 'it is no folder' >&2; exit 9; }\n\
     [ \"$(stat -c %d \"./$1\")\" = \"$(stat -c %d .)\" ] || { echo 'it is a file system of its own' >&2; exit 9; }\n\
+    [ -w . ] || { echo 'the folder that it is in cannot be written to' >&2; exit 9; }\n\
     ! there \"./$2\" || { echo \"$2 is there already\" >&2; exit 9; }\ntype mv mkdir chown chmod rm sync >/dev/null\n";
 /// The old one goes beside, and an empty one like it takes its place.
 const AWAY: &str = "there \"./$2\" || mv \"./$1\" \"./$2\"\n[ -d \"./$1\" ] || mkdir \"./$1\"\n\
@@ -39,6 +41,8 @@ const AWAY: &str = "there \"./$2\" || mv \"./$1\" \"./$2\"\n[ -d \"./$1\" ] || m
 const BACK: &str = "if there \"./$2\"; then\n\
       if there \"./$1\"; then rm -rf \"./$2.new\"; mv \"./$1\" \"./$2.new\"; fi\nmv \"./$2\" \"./$1\"\nsync\n\
     fi\nrm -rf \"./$2.new\"\n";
+/// Whether there is something to bring back.
+const KEPT: &str = "there \"./$2\" || { echo \"$2 is gone\" >&2; exit 9; }\n";
 const DISCARD: &str = "rm -rf \"./$2\" \"./$2.new\"\n";
 
 /// One folder that goes aside.
@@ -68,6 +72,9 @@ impl Aside {
         let docker = stage.places.docker().map_err(from_place)?;
         let service = container.compose().map(|l| l.service);
         let service = service.ok_or_else(|| refuse("Compose has not made the container".into()))?;
+        if !of_project(stage, container)? {
+            return Err(refuse("it is another project's".into()));
+        }
         let data = container.env("PGDATA").map_or(DEFAULT_DATA, |v| v.expose().as_str());
         let mount = deepest(&container.mounts, Path::new(data));
         let mount = mount.ok_or_else(|| refuse(format!("{data} is in no volume and no folder of the host")))?;
@@ -126,6 +133,16 @@ impl Aside {
 
     pub fn discard(&self, stage: &Stage<'_>) -> Result<(), OpsError> {
         self.run(stage, DISCARD).map_err(from_place)
+    }
+
+    /// An undo that brings back everything but the data would start a server on another one's cluster.
+    pub fn must_be_kept(&self, stage: &Stage<'_>) -> Result<(), OpsError> {
+        self.run(stage, KEPT).map_err(|e| {
+            OpsError::usage(
+                format!("the data folder of {} is not kept any more: {}", self.source, full_text(&from_place(e))),
+                "restore the safety snapshot that was taken before it: `lifeboat list` shows it",
+            )
+        })
     }
 
     /// Every container of the service: today's, and the one that was made since.
@@ -188,6 +205,12 @@ impl Aside {
             lifetime: LIMIT.saturating_mul(2),
         })
     }
+}
+
+/// Whether a container is one of the project that comes back.
+pub fn of_project(stage: &Stage<'_>, container: &Container) -> Result<bool, OpsError> {
+    let Some(own) = stage.places.project().map_err(from_place)? else { return Ok(false) };
+    Ok(container.compose().is_some_and(|labels| labels.project == own.name))
 }
 
 /// The mount that a path of a container lies in.

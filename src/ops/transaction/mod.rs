@@ -32,7 +32,7 @@ mod settle;
 mod stage;
 pub mod up;
 
-pub use aside::Aside;
+pub use aside::{Aside, of_project};
 pub use journal::{Pending, pending, refuse_pending};
 pub use overlay::ChosenKey;
 pub use plan::{Aim, InPlaceRequest, Late, TransactionPlan, What, plan};

@@ -131,6 +131,7 @@ pub fn undo(
     let record = &still_kept(installation, &policy.app.name, id, clock.time())?.record;
     let plan = &record.plan;
     let stage = Stage::new(installation, policy, &plan.id, run);
+    plan.aside.iter().try_for_each(|aside| aside.must_be_kept(&stage))?;
     let known = health::failing(&health::check(policy, &stage.places, Patience::Once, run));
     let random: [u8; 2] =
         crate::base::ids::random_bytes().map_err(|e| OpsError::file("make an id with", "/dev/urandom", e))?;

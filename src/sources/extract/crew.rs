@@ -170,6 +170,11 @@ impl Large {
         }
     }
 
+    /// It is ours: it was created a moment ago under this very name.
+    fn remove(&self) {
+        let _ = rustix::fs::unlinkat(&*self.folder, OsStr::from_bytes(&self.name), AtFlags::empty());
+    }
+
     fn finish(&self, shared: &Shared) -> Result<Report, ExtractError> {
         if self.direct {
             direct::switch(&self.file, false);
@@ -185,11 +190,13 @@ impl Drop for Large {
         if self.complete.load(Ordering::SeqCst) && !shared.failed.load(Ordering::SeqCst) {
             match self.finish(shared) {
                 Ok(report) => shared.tell(self.turn, report),
-                Err(e) => shared.fail(e),
+                Err(e) => {
+                    self.remove();
+                    shared.fail(e);
+                }
             }
         } else {
-            // It is ours: it was created a moment ago under this very name.
-            let _ = rustix::fs::unlinkat(&*self.folder, OsStr::from_bytes(&self.name), AtFlags::empty());
+            self.remove();
         }
         lock(&shared.pending).1.remove(&self.way);
     }

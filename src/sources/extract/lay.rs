@@ -278,7 +278,7 @@ impl Extractor {
             .map_err(|e| self.not_created(&entry, e))?;
         let (file, complete) = (File::from(file), AtomicBool::new(false));
         // What has holes is written at any offset.
-        let direct = member.map.is_none() && direct::switch(&file, true);
+        let direct = member.map.is_none() && direct::switch_restored(&file);
         let large = self.crew.begin(Large { turn, folder, name, entry, file, direct, complete, way });
         self.prepare(member, &large.file)?;
         let whole = [Segment { offset: 0, length: member.entry.size }];
