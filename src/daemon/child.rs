@@ -94,7 +94,7 @@ impl Program {
         let mut running = start(command, Task::Run(job.clone()), policy.schedule.time_limit)?;
         if job.what == What::Snapshot {
             let hooks = u32::try_from(policy.hooks.after_snapshot.len()).unwrap_or(u32::MAX);
-            running.grace = GRACE.saturating_add(policy.hooks.timeout.saturating_mul(hooks));
+            running.grace = GRACE + policy.hooks.timeout.saturating_mul(hooks).min(Duration::from_secs(86_400));
         }
         Ok(running)
     }
