@@ -803,7 +803,10 @@ fn compose_is_told_the_project_and_nothing_of_this_process() {
     let mut command = child_of(root, "config");
     command.env("TOKEN", "canary-shell").env("COMPOSE_PROJECT_NAME", "shell").env("COMPOSE_FILE", "/nowhere.yaml");
     command.env("COMPOSE_PROFILES", "ops").env("USER", "somebody").env("COMPOSE_ENV_FILES", "/nowhere.env");
-    command.env("LIFEBOAT_CANARY", "1").env("DOCKER_CONTEXT", "nowhere");
+    command
+        .env("LIFEBOAT_CANARY", "1")
+        .env("DOCKER_CONTEXT", "nowhere")
+        .env("DOCKER_HOST", "unix:///var/run/docker.sock");
     let said = said_by(command);
     let config = said.lines().find_map(|l| l.split_once("config {")).expect(&said).1;
     let config: Value = serde_json::from_str(&format!("{{{config}")).unwrap();

@@ -152,7 +152,12 @@ fn nothing_of_a_removed_snapshot_goes_before_it_is_on_record() {
         let gone: Vec<_> = before.iter().filter(|f| !now.contains(f)).map(|f| &f.0).collect();
         assert!(gone.is_empty(), "killed at write {n}: {gone:?}");
     }
-    site.world.run(&["prune", "--now"]).exits(0).shows(&["1 snapshot removed", "4 objects"]);
+    let ran = site.world.run(&["prune", "--now"]).exits(0).shows(&["1 snapshot removed"]);
+    // How many depends on what the third snapshot shares with the second: what this host tells of itself changes.
+    let now = site.world.files("state/repository");
+    let gone = before.iter().filter(|f| !now.contains(f) && !f.0.to_string_lossy().contains("snapshots/")).count();
+    assert!(gone >= 2);
+    ran.shows(&[&format!("{gone} objects")]);
     assert_eq!(site.world.snapshots().len(), 2);
     site.world.run(&["verify", "--deep"]).exits(0);
 }
