@@ -331,6 +331,19 @@ impl Repository {
         Ok((line, self.signers.iter().filter(|s| s.key == keys[who]).collect()))
     }
 
+    /// Whether any key has been revoked.
+    pub fn has_revoked(&self) -> bool {
+        self.signers.iter().any(|signer| signer.last_good.is_some())
+    }
+
+    /// Whether a key has signed this that is revoked in all its roles: no record, drill or trash of it counts any more.
+    pub fn is_of_revoked(&self, bytes: &[u8], namespace: Namespace) -> bool {
+        let keys: Vec<PublicKey> = self.signers.iter().map(|s| s.key.clone()).collect();
+        sign::open(bytes, namespace, &keys).is_ok_and(|(_, who)| {
+            self.signers.iter().filter(|s| s.key == keys[who]).all(|signer| signer.last_good.is_some())
+        })
+    }
+
     /// Verifies a trash object, which needs a signer with the role `prune`.
     pub fn verify_trash(&self, key: &StorageKey, bytes: &[u8]) -> Result<TrashObject, RepositoryError> {
         let damaged = |problem: &str| RepositoryError::Damaged { key: key.clone(), problem: problem.to_owned() };

@@ -1,9 +1,14 @@
 //! A host's key that was stolen: what the thief signs is refused, what was there before restores, and the host goes on.
 
-use crate::world::World;
+use crate::world::{World, tree};
 use serde_json::Value;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+const KEEP_TWO: &str =
+    "[retention]\nkeep_last = 2\nkeep_daily = 0\nkeep_weekly = 0\nkeep_monthly = 0\nkeep_tagged = false\n";
 
 /// The signing key of a world's host.
 fn key(world: &World) -> String {
@@ -15,7 +20,35 @@ fn ids(world: &World) -> Vec<String> {
     list["snapshots"].as_array().unwrap().iter().map(|s| s["id"].as_str().unwrap().to_owned()).collect()
 }
 
-fn copied(from: &std::path::Path, to: &std::path::Path) {
+fn dated(file: &Path, time: SystemTime) {
+    fs::File::options().write(true).open(file).unwrap().set_modified(time).unwrap();
+}
+
+/// Everything below a folder of the repository becomes this much older.
+fn age(world: &World, folder: &str, hours: u64) {
+    for (path, _) in tree(&world.repository().join(folder)) {
+        dated(&path, SystemTime::now() - Duration::from_secs(hours * 3600));
+    }
+}
+
+/// Snapshots of other content each, and what the removed ones needed condemned.
+fn with_trash(world: &World) {
+    world.add_to_policy(KEEP_TWO);
+    for n in 0..3u8 {
+        let mut noise = vec![0; 100_000];
+        blake3::Hasher::new().update(&[n]).finalize_xof().fill(&mut noise);
+        fs::write(world.app().join("uploads/blob"), noise).unwrap();
+        world.run(&["snapshot"]).exits(0);
+    }
+    world.run(&["prune"]).exits(0);
+    for folder in ["archives", "index", "refs", "manifests"] {
+        age(world, folder, 8 * 24);
+    }
+    world.run(&["prune"]).exits(0).shows(&["condemned"]);
+    assert!(!world.files("state/repository/trash").is_empty());
+}
+
+fn copied(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
 }
 
@@ -95,9 +128,7 @@ fn what_a_thief_signs_is_refused_and_the_host_goes_on() {
 #[test]
 fn what_prunes_removed_stays_explained() {
     let world = World::with_snapshot();
-    world.add_to_policy(
-        "[retention]\nkeep_last = 2\nkeep_daily = 0\nkeep_weekly = 0\nkeep_monthly = 0\nkeep_tagged = false\n",
-    );
+    world.add_to_policy(KEEP_TWO);
     for _ in 0..4 {
         world.run(&["snapshot"]).exits(0);
     }
@@ -119,4 +150,120 @@ fn what_prunes_removed_stays_explained() {
     let own = key(&other);
     let plan = other.json(&["keys", "revoke", &own, "--stolen", "2001-01-01", "--dry-run"]);
     assert!(plan["plan"]["lines"][0]["last_good"].is_null() && plan["plan"]["lines"][0]["stay"] == 0, "{plan:#}");
+}
+
+/// Trash of the key goes with it, and what it condemned is condemned anew.
+#[test]
+fn what_the_key_condemned_is_condemned_anew() {
+    let world = World::with_snapshot();
+    with_trash(&world);
+    let own = key(&world);
+    world.run(&["keys", "revoke", &own, "--all-good", "--yes"]).exits(0);
+    assert!(world.files("state/repository/trash").is_empty());
+    world.run(&["verify"]).exits(0);
+    world.run(&["keys", "rotate"]).exits(0);
+    world.run(&["prune"]).exits(0).shows(&["condemned"]);
+    let archives = world.files("state/repository/archives").len();
+    age(&world, "trash", 37);
+    world.run(&["prune"]).exits(0).shows(&["deleted"]);
+    assert!(world.files("state/repository/archives").len() < archives);
+    world.run(&["verify", "--deep"]).exits(0);
+}
+
+/// A key that was rotated away long ago has headers no more, or an old one alone; its records explain more than that.
+#[test]
+fn a_key_that_was_rotated_away_leaves_no_gap() {
+    for is_held in [false, true] {
+        let world = World::with_snapshot();
+        world.add_to_policy(KEEP_TWO);
+        if is_held {
+            world.run(&["hold", "first"]).exits(0);
+        }
+        for _ in 0..4 {
+            world.run(&["snapshot"]).exits(0);
+        }
+        world.run(&["prune"]).exits(0);
+        let old = key(&world);
+        world.run(&["keys", "rotate"]).exits(0);
+        for _ in 0..2 {
+            world.run(&["snapshot"]).exits(0);
+        }
+        world.run(&["prune"]).exits(0);
+        let before = ids(&world);
+        assert_eq!(before.len(), 2 + usize::from(is_held));
+        let records = 1 + u64::from(is_held);
+        let revoke = |good: &[&str]| world.json(&[&["keys", "revoke", old.as_str()], good].concat());
+        // A header of the new key leads down to what the old one removed.
+        let plan = revoke(&["--last-good", &before[0], "--dry-run"]);
+        assert_eq!(plan["plan"]["records"], records, "{plan:#}");
+        let done = revoke(&["--all-good", "--yes"]);
+        assert_eq!(done["plan"]["records"], records, "{done:#}");
+        assert_eq!(done["plan"]["lines"].as_array().unwrap().len(), usize::from(is_held), "{done:#}");
+        world.run(&["verify"]).exits(0);
+        assert_eq!(ids(&world), before);
+        world.run(&["snapshot"]).exits(0);
+        world.run(&["prune"]).exits(0);
+        world.run(&["verify"]).exits(0);
+    }
+}
+
+/// A copy is no place to revoke in; it hears of it, and keeps nothing that would be told as damage for ever.
+#[test]
+fn a_copy_lets_go_of_what_the_key_said() {
+    let world = World::ready();
+    let nas = world.path("nas");
+    world.change_policy("[repository]", &format!("[repository]\ncopies = [{nas:?}]"));
+    with_trash(&world);
+    world.run(&["tag", "latest", "kept"]).exits(0);
+    world.run(&["drill"]).exits(0);
+    world.run(&["copy"]).exits(0);
+    // Trash of the copy itself, of the same key.
+    copied(&world.path("state/repository/trash"), &nas.join("trash"));
+    let own = key(&world);
+    let there = nas.to_str().unwrap();
+    world.run(&["verify", "--repository", there]).exits(0);
+    let refused = world.run(&["keys", "revoke", &own, "--all-good", "--yes", "--repository", there]).exits(2);
+    refused.one_error_with_a_hint().says(&["is a copy of", world.repository().to_str().unwrap()]);
+    world.run(&["keys", "revoke", &own, "--all-good", "--yes"]).exits(0);
+    let headers = tree(&nas.join("snapshots"));
+    let archives = tree(&nas.join("archives"));
+    world.run(&["copy"]).exits(0);
+    world.run(&["verify", "--repository", there]).exits(0);
+    assert!(tree(&nas.join("trash")).is_empty());
+    assert!(tree(&nas.join("snapshots")) == headers && tree(&nas.join("archives")) == archives);
+    assert_eq!(tree(&nas.join("records")).len(), world.files("state/repository/records").len());
+    let shown = world.json(&["show", "latest", "--repository", there]);
+    assert!(shown["tags"].as_array().unwrap().iter().any(|t| t == "kept"), "{shown:#}");
+}
+
+/// One that looks late hides nothing above it: an honest one stays, because what is above names it, and a forged one does not.
+#[test]
+fn one_that_looks_late_is_not_the_end() {
+    let world = World::with_snapshot();
+    world.add_to_policy(KEEP_TWO);
+    let thief = stolen(&world);
+    let forged = thief.json(&["snapshot"])["header"]["id"].as_str().unwrap().to_owned();
+    let headers = || tree(&world.repository().join("snapshots"));
+    let (at, bytes) = headers().pop().unwrap();
+    assert!(at.to_str().unwrap().contains(&forged));
+    fs::remove_file(&at).unwrap();
+    for _ in 0..3 {
+        world.run(&["snapshot"]).exits(0);
+    }
+    world.run(&["prune"]).exits(0);
+    let before = ids(&world);
+    assert_eq!(before.len(), 2);
+    // The thief's comes back under a sequence that is free by now.
+    fs::write(&at, bytes).unwrap();
+    let late = SystemTime::UNIX_EPOCH + Duration::from_secs(4_150_000_000);
+    let all = headers();
+    assert_eq!(all.len(), 3);
+    all.iter().take(2).for_each(|(path, _)| dated(path, late));
+    let own = key(&world);
+    let done = world.json(&["keys", "revoke", &own, "--stolen", "2100-01-01", "--yes"]);
+    let line = &done["plan"]["lines"][0];
+    assert_eq!((line["stay"].as_u64(), line["last_good"].as_str()), (Some(2), Some(before[0].as_str())), "{done:#}");
+    assert_eq!(line["refused"], serde_json::json!([forged]), "{done:#}");
+    assert_eq!(ids(&world), before);
+    world.run(&["verify"]).exits(4).shows(&[&forged]);
 }

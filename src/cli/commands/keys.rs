@@ -8,8 +8,8 @@ use crate::cli::output::{Align, Paint, Table};
 use crate::cli::session::Session;
 use crate::ops::access::{AccessRequest, load_identity};
 use crate::ops::setup::{self, Good, KeysReport, RevokePlan};
-use crate::ops::{OpsError, doctor, mark};
-use crate::policy;
+use crate::ops::{OpsError, copy, doctor, mark};
+use crate::policy::{self, Policy};
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 use std::path::Path;
@@ -110,8 +110,9 @@ fn revoke(session: &Session, args: &RevokeArgs) -> Result<Exit, Failure> {
         }
         (names, _, _) => Good::UpTo(names.to_vec()),
     };
-    let _lock = mark::lock(&session.installation, &session.run)?;
     let request = session.access_request(&args.reading)?;
+    refuse_copy(session, &request)?;
+    let _lock = mark::lock(&session.installation, &session.run)?;
     let access = session.open_as(&AccessRequest { remembered: false, ..request.clone() })?;
     let plan = setup::plan_revoke(&session.installation, &access, args.key.as_deref(), &good, &session.run)?;
     session.progress.finish();
@@ -147,6 +148,22 @@ fn revoke(session: &Session, args: &RevokeArgs) -> Result<Exit, Failure> {
     }
     session.out.note(&text)?;
     Ok(Exit::Done)
+}
+
+/// A revocation at a copy would never reach the repository, and the two would have different signers for ever.
+fn refuse_copy(session: &Session, request: &AccessRequest) -> Result<(), Failure> {
+    let of_policy = || request.policy.as_ref().map(|policy| &policy.repository.url);
+    let Some(url) = request.repository.as_ref().or_else(of_policy) else { return Ok(()) };
+    // A policy that does not load tells nothing of copies, and shall not keep a key from being revoked.
+    let files = doctor::installed(&session.installation).unwrap_or_default();
+    let installed = files.iter().filter_map(|file| policy::load(file).ok());
+    let is_copy = |policy: &Policy| policy.repository.url != *url && copy::listed(policy, url).is_some();
+    let Some(found) = request.policy.iter().cloned().chain(installed).find(is_copy) else { return Ok(()) };
+    let own = &found.repository.url;
+    Err(Failure::usage(
+        format!("{url} is a copy of {own}, and a revocation there would not reach it"),
+        format!("revoke the key in {own}; the copy hears of it with the next `lifeboat copy`"),
+    ))
 }
 
 /// When a key was stolen. A day alone means its beginning: what came on that day may be the thief's.

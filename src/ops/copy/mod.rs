@@ -5,8 +5,9 @@
 //! the latest first, and before the headers of those that are not. So the copy verifies at every instant, however a run ends, and the next one goes
 //! on. Records come before headers, because a prune record explains the sequences that are no longer there.
 //!
-//! Invariants: nothing at the copy is ever replaced or deleted; every object is checked before it is put there (its
-//! SHA-256 against its name and the length that refs tell, signatures of what is signed); a header is put only when all
+//! Invariants: nothing at the copy is ever replaced; nothing is deleted there but records, outcomes of drills and trash that a
+//! revoked key has signed, that the repository has not, and that so count for nothing; every object is checked before it is
+//! put there (its SHA-256 against its name and the length that refs tell, signatures of what is signed); a header is put only when all
 //! that it needs is there with the right length and not about to be pruned there. What is damaged costs the snapshots
 //! that need it, and is told; all others are copied.
 //!

@@ -6,11 +6,11 @@ use super::target::{self, Target};
 use crate::base::ids::{HostName, ObjectId, PolicyName, RepositoryId, Sequence, SnapshotId};
 use crate::ops::access::Access;
 use crate::ops::{OpsError, Run};
-use crate::repository::RepositoryError;
 use crate::repository::chain::{Snapshot, full_text};
 use crate::repository::format::Outcome;
 use crate::repository::reader::load_refs;
 use crate::repository::refs::Refs;
+use crate::repository::{RepositoryError, layout};
 use crate::storage::{Storage, StorageKey};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -135,6 +135,9 @@ pub struct CopyPlan {
     pub(super) mended: Vec<Snapshot>,
     #[serde(skip)]
     pub(super) there: Vec<ahead::CopyHead>,
+    /// Records, outcomes of drills and trash that are there alone, where a key has been revoked: it may have signed them.
+    #[serde(skip)]
+    pub(super) there_alone: Vec<StorageKey>,
 }
 
 impl CopyPlan {
@@ -198,7 +201,16 @@ pub(super) fn plan_with(
         mend,
         mended,
         there: heads,
+        there_alone: if repository.has_revoked() { there_alone(here, &there) } else { Vec::new() },
     })
+}
+
+/// What is signed by whoever says it, and only there.
+fn there_alone(here: &Stock, there: &Stock) -> Vec<StorageKey> {
+    let records = there.records.keys().filter(|key| !here.records.contains_key(*key));
+    let drills = there.drills.keys().filter(|key| !here.drills.contains_key(*key) && layout::object_id(key).is_none());
+    let trash = there.trash.iter().filter(|key| !here.trash.contains(*key));
+    records.chain(drills).chain(trash).cloned().collect()
 }
 
 /// Signed objects that are not there; one that is, with another length, is damaged there.

@@ -12,6 +12,7 @@ use crate::ops::verify::VerifyReport;
 use crate::ops::{ErrorKind, OpsError, Run};
 use crate::pipeline::crypt::object_id;
 use crate::pipeline::limits;
+use crate::pipeline::sign::Namespace;
 use crate::repository::chain::{Chain, Snapshot};
 use crate::repository::format::{Note, Record};
 use crate::repository::reader::load_refs;
@@ -218,7 +219,32 @@ impl Work<'_> {
             self.copy_group(access, &there, group, &mut done)?;
         }
         done.problems.extend(self.put_drills(&plan.drills)?);
+        self.remove_revoked(&there, &plan.there_alone)?;
         Ok(done)
+    }
+
+    /// What a revoked key has said is removed from the repository, and counts for nothing here: it would be told as damage
+    /// for ever. `there` knows all signers by now.
+    fn remove_revoked(&self, there: &Repository, keys: &[StorageKey]) -> Result<(), OpsError> {
+        each(THREADS, keys, &self.run.cancel, |key| {
+            let namespace = match key.as_str().split_inclusive('/').next() {
+                Some(layout::RECORDS) => Namespace::Record,
+                Some(layout::DRILLS) => Namespace::Drill,
+                Some(layout::TRASH) => Namespace::Trash,
+                _ => return Ok(()),
+            };
+            match there.get(key, limits::REFS) {
+                Ok(bytes) if there.is_of_revoked(&bytes, namespace) => {}
+                Ok(_) => return Ok(()),
+                Err(e) if e.is_integrity() => return Ok(()),
+                Err(e) => return Err(e.into()),
+            }
+            match self.target.delete(key) {
+                Err(e) if e.is_refusal() => tracing::warn!("{key} stays, and counts for nothing: {e}"),
+                other => other?,
+            }
+            Ok(())
+        })
     }
 
     fn put_repository(&self) -> Result<(), OpsError> {

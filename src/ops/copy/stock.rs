@@ -70,6 +70,8 @@ pub(super) struct Stock {
     pub records: BTreeMap<StorageKey, u64>,
     /// Outcomes of drills, and their details.
     pub drills: BTreeMap<StorageKey, u64>,
+    /// Never copied: what a prune condemns is the affair of each storage.
+    pub trash: BTreeSet<StorageKey>,
     pub signers: BTreeSet<u32>,
     pub has_repository: bool,
     /// What is no object of this format.
@@ -96,7 +98,9 @@ impl Stock {
                 stock.signers.insert(number);
             } else if object.key.as_str() == layout::REPOSITORY {
                 stock.has_repository = true;
-            } else if prefix != layout::TRASH {
+            } else if prefix == layout::TRASH {
+                stock.trash.insert(object.key);
+            } else {
                 stock.strays.push(object.key);
             }
         }

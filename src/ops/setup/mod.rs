@@ -4,6 +4,7 @@
 //! commit point: until it is there, a run that was cut short is simply done again, and takes what it finds. Nothing
 //! is ever overwritten, and nothing but the two key files holds a secret.
 
+mod again;
 mod draft;
 mod enrol;
 mod init;

@@ -5,9 +5,10 @@
 //! removed, tags, holds, moved chunks) are still needed, so the root key says them again first; outcomes of drills are not.
 //!
 //! Write order (must): the root key vouched for as one that signs records → records said again → the revocation → the key's
-//! own records and drills removed. A run that was cut short is done again: records that are said twice say the same.
+//! own records, drills and trash removed. A run that was cut short is done again: records that are said twice say the same.
 
-use crate::base::ids::{HostName, ObjectId, PolicyName, RepositoryId, Sequence, SnapshotId};
+use super::again::{self, Again};
+use crate::base::ids::{HostName, ObjectId, PolicyName, RepositoryId, SnapshotId};
 use crate::ops::access::{Access, Installation};
 use crate::ops::mark::next_time;
 use crate::ops::{OpsError, Run};
@@ -15,7 +16,7 @@ use crate::pipeline::crypt::object_id;
 use crate::pipeline::limits;
 use crate::pipeline::sign::{self, Namespace, PublicKey, SigningKey};
 use crate::repository::chain::{Chain, Line, Snapshot};
-use crate::repository::format::{FORMAT, HeaderRef, LastGood, Moved, Note, Record, Role, SignerAction};
+use crate::repository::format::{FORMAT, LastGood, Note, Record, Role, SignerAction};
 use crate::repository::keys::{HostKey, IdentityFile};
 use crate::repository::state::State;
 use crate::repository::trust::{Pin, to_json};
@@ -23,10 +24,11 @@ use crate::repository::{Repository, RepositoryError, layout, parallel};
 use crate::storage::StorageKey;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
-/// Headers in one record.
-const HEADERS: usize = 1000;
+/// What counts for nothing once its signer is revoked. (Headers count as far as the revocation says.)
+const SAID: [(&str, Namespace); 3] =
+    [(layout::RECORDS, Namespace::Record), (layout::DRILLS, Namespace::Drill), (layout::TRASH, Namespace::Trash)];
 
 /// Which of the key's snapshots stay good.
 #[derive(Debug, Clone)]
@@ -129,46 +131,27 @@ pub fn plan_revoke(
     let repository = &access.repository;
     let Known { key: public, fingerprint, hosts, .. } = named(repository, key)?;
     let signed = signed_by(repository, &access.chain, &public)?;
-    let modified: HashMap<StorageKey, DateTime<Utc>> = match good {
-        Good::Before(_) => {
-            repository.storage().list(layout::SNAPSHOTS)?.into_iter().map(|o| (o.key, o.modified)).collect()
-        }
-        _ => HashMap::new(),
-    };
-    let up_to: Vec<&Snapshot> = match good {
-        Good::UpTo(names) => names.iter().map(|name| access.resolve(name, run.now)).collect::<Result<_, _>>()?,
-        _ => Vec::new(),
-    };
-    if let Some(other) = up_to.iter().find(|s| !hosts.contains(&s.header.host)) {
-        return Err(OpsError::usage(
-            format!("snapshot {} is of host {}, for which this key does not sign", other.header.id, other.header.host),
-            "name a snapshot of a host of that key",
-        ));
-    }
-    let mut lines = Vec::new();
-    let mut notes = Vec::new();
+    let last_good = LastGoods::of(access, &hosts, good, run)?;
+    let before = if let Good::Before(time) = good { Some(*time) } else { None };
+    let said = again::said(repository, &public, before)?;
+    let stored = again::stored(repository, &said)?;
+    let (mut lines, mut notes) = (Vec::new(), Vec::new());
     for line in access.chain.lines().into_iter().filter(|(host, _)| hosts.contains(host)) {
         let all = access.chain.line(&line.0, &line.1);
         let mine: Vec<&Snapshot> = all.iter().filter(|s| signed.contains(&s.header_id)).collect();
-        let last = match good {
-            Good::All => mine.last().copied(),
-            Good::UpTo(_) => up_to.iter().copied().find(|s| (&s.header.host, &s.header.policy) == (&line.0, &line.1)),
-            Good::Before(time) => {
-                let before = |s: &&&Snapshot| s.header.time < *time && modified.get(&s.key).is_some_and(|at| at < time);
-                mine.iter().take_while(before).last().copied()
-            }
-        };
+        let last = last_good.find(&line, &mine);
+        let again = Again::new(&access.chain, &line, &signed, &said, last);
+        // What was there before the theft is honest, and all is where nobody has misused the key.
+        let honest = !matches!(good, Good::UpTo(_));
+        let again_said = again.notes(repository, &stored, honest)?;
+        notes.extend(again_said.into_iter().map(|note| (line.clone(), note)));
         if mine.is_empty() {
             continue;
         }
-        let stays = |s: &Snapshot| last.is_some_and(|last| s.header.sequence <= last.header.sequence);
-        if let Some(last) = last {
-            notes.extend(again(&access.chain, &line, last).into_iter().map(|note| (line.clone(), note)));
-        }
         lines.push(RevokedLine {
             last_good: last.map(|last| last.header.id.clone()),
-            stay: mine.iter().filter(|s| stays(s)).count(),
-            refused: mine.iter().filter(|s| !stays(s)).map(|s| s.header.id.clone()).collect(),
+            stay: mine.iter().filter(|s| again.stays(s)).count(),
+            refused: mine.iter().filter(|s| !again.stays(s)).map(|s| s.header.id.clone()).collect(),
             good: last.map(|last| LastGood {
                 host: line.0.clone(),
                 policy: line.1.clone(),
@@ -192,6 +175,55 @@ pub fn plan_revoke(
         public: Some(public),
         notes,
     })
+}
+
+/// What tells the last good snapshot of a line.
+enum LastGoods<'a> {
+    UpTo(Vec<&'a Snapshot>),
+    /// With the time of each header by the storage's clock.
+    Before(DateTime<Utc>, HashMap<StorageKey, DateTime<Utc>>),
+    All,
+}
+
+impl<'a> LastGoods<'a> {
+    fn of(access: &'a Access, hosts: &[HostName], good: &Good, run: &Run) -> Result<Self, OpsError> {
+        let names = match good {
+            Good::All => return Ok(Self::All),
+            Good::Before(time) => {
+                let listed = access.repository.storage().list(layout::SNAPSHOTS)?;
+                return Ok(Self::Before(*time, listed.into_iter().map(|o| (o.key, o.modified)).collect()));
+            }
+            Good::UpTo(names) => names,
+        };
+        let mut up_to: Vec<&'a Snapshot> = Vec::new();
+        for name in names {
+            let found = access.resolve(name, run.now)?;
+            if !hosts.contains(&found.header.host) {
+                let (id, host) = (&found.header.id, &found.header.host);
+                return Err(OpsError::usage(
+                    format!("snapshot {id} is of host {host}, for which this key does not sign"),
+                    "name a snapshot of a host of that key",
+                ));
+            }
+            up_to.push(found);
+        }
+        Ok(Self::UpTo(up_to))
+    }
+
+    /// Of those of the key in one line, oldest first.
+    fn find(&self, line: &Line, mine: &[&'a Snapshot]) -> Option<&'a Snapshot> {
+        match self {
+            Self::All => mine.last().copied(),
+            Self::UpTo(named) => named.iter().copied().find(|s| s.header.host == line.0 && s.header.policy == line.1),
+            // One below it may look late, because a clock was wrong once or because it is forged: the last one that does not
+            // is the one, and its hashes tell which of those below it are forged.
+            Self::Before(time, modified) => {
+                let is_before =
+                    |s: &Snapshot| s.header.time < *time && modified.get(&s.key).is_some_and(|at| at < time);
+                mine.iter().copied().rfind(|s| is_before(s))
+            }
+        }
+    }
 }
 
 /// The headers that a key has signed.
@@ -222,53 +254,6 @@ fn own_objects(
         bytes.as_ref().is_ok_and(|bytes| sign::open(bytes, namespace, std::slice::from_ref(key)).is_ok())
     });
     Ok(mine.map(|(object, _)| object).collect())
-}
-
-/// What records say of a line up to its last good snapshot, so that it is said by somebody who is still believed.
-fn again(chain: &Chain, line: &Line, last: &Snapshot) -> Vec<Note> {
-    let there = chain.line(&line.0, &line.1);
-    let removed = chain.pruned(line);
-    let mut notes = Vec::new();
-    let sequences: BTreeSet<Sequence> = there.iter().map(|s| s.header.sequence).collect();
-    let previous: HashMap<ObjectId, Option<ObjectId>> =
-        there.iter().map(|s| (s.header_id, s.header.previous)).collect();
-    // First what the last good one leads down to, which nobody can forge; then what only a record tells.
-    let mut list: BTreeMap<Sequence, HeaderRef> = BTreeMap::new();
-    let mut at = last.header.previous;
-    let mut steps = there.len() + removed.len();
-    while let Some(header) = at.filter(|_| steps > 0) {
-        steps -= 1;
-        at = match previous.get(&header) {
-            Some(previous) => *previous,
-            None => removed.iter().find(|r| r.header == header).and_then(|r| {
-                list.insert(r.sequence, r.clone());
-                r.previous
-            }),
-        };
-    }
-    for one in removed.iter().filter(|r| r.sequence < last.header.sequence && !sequences.contains(&r.sequence)) {
-        list.entry(one.sequence).or_insert_with(|| one.clone());
-    }
-    let list: Vec<HeaderRef> = list.into_values().collect();
-    notes.extend(list.chunks(HEADERS).map(|removed| Note::Prune { removed: removed.to_vec() }));
-    let good = || there.iter().filter(|s| s.header.sequence <= last.header.sequence);
-    let moved = good().filter(|s| s.refs != s.header.refs);
-    let moved: Vec<Moved> =
-        moved.map(|s| Moved { sequence: s.header.sequence, header: s.header_id, refs: s.refs }).collect();
-    if !moved.is_empty() {
-        notes.push(Note::Repack { moved });
-    }
-    for snapshot in good() {
-        let id = &snapshot.header.id;
-        let given: BTreeSet<_> = snapshot.header.tags.iter().cloned().collect();
-        notes.extend(snapshot.tags.difference(&given).map(|tag| Note::Tag { snapshot: id.clone(), tag: tag.clone() }));
-        notes
-            .extend(given.difference(&snapshot.tags).map(|tag| Note::Untag { snapshot: id.clone(), tag: tag.clone() }));
-        if snapshot.held {
-            notes.push(Note::Hold { snapshot: id.clone() });
-        }
-    }
-    notes
 }
 
 /// Revokes the key.
@@ -305,8 +290,9 @@ pub fn revoke(
     if let Some((number, hash)) = repository.last_signer() {
         State::open(&installation.state_dir)?.set_signer(repository.id(), number, hash)?;
     }
-    // They count for nothing any more, and would be told as damage for ever.
-    for (prefix, namespace) in [(layout::RECORDS, Namespace::Record), (layout::DRILLS, Namespace::Drill)] {
+    // They count for nothing any more, and would be told as damage for ever. What its trash condemned, the next prune condemns
+    // anew, where nothing needs it by then.
+    for (prefix, namespace) in SAID {
         for object in own_objects(&repository, prefix, namespace, key)? {
             match repository.storage().delete(&object) {
                 Err(e) if e.is_refusal() => tracing::warn!("{object} stays, and counts for nothing: {e}"),
