@@ -163,10 +163,10 @@ fn what_the_key_condemned_is_condemned_anew() {
     world.run(&["verify"]).exits(0);
     world.run(&["keys", "rotate"]).exits(0);
     world.run(&["prune"]).exits(0).shows(&["condemned"]);
-    let archives = world.files("state/repository/archives").len();
+    let manifests = world.files("state/repository/manifests").len();
     age(&world, "trash", 37);
     world.run(&["prune"]).exits(0).shows(&["deleted"]);
-    assert!(world.files("state/repository/archives").len() < archives);
+    assert!(world.files("state/repository/manifests").len() < manifests);
     world.run(&["verify", "--deep"]).exits(0);
 }
 
