@@ -219,10 +219,10 @@ create function words(seed bigint, n int) returns text language sql immutable as
 insert into orders select n, n * 7919 % 99991, timestamptz '2026-01-01' + n * interval '3 s', (n * 31 % 99991) / 100.0,
     (array['new','paid','sent','done'])[1 + n % 4], words(n, 4 + (n % 9)::int),
     jsonb_build_object('sku', md5((n % 50000)::text), 'count', n % 9, 'price', (n * 17 % 10007) / 100.0)
-    from generate_series(1, $rows * 55 / 100) n;
+    from generate_series(1::bigint, $rows * 55 / 100) n;
 insert into events select n, timestamptz '2026-01-01' + n * interval '2 s', (array['login','view','cart','buy'])[1 + n % 4],
     words(n * 3, 3 + (n % 7)::int) || ' ' || md5((n / 4)::text), ('10.' || n % 250 || '.' || n / 250 % 250 || '.7')::inet
-    from generate_series(1, $rows * 65 / 100) n;
+    from generate_series(1::bigint, $rows * 65 / 100) n;
 insert into customers select n, 'Customer ' || n, md5(n::text) || '@example.org', date '2020-01-01' + n % 2000 from generate_series(1, 99991) n;
 create index on orders (customer);
 SQL
@@ -234,9 +234,9 @@ second_day() {
     sql <<'SQL'
 insert into orders select n + (select max(id) from orders), n * 104729 % 99991, timestamptz '2026-11-01' + n * interval '3 s', (n * 37 % 99991) / 100.0,
     'new', words(n * 11, 7), jsonb_build_object('sku', md5((n % 40009)::text), 'count', n % 7)
-    from generate_series(1, (select count(*) * 6 / 1000 from orders)) n;
+    from generate_series(1::bigint, (select count(*) * 6 / 1000 from orders)) n;
 insert into events select n + (select max(id) from events), timestamptz '2026-11-01' + n * interval '2 s', 'view', words(n * 13, 6) || md5(n::text), '10.0.0.9'
-    from generate_series(1, (select count(*) * 6 / 1000 from events)) n;
+    from generate_series(1::bigint, (select count(*) * 6 / 1000 from events)) n;
 update orders set state = 'done' where id > (select max(id) * 985 / 1000 from orders) and id % 2 = 0;
 update orders set note = note || ' changed' where id % 5003 = 7;
 update customers set since = since + 1 where id % 997 = 3;
