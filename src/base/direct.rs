@@ -5,19 +5,23 @@
 //! the encryption of its content. A file system that does not do this gets ordinary writes; nothing is durable before
 //! the caller's fsync either way.
 
+use bytes::Bytes;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use std::cell::RefCell;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::FileExt;
 
 /// From this length on a write is worth it.
 pub const WORTH: usize = 512 << 10;
 /// What offsets, lengths and memory are multiples of: no disk in use has larger blocks.
 const BLOCK: usize = 4096;
-/// Bytes of one call, which are copied into aligned memory.
+/// Bytes of one call, which are copied into aligned memory where they do not lie in such.
 const BOUNCE: usize = 1 << 20;
+/// Bytes of one call where they do.
+const STRAIGHT: usize = 4 << 20;
 
 thread_local! {
     /// Memory that is aligned, used again by each write of a thread.
@@ -75,6 +79,9 @@ pub fn write_padded(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
 /// Writes whole blocks; how many bytes were taken. Fewer than there are whole blocks: the file system does not do it.
 fn write_blocks(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
     let whole = bytes.len() / BLOCK * BLOCK;
+    if bytes.as_ptr().align_offset(BLOCK) == 0 {
+        return write_with(file, whole, offset, |done| &bytes[done..whole.min(done + STRAIGHT)]);
+    }
     BOUNCE_MEMORY.with_borrow_mut(|memory| {
         memory.resize(BOUNCE + BLOCK, 0);
         let start = memory.as_ptr().align_offset(BLOCK);
@@ -83,23 +90,105 @@ fn write_blocks(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
         while done < whole {
             let n = BOUNCE.min(whole - done);
             bounce[..n].copy_from_slice(&bytes[done..done + n]);
-            match file.write_at(&bounce[..n], offset + done as u64) {
-                // Half a block written is written again.
-                Ok(written) if written >= BLOCK => done += written / BLOCK * BLOCK,
-                Ok(_) => break,
-                Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => break,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+            let taken = write_with(file, n, offset + done as u64, |done| &bounce[done..n])?;
+            done += taken;
+            if taken < n {
+                break;
             }
         }
         Ok(done)
     })
 }
 
+/// Writes `whole` bytes, which `part` gives from where it is told.
+fn write_with<'b>(file: &File, whole: usize, offset: u64, part: impl Fn(usize) -> &'b [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while done < whole {
+        match file.write_at(part(done), offset + done as u64) {
+            // Half a block written is written again.
+            Ok(written) if written >= BLOCK => done += written / BLOCK * BLOCK,
+            Ok(_) => break,
+            Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => break,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+/// Bytes that begin where large writes want them: written past the page cache they need not be copied once more. Growing
+/// beyond its capacity costs that, and nothing else.
+#[derive(Debug, Default)]
+pub struct Aligned {
+    memory: Vec<u8>,
+    /// Bytes before the first one that counts.
+    lead: usize,
+}
+
+impl Aligned {
+    /// Empty, with room for so many bytes.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self::within(Vec::with_capacity(capacity + BLOCK))
+    }
+
+    /// Empty, in memory that is at hand.
+    pub fn within(mut memory: Vec<u8>) -> Self {
+        memory.clear();
+        let lead = memory.as_ptr().align_offset(BLOCK);
+        let lead = if lead < memory.capacity() { lead } else { 0 };
+        memory.resize(lead, 0);
+        Self { memory, lead }
+    }
+
+    /// Empty again; its memory stays.
+    pub fn clear(&mut self) {
+        self.memory.truncate(self.lead);
+    }
+
+    pub fn extend_from_slice(&mut self, bytes: &[u8]) {
+        self.memory.extend_from_slice(bytes);
+    }
+
+    /// Adds what a reader gives, at most so many bytes; how many it gave.
+    pub fn read_from(&mut self, reader: impl Read, most: u64) -> io::Result<usize> {
+        reader.take(most).read_to_end(&mut self.memory)
+    }
+}
+
+impl Deref for Aligned {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.memory[self.lead..]
+    }
+}
+
+impl DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.lead..]
+    }
+}
+
+impl Write for Aligned {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl From<Aligned> for Bytes {
+    fn from(aligned: Aligned) -> Bytes {
+        Bytes::from(aligned.memory).slice(aligned.lead..)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
 
     fn pattern(length: usize) -> Vec<u8> {
         (0..length).map(|i| (i * 7 + i / 251) as u8).collect()
@@ -127,6 +216,31 @@ mod tests {
             assert!(content(&mut file) == bytes, "{length}");
             assert!(!fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT), "later writes are ordinary ones");
         }
+    }
+
+    #[test]
+    fn aligned_memory_is_written_as_it_lies() {
+        for length in [WORTH, WORTH + 1, STRAIGHT + BLOCK, 2 * STRAIGHT + 4097] {
+            let bytes = pattern(length);
+            let mut aligned = Aligned::with_capacity(length);
+            assert_eq!(aligned.as_ptr().align_offset(BLOCK), 0);
+            aligned.extend_from_slice(b"before");
+            aligned.clear();
+            assert_eq!(aligned.read_from(&bytes[..100], 60).unwrap(), 60);
+            aligned.write_all(&bytes[60..]).unwrap();
+            assert!(*aligned == *bytes && aligned.as_ptr().align_offset(BLOCK) == 0);
+            let mut file = on_disk();
+            write_all(&file, &aligned).unwrap();
+            assert!(content(&mut file) == bytes, "{length}");
+            // And its memory is used again, from one owner to the next.
+            let bytes_again = Bytes::from(aligned);
+            assert!(bytes_again == bytes);
+            let memory: Vec<u8> = bytes_again.try_into_mut().unwrap().into();
+            assert_eq!(Aligned::within(memory).as_ptr().align_offset(BLOCK), 0);
+        }
+        let mut small = Aligned::default();
+        small.extend_from_slice(b"grown");
+        assert_eq!(&*small, b"grown");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! age's payload is pieces of 64 KiB, each sealed for itself, so piece k starts at H + 65,552·k, where H is the
 //! length of header and nonce. The index keeps those H bytes: one ranged read of whole pieces opens one frame.
 
+use crate::base::direct::Aligned;
 use crate::base::ids::ObjectId;
 use crate::pipeline::crypt::{Identities, MAX_HEADER, Recipients, SealedObject, object_id};
 use crate::pipeline::payload::{self, PayloadKey, Sealer};
@@ -40,7 +41,7 @@ impl SealedArchive {
     }
 
     /// The bytes, taken out for whoever stores them: what else is known of the archive stays.
-    pub fn take_bytes(&mut self) -> Vec<u8> {
+    pub fn take_bytes(&mut self) -> Aligned {
         std::mem::take(&mut self.object.bytes)
     }
 
@@ -66,11 +67,11 @@ pub struct ArchiveWriter {
 impl ArchiveWriter {
     /// Begins an archive for the recipients.
     pub fn new(recipients: &Recipients) -> Result<Self, PipelineError> {
-        Self::within(recipients, Vec::new())
+        Self::within(recipients, Aligned::default())
     }
 
     /// The same, in memory that is at hand.
-    pub fn within(recipients: &Recipients, memory: Vec<u8>) -> Result<Self, PipelineError> {
+    pub fn within(recipients: &Recipients, memory: Aligned) -> Result<Self, PipelineError> {
         let sealer = recipients.begin(memory)?;
         let header = sealer.header().to_vec();
         Ok(Self { sealer, header, frames: Vec::new(), chunks: 0, position: 0 })

@@ -1,12 +1,16 @@
 //! Content-defined cutting (FastCDC 2020 with a keyed gear table) and keyed chunk ids.
 //!
+//! What does not compress (pictures, films, archives, what is encrypted) is cut coarser: it seldom changes within, and each
+//! chunk of it costs a tar header, an entry of the index and one of the ids, none of which compress either. Whether a
+//! chunk begins with noise is seen by its first bytes alone, so equal bytes behind equal cuts are cut equally.
+//!
 //! The gear table comes from the dedup key by BLAKE3's extendable output: without the key an observer of sizes
 //! cannot tell where a known file would be cut. Ids are keyed BLAKE3, so that equal content is seen to be equal by
 //! holders of the key alone.
 
 use crate::base::ids::{ChunkId, DedupKeyId};
 use crate::base::secret::Secret;
-use crate::pipeline::limits;
+use crate::pipeline::{limits, noise};
 use fastcdc::v2020::{Normalization, cut_gear, select_masks};
 
 const CHUNK_ID_CONTEXT: &str = "lifeboat 2026-11 format 1 chunk id key";
@@ -94,23 +98,47 @@ impl GearTable {
     }
 }
 
-/// Cuts one stream.
+/// How long chunks become.
 #[derive(Clone)]
-pub struct Chunker {
-    table: GearTable,
-    average: ChunkAverage,
+struct Lengths {
     min: usize,
+    average: usize,
     max: usize,
     mask_s: u64,
     mask_l: u64,
 }
 
+impl Lengths {
+    fn new(min: usize, average: usize, max: usize) -> Self {
+        let (mask_s, mask_l) = select_masks(average, Normalization::Level2);
+        Self { min, average, max, mask_s, mask_l }
+    }
+}
+
+/// Cuts one stream.
+#[derive(Clone)]
+pub struct Chunker {
+    table: GearTable,
+    average: ChunkAverage,
+    fine: Lengths,
+    /// Of noise.
+    coarse: Lengths,
+}
+
+/// The second way of cutting of format 1: noise is cut coarser.
+const WAY: u32 = 2;
+/// Chunks of noise are so many times as long.
+const COARSER: usize = 4;
+
 impl Chunker {
-    /// Chunks of a quarter of the average at least (but the last), and eight times it at most.
+    /// Chunks of a quarter of the average at least (but the last), and eight times it at most; of noise half and four
+    /// times the coarser average.
     pub fn new(table: GearTable, average: ChunkAverage) -> Self {
         let avg = average.0 as usize;
-        let (mask_s, mask_l) = select_masks(avg, Normalization::Level2);
-        Self { table, average, min: avg / 4, max: (avg * 8).min(limits::CHUNK), mask_s, mask_l }
+        let fine = Lengths::new(avg / 4, avg, (avg * 8).min(limits::CHUNK));
+        let avg = (avg * COARSER).min(ChunkAverage::MAX.0 as usize);
+        let coarse = Lengths::new(avg / 2, avg, avg * 4);
+        Self { table, average, fine, coarse }
     }
 
     /// The size that the chunker aims at.
@@ -118,32 +146,44 @@ impl Chunker {
         self.average
     }
 
+    /// Tells this way of cutting from others, those of former versions included: equal bytes become equal chunks where it
+    /// is equal.
+    pub fn way(&self) -> u32 {
+        self.average.0 + WAY
+    }
+
     /// The longest chunk; with at least this much at hand, [`Chunker::cut`] never needs to see more.
     pub fn max(&self) -> usize {
-        self.max
+        self.fine.max.max(self.coarse.max)
     }
 
     /// The length of the first chunk of `bytes`, which hold [`Chunker::max`] bytes or reach to the end of the piece.
     pub fn cut(&self, bytes: &[u8]) -> usize {
-        if bytes.len() <= self.min {
+        let is_noise =
+            bytes.len() > self.coarse.min && noise::is_noise::<NOISE_RUN>(&bytes[..self.coarse.min], NOISE_RUNS);
+        let lengths = if is_noise { &self.coarse } else { &self.fine };
+        if bytes.len() <= lengths.min {
             return bytes.len();
         }
-        let avg = self.average.0 as usize;
         let (_, length) = cut_gear(
             bytes,
-            self.min,
-            avg,
-            self.max,
-            self.mask_s,
-            self.mask_l,
-            self.mask_s << 1,
-            self.mask_l << 1,
+            lengths.min,
+            lengths.average,
+            lengths.max,
+            lengths.mask_s,
+            lengths.mask_l,
+            lengths.mask_s << 1,
+            lengths.mask_l << 1,
             &self.table.gear[..],
             &self.table.gear_ls[..],
         );
         length
     }
 }
+
+/// The sample by which noise is told: a microsecond's worth, for there is one for each chunk.
+const NOISE_RUN: usize = 64;
+const NOISE_RUNS: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -162,6 +202,7 @@ mod tests {
         let mut chunks = Vec::new();
         while !bytes.is_empty() {
             let n = chunker.cut(&bytes[..bytes.len().min(chunker.max())]);
+            assert_eq!(n, chunker.cut(bytes), "what lies behind the longest chunk is not looked at");
             chunks.push(bytes[..n].to_vec());
             bytes = &bytes[n..];
         }
@@ -181,8 +222,8 @@ mod tests {
             let chunks = cut_all(&chunker, &bytes);
             prop_assert_eq!(chunks.concat(), bytes);
             for (i, chunk) in chunks.iter().enumerate() {
-                prop_assert!(chunk.len() <= chunker.max);
-                prop_assert!(chunk.len() >= chunker.min || i + 1 == chunks.len());
+                prop_assert!(chunk.len() <= chunker.max());
+                prop_assert!(chunk.len() >= chunker.fine.min || i + 1 == chunks.len());
             }
         }
 
@@ -207,6 +248,21 @@ mod tests {
         let (a, b) = (ChunkIdKey::derive(&[1; 32]), ChunkIdKey::derive(&[2; 32]));
         assert_ne!(a.id(b"x"), b.id(b"x"));
         assert_ne!(a.dedup_id(), b.dedup_id());
+    }
+
+    /// As long as said, and cut at the same places again behind a change of one kind into the other.
+    #[test]
+    fn noise_is_cut_coarser_than_text() {
+        let chunker = Chunker::new(GearTable::derive(&[1; 32]), ChunkAverage(16 << 10));
+        let random = noise(3, 4 << 20);
+        let text: Vec<u8> = random.iter().map(|b| b'a' + b % 16).collect();
+        let mean = |bytes: &[u8]| bytes.len() / cut_all(&chunker, bytes).len();
+        assert!((60 << 10..100 << 10).contains(&mean(&random)), "{}", mean(&random));
+        assert!((14 << 10..26 << 10).contains(&mean(&text)), "{}", mean(&text));
+        let known: std::collections::HashSet<_> = [&text, &random].iter().flat_map(|b| cut_all(&chunker, b)).collect();
+        let both = cut_all(&chunker, &[&text[..], &random[..], &text[7777..]].concat());
+        let new: usize = both.iter().filter(|chunk| !known.contains(*chunk)).map(Vec::len).sum();
+        assert!(new < 1 << 20, "{new} of {} bytes are in new chunks", 3 << 22);
     }
 
     #[test]

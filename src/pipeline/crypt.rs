@@ -3,6 +3,7 @@
 //! age says nothing of who wrote a file: signatures do (`sign.rs`), and they are checked before anything here runs.
 //! Stanzas other than X25519 and ssh-ed25519 (and age's own grease) are refused in repository objects.
 
+use crate::base::direct::Aligned;
 use crate::base::ids::{ObjectId, RecipientSetId};
 use crate::base::secret::Secret;
 use crate::pipeline::payload::{NONCE, PayloadKey, Sealer};
@@ -120,7 +121,7 @@ impl Recipients {
     }
 
     /// Begins an age file in memory that is at hand: header and nonce are written when it returns.
-    pub(super) fn begin(&self, mut memory: Vec<u8>) -> Result<Sealer, PipelineError> {
+    pub(super) fn begin(&self, mut memory: Aligned) -> Result<Sealer, PipelineError> {
         let seal = |source: Box<dyn std::error::Error + Send + Sync>| PipelineError::Seal { action: "encrypt", source };
         memory.clear();
         let overheard = RefCell::new(None);
@@ -313,7 +314,7 @@ fn check_stanzas(bytes: &[u8]) -> Result<(), PipelineError> {
 #[derive(Debug)]
 pub struct SealedObject {
     pub(crate) id: ObjectId,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: Aligned,
 }
 
 impl SealedObject {
@@ -324,17 +325,13 @@ impl SealedObject {
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
-
-    pub fn into_bytes(self) -> Vec<u8> {
-        self.bytes
-    }
 }
 
 /// `age( zstd( plain ) )`: index objects, manifests, drill details.
 pub fn seal(plain: &[u8], level: i32, recipients: &Recipients) -> Result<SealedObject, PipelineError> {
     let seal = |source: std::io::Error| PipelineError::Seal { action: "seal", source: source.into() };
     let compressed = zstd::stream::encode_all(plain, level).map_err(seal)?;
-    let mut sealer = recipients.begin(Vec::with_capacity(compressed.len() + 1024))?;
+    let mut sealer = recipients.begin(Aligned::with_capacity(compressed.len() + 1024))?;
     sealer.write(&compressed)?;
     let bytes = sealer.finish()?;
     Ok(SealedObject { id: object_id(&bytes), bytes })
@@ -385,7 +382,7 @@ mod tests {
     fn seals_and_opens_and_two_seals_differ() {
         let (identities, recipients) = pair();
         let (a, b) = (seal(b"hello", 3, &recipients).unwrap(), seal(b"hello", 3, &recipients).unwrap());
-        assert_ne!(a.bytes, b.bytes, "two encryptions share no key stream");
+        assert_ne!(a.bytes(), b.bytes(), "two encryptions share no key stream");
         assert_eq!(open(&a.bytes, 5, &identities).unwrap(), b"hello");
         assert!(open(&a.bytes, 4, &identities).is_err(), "limit");
         assert!(matches!(open(&a.bytes, 5, &pair().0), Err(PipelineError::NoMatchingIdentity)));
@@ -396,7 +393,7 @@ mod tests {
         let (identities, recipients) = pair();
         let sealed = seal(b"some content", 3, &recipients).unwrap();
         for at in 0..sealed.bytes.len() {
-            let mut flipped = sealed.bytes.clone();
+            let mut flipped = sealed.bytes().to_vec();
             flipped[at] ^= 1 << (at % 8);
             assert!(open(&flipped, 100, &identities).is_err(), "flipped bit in byte {at}");
             assert!(open(&sealed.bytes[..at], 100, &identities).is_err(), "cut at {at}");

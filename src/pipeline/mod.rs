@@ -4,12 +4,14 @@
 //! - [`segment`]: chunks as tar entries, compressed together as one zstd frame
 //! - [`archive`]: frames sealed into one age file, and a frame opened by a ranged read
 //! - [`crypt`]: age recipients and identities; whole objects sealed and opened
+//! - `noise`: what does not compress, recognised
 //! - `payload`: the pieces behind an age header
 //! - [`sign`]: one JSON line and its SSH signature
 
 pub mod archive;
 pub mod chunk;
 pub mod crypt;
+mod noise;
 mod payload;
 pub mod segment;
 pub mod sign;

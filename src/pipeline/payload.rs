@@ -9,6 +9,7 @@
 //! is used once; the last piece is marked, so that nothing can be cut off.
 
 use super::PipelineError;
+use crate::base::direct::Aligned;
 use age_core::format::FileKey;
 use age_core::secrecy::ExposeSecret;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -83,7 +84,7 @@ impl PayloadKey {
 /// Writes a payload behind a header. [`Sealer::finish`] must be called, else the file is cut off.
 pub(super) struct Sealer {
     key: PayloadKey,
-    bytes: Vec<u8>,
+    bytes: Aligned,
     /// Where the piece begins that is being filled.
     start: usize,
     number: u64,
@@ -91,7 +92,7 @@ pub(super) struct Sealer {
 
 impl Sealer {
     /// Behind what `bytes` holds, which is header and nonce.
-    pub fn new(key: PayloadKey, bytes: Vec<u8>) -> Self {
+    pub fn new(key: PayloadKey, bytes: Aligned) -> Self {
         Self { key, start: bytes.len(), bytes, number: 0 }
     }
 
@@ -126,7 +127,7 @@ impl Sealer {
     }
 
     /// The whole file.
-    pub fn finish(mut self) -> Result<Vec<u8>, PipelineError> {
+    pub fn finish(mut self) -> Result<Aligned, PipelineError> {
         self.seal(true)?;
         Ok(self.bytes)
     }
@@ -158,7 +159,7 @@ mod tests {
         for length in LENGTHS {
             for step in [7919, PIECE, 1 << 20] {
                 let plain = pattern(length);
-                let mut sealer = recipients.begin(Vec::new()).unwrap();
+                let mut sealer = recipients.begin(Aligned::default()).unwrap();
                 plain.chunks(step).for_each(|part| sealer.write(part).unwrap());
                 let file = sealer.finish().unwrap();
                 let decryptor = age::Decryptor::new(&file[..]).unwrap();
@@ -190,7 +191,7 @@ mod tests {
     #[test]
     fn pieces_cut_off_swapped_repeated_or_added_do_not_open() {
         let (_, identities, recipients) = pair();
-        let mut sealer = recipients.begin(Vec::new()).unwrap();
+        let mut sealer = recipients.begin(Aligned::default()).unwrap();
         sealer.write(&pattern(3 * PIECE)).unwrap();
         let file = sealer.finish().unwrap();
         let (key, payload) = identities.unwrap(&file).unwrap();
@@ -211,7 +212,7 @@ mod tests {
     #[test]
     fn an_empty_last_piece_behind_others_is_refused() {
         let (_, identities, recipients) = pair();
-        let mut sealer = recipients.begin(Vec::new()).unwrap();
+        let mut sealer = recipients.begin(Aligned::default()).unwrap();
         sealer.write(&pattern(PIECE)).unwrap();
         sealer.seal(false).unwrap();
         let file = sealer.finish().unwrap();

@@ -8,7 +8,7 @@
 //! search, which still finds the tar headers in between: at level 3 they would cost as much as the content ten times over.
 
 use crate::base::ids::ChunkId;
-use crate::pipeline::{PipelineError, limits};
+use crate::pipeline::{PipelineError, limits, noise};
 use zstd::zstd_safe::{self, CParameter, DParameter};
 
 const BLOCK: usize = 512;
@@ -122,23 +122,9 @@ fn context(level: i32) -> Result<zstd_safe::CCtx<'static>, PipelineError> {
     Ok(context)
 }
 
-/// Whether bytes are spread so evenly that nothing can be gained, by a sample of [`SAMPLES`] runs of [`SAMPLE`].
+/// Whether a frame's bytes are noise.
 fn is_noise(plain: &[u8]) -> bool {
-    if plain.len() < 2 * SAMPLES * SAMPLE {
-        return false;
-    }
-    let mut counts = [0u32; 256];
-    let step = (plain.len() - SAMPLE) / (SAMPLES - 1);
-    for run in 0..SAMPLES {
-        for byte in &plain[run * step..][..SAMPLE] {
-            counts[usize::from(*byte)] += 1;
-        }
-    }
-    // Random bytes come to 1.06 times the least sum that there can be, and a tar header among the samples to 1.5; text to
-    // fifteen times, and what has but 64 values, as base64 has, to four.
-    let squares: u64 = counts.iter().map(|n| u64::from(*n) * u64::from(*n)).sum();
-    let all = (SAMPLES * SAMPLE) as u64;
-    squares * 256 < all * all * 2
+    noise::is_noise::<SAMPLE>(plain, SAMPLES)
 }
 
 const SAMPLES: usize = 32;

@@ -46,7 +46,7 @@ fn sealed() -> (Vec<u8>, Vec<u8>, Identities) {
     let identities = Identities::parse(identity.to_string().expose_secret()).unwrap();
     let recipients = Recipients::parse(&[identity.to_public().to_string()]).unwrap();
     let plain: Vec<u8> = (0..100_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
-    let bytes = crypt::seal(&plain, 3, &recipients).unwrap().into_bytes();
+    let bytes = crypt::seal(&plain, 3, &recipients).unwrap().bytes().to_vec();
     (plain, bytes, identities)
 }
 

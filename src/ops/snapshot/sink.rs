@@ -96,7 +96,7 @@ impl StreamSink for RepositoryStream<'_> {
     }
 
     fn cut(&self) -> u32 {
-        self.writer.average().bytes()
+        self.writer.way()
     }
 
     fn finish(mut self: Box<Self>) -> io::Result<()> {

@@ -11,6 +11,10 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex};
 
+/// Bytes of memory that a run takes beside its content, and each of its chunks: a stream may be cut into single bytes.
+const RUN_WEIGHT: usize = 512;
+const CHUNK_WEIGHT: usize = 64;
+
 /// Chunks of one frame that follow each other in a stream.
 pub(super) struct Run {
     pub archive: u32,
@@ -20,13 +24,14 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Plain bytes.
-    pub fn length(&self) -> usize {
-        self.chunks.iter().map(|(_, _, length)| *length as usize).sum()
+    /// What it counts while it is on its way: its plain bytes, and what goes with any of them.
+    pub fn weight(&self) -> usize {
+        RUN_WEIGHT + self.chunks.iter().map(|(_, _, length)| CHUNK_WEIGHT + *length as usize).sum::<usize>()
     }
 }
 
-/// The chunks of a run, each of them checked, where they lie in their frame: a frame is not copied to be read.
+/// The chunks of a run, each of them checked. Mostly they are all of their frame and stay where they lie in it; of a frame
+/// with little else in it for this stream they are copied out, or thousands of frames would wait for the reader.
 #[derive(Default)]
 pub(super) struct Checked {
     frame: Arc<Vec<u8>>,
@@ -46,6 +51,17 @@ impl Checked {
     pub fn chunk(&self, at: usize) -> Option<&[u8]> {
         let (offset, length) = *self.chunks.get(at)?;
         self.frame.get(offset..)?.get(..length)
+    }
+
+    /// The same, without the rest of the frame.
+    fn copied(&self) -> Checked {
+        let mut bytes = Vec::with_capacity(self.length());
+        let mut chunks = Vec::with_capacity(self.chunks.len());
+        for chunk in self.chunks() {
+            chunks.push((bytes.len(), chunk.len()));
+            bytes.extend_from_slice(chunk);
+        }
+        Checked { frame: Arc::new(bytes), chunks }
     }
 
     /// Leaves out what lies behind the first `length` bytes.
@@ -84,15 +100,17 @@ impl Job {
                 count += 1;
             }
         }
-        let mut jobs: Vec<(usize, Job)> = Vec::new();
+        let mut jobs: Vec<Job> = Vec::new();
+        let mut job_of: BTreeMap<usize, usize> = BTreeMap::new();
         for (run, answer) in window {
             let piece = pieces.get(&(run.archive, run.frame)).copied().unwrap_or(count);
-            match jobs.iter_mut().find(|(of, _)| *of == piece) {
-                Some((_, job)) => job.runs.push((run, answer)),
-                None => jobs.push((piece, Job { archive: run.archive, runs: vec![(run, answer)] })),
-            }
+            let at = *job_of.entry(piece).or_insert_with(|| {
+                jobs.push(Job { archive: run.archive, runs: Vec::new() });
+                jobs.len() - 1
+            });
+            jobs[at].runs.push((run, answer));
         }
-        jobs.into_iter().map(|(_, job)| job).collect()
+        jobs
     }
 }
 
@@ -143,7 +161,8 @@ impl Inner {
             }
             chunks.push((offset, length));
         }
-        Ok(Checked { frame, chunks })
+        let checked = Checked { frame, chunks };
+        Ok(if checked.frame.len() > 2 * checked.length() { checked.copied() } else { checked })
     }
 
     /// Fetches frames and keeps them, so that they are at hand when they are read.
@@ -183,6 +202,15 @@ mod tests {
             (cut(0), cut(2), cut(3), cut(5), cut(7)),
             (b"".to_vec(), b"ab".to_vec(), b"abc".to_vec(), b"abcde".to_vec(), b"abcdefg".to_vec())
         );
+    }
+
+    #[test]
+    fn what_is_copied_out_is_the_same_and_no_more() {
+        let frame = (0..=255).collect::<Vec<u8>>();
+        let checked = Checked { frame: Arc::new(frame), chunks: vec![(200, 3), (7, 0), (5, 4)] };
+        let copied = checked.copied();
+        assert_eq!(copied.chunks().collect::<Vec<_>>(), checked.chunks().collect::<Vec<_>>());
+        assert_eq!(copied.frame.len(), 7);
     }
 
     #[test]

@@ -36,8 +36,10 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
-/// Pieces that are fetched at once: threads wait for the storage more than they work.
+/// Pieces that are fetched at once: from far away, where threads wait for the storage more than they work, and from this
+/// machine, where more than its cores would only take memory.
 const AT_ONCE: usize = 6;
+const AT_ONCE_NEAR: usize = 3;
 const INDEX_AT_ONCE: usize = 4;
 /// Of each range that is fetched before it is read: a long one is read ahead anyway.
 const WARM_BYTES: u64 = 1 << 20;
@@ -208,13 +210,14 @@ impl SnapshotReader {
             unscanned: Mutex::new(Unscanned { archives: unscanned, problem: None }),
             cancel: options.cancel,
         });
-        let (jobs, receiver) = sync_channel(AT_ONCE);
+        let at_once = if inner.repository.storage().is_far() { AT_ONCE } else { AT_ONCE_NEAR };
+        let (jobs, receiver) = sync_channel(at_once);
         let receiver = Arc::new(Mutex::new(receiver));
         let spawn = |_| {
             let (inner, receiver) = (inner.clone(), receiver.clone());
             std::thread::spawn(move || inner.work(&receiver))
         };
-        let workers = (0..AT_ONCE).map(spawn).collect();
+        let workers = (0..at_once).map(spawn).collect();
         Ok(Self { snapshot: snapshot.clone(), manifest, refs, index_problems, inner, jobs: Some(jobs), workers })
     }
 

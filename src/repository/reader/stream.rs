@@ -14,10 +14,18 @@ use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, sync_channel};
 
-/// Plain bytes that are read ahead of the consumer.
-const AHEAD: usize = 24 << 20;
-/// Plain bytes that are asked for together: what of them lies close together is one request.
-const WINDOW: usize = 8 << 20;
+/// How far is read ahead of the consumer, in bytes (see [`Run::weight`]).
+#[derive(Clone, Copy)]
+struct Ahead {
+    most: usize,
+    /// So much is asked for together: what of it lies close together is one request.
+    window: usize,
+}
+
+impl Ahead {
+    const FAR: Ahead = Ahead { most: 24 << 20, window: 8 << 20 };
+    const NEAR: Ahead = Ahead { most: 12 << 20, window: 4 << 20 };
+}
 
 /// The plain bytes of one stream, in order, every one of them checked before it is handed out.
 ///
@@ -30,8 +38,9 @@ pub struct StreamReader<'a> {
     peeked: Option<(ChunkId, Location)>,
     /// What has been asked for, in order.
     waiting: VecDeque<Waiting>,
-    /// Plain bytes of that.
+    /// The weight of that, and its limits.
     ahead: usize,
+    limits: Ahead,
     /// Nothing more is to be asked for.
     is_planned: bool,
     current: Checked,
@@ -65,6 +74,7 @@ impl<'a> StreamReader<'a> {
             peeked: None,
             waiting: VecDeque::new(),
             ahead: 0,
+            limits: if reader.inner.repository.storage().is_far() { Ahead::FAR } else { Ahead::NEAR },
             is_planned: false,
             current: Checked::default(),
             at: (0, 0),
@@ -118,15 +128,16 @@ impl StreamReader<'_> {
 
     /// Asks for the next windows, until enough is on its way.
     fn plan(&mut self) -> Result<(), RepositoryError> {
-        while !self.is_planned && self.ahead <= AHEAD - WINDOW {
+        while !self.is_planned && self.ahead <= self.limits.most - self.limits.window {
             let mut window = Vec::new();
             let mut length = 0;
-            while length < WINDOW {
+            while length < self.limits.window {
                 match self.next_run() {
                     Ok(Some(run)) => {
                         let (answer, receiver) = sync_channel(1);
-                        self.waiting.push_back(Waiting::Run(receiver, run.length()));
-                        length += run.length();
+                        let weight = run.weight();
+                        self.waiting.push_back(Waiting::Run(receiver, weight));
+                        length += weight;
                         window.push((run, answer));
                     }
                     Ok(None) => {
@@ -152,9 +163,9 @@ impl StreamReader<'_> {
     fn fill(&mut self) -> Result<bool, RepositoryError> {
         self.plan()?;
         match self.waiting.pop_front() {
-            Some(Waiting::Run(answer, length)) => {
+            Some(Waiting::Run(answer, weight)) => {
                 self.current = answer.recv().map_err(|_| RepositoryError::Worker)??;
-                self.ahead -= length;
+                self.ahead -= weight;
             }
             Some(Waiting::Failure(e)) => return Err(e),
             None => {

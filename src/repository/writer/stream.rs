@@ -183,9 +183,9 @@ impl<'a> StreamWriter<'a> {
         self.position
     }
 
-    /// The chunk size that cutting aims at.
-    pub fn average(&self) -> ChunkAverage {
-        self.chunker.average()
+    /// How it is cut.
+    pub fn way(&self) -> u32 {
+        self.chunker.way()
     }
 
     /// Ends the stream.

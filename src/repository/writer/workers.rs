@@ -5,6 +5,7 @@
 
 use super::lock;
 use super::snapshot::WriterOptions;
+use crate::base::direct::Aligned;
 use crate::base::ids::{ChunkId, ObjectId};
 use crate::pipeline::archive::{ArchiveWriter, SealedArchive};
 use crate::pipeline::chunk::ChunkIdKey;
@@ -71,7 +72,7 @@ pub(super) struct Open {
 #[derive(Default)]
 pub(super) struct Spare {
     segments: Mutex<Vec<Segment>>,
-    archives: Mutex<Vec<Vec<u8>>>,
+    archives: Mutex<Vec<Aligned>>,
 }
 
 impl Spare {
@@ -93,7 +94,7 @@ impl Spare {
             bytes.clear();
             let mut archives = lock(&self.archives);
             if archives.len() < Self::ARCHIVES {
-                archives.push(bytes.into());
+                archives.push(Aligned::within(bytes.into()));
             }
         }
     }
@@ -197,7 +198,7 @@ impl Shared {
             open = self.given_back.wait(open).unwrap_or_else(PoisonError::into_inner);
         }
         drop(open);
-        let memory = lock(&self.spare.archives).pop().unwrap_or_else(|| Vec::with_capacity(ARCHIVE_MEMORY));
+        let memory = lock(&self.spare.archives).pop().unwrap_or_else(|| Aligned::with_capacity(ARCHIVE_MEMORY));
         Ok(ArchiveWriter::within(&self.options.recipients, memory)?)
     }
 

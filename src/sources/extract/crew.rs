@@ -6,15 +6,16 @@
 //! everything handed over is done ([`Crew::settle`]): hard links, and entries whose path, or the path of a folder above,
 //! is on its way.
 //!
-//! Memory is bounded: [`AHEAD`] handfuls of [`BUFFER`] bytes.
+//! Memory is bounded: [`AHEAD`] handfuls of [`BUFFER`] bytes wait, metadata included, and each thread has one more; what is
+//! said of entries is counted, and listed where it is among the first of its sort.
 
 use super::ExtractError;
 use super::dirs::{Id, open_new};
 use super::lay::Options;
 use super::metadata::{self, Wanted};
-use super::report::{Aspect, Report, Severity};
+use super::report::{Aspect, Outcomes, Report, Severity, Turn};
 use crate::base::cancel::Cancel;
-use crate::base::direct;
+use crate::base::direct::{self, Aligned};
 use crate::sources::files::entry::{Entry, Time};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -42,9 +43,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// When something was handed over: how many differences had been reported, and the number of its turn.
-pub(super) type Turn = (usize, u64);
-
 /// What all threads share.
 pub(super) struct Shared {
     destination: PathBuf,
@@ -53,7 +51,7 @@ pub(super) struct Shared {
     /// Files that this run has made.
     pub made: Mutex<HashSet<Id>>,
     /// What is said of entries that were handed over.
-    outcomes: Mutex<Vec<(Turn, Report)>>,
+    outcomes: Mutex<Outcomes>,
     /// The first failure; with it nothing more is written.
     failure: Mutex<Option<ExtractError>>,
     failed: AtomicBool,
@@ -61,7 +59,7 @@ pub(super) struct Shared {
     pending: Mutex<(usize, HashSet<u64>)>,
     done: Condvar,
     /// Buffers to be used again: fresh memory costs a page fault for every four KiB.
-    spare: Mutex<Vec<Vec<u8>>>,
+    spare: Mutex<Vec<Aligned>>,
 }
 
 impl Shared {
@@ -72,7 +70,7 @@ impl Shared {
 
     fn tell(&self, turn: Turn, report: Report) {
         if report != Report::default() {
-            lock(&self.outcomes).push((turn, report));
+            lock(&self.outcomes).add(turn, report);
         }
     }
 
@@ -213,7 +211,7 @@ fn finish(shared: &Shared, file: &File, entry: &Entry) -> Result<Report, Extract
 
 enum Job {
     Files(Vec<Small>),
-    Part { file: Arc<Large>, offset: u64, bytes: Vec<u8> },
+    Part { file: Arc<Large>, offset: u64, bytes: Aligned },
 }
 
 impl Job {
@@ -340,8 +338,8 @@ impl Crew {
     }
 
     /// An empty buffer.
-    pub fn buffer(&self) -> Vec<u8> {
-        let mut buffer = lock(&self.shared.spare).pop().unwrap_or_else(|| Vec::with_capacity(BUFFER));
+    pub fn buffer(&self) -> Aligned {
+        let mut buffer = lock(&self.shared.spare).pop().unwrap_or_else(|| Aligned::with_capacity(BUFFER));
         buffer.clear();
         buffer
     }
@@ -349,7 +347,7 @@ impl Crew {
     /// A file with its content.
     pub fn small(&mut self, small: Small) {
         lock(&self.shared.pending).1.insert(small.way);
-        self.batch_bytes += small.content.len();
+        self.batch_bytes += small.content.len() + small.entry.metadata_bytes();
         self.batch.push(small);
         if self.batch.len() >= TOGETHER || self.batch_bytes >= BUFFER {
             self.flush();
@@ -363,7 +361,7 @@ impl Crew {
     }
 
     /// A part of a large file.
-    pub fn part(&mut self, file: &Arc<Large>, offset: u64, bytes: Vec<u8>) {
+    pub fn part(&mut self, file: &Arc<Large>, offset: u64, bytes: Aligned) {
         self.send(Job::Part { file: file.clone(), offset, bytes });
     }
 
@@ -409,9 +407,7 @@ impl Crew {
     /// others.
     pub fn gather(&mut self, own: Report) -> Report {
         self.settle();
-        let mut outcomes = std::mem::take(&mut *lock(&self.shared.outcomes));
-        outcomes.sort_by_key(|(turn, _)| *turn);
-        own.merge(outcomes.into_iter().map(|((before, _), report)| (before, report)))
+        std::mem::take(&mut *lock(&self.shared.outcomes)).merge(own)
     }
 }
 

@@ -269,7 +269,8 @@ impl Extractor {
         let (folder, name, entry) = (self.dirs.folder().clone(), name.to_vec(), entry.clone());
         if member.map.is_none() && entry.size < BUFFER as u64 {
             let mut content = Vec::with_capacity(entry.size as usize);
-            read_up_to(archive, &mut content, entry.size, member.offset)?;
+            let read = archive.take(entry.size).read_to_end(&mut content).map_err(read_error)?;
+            all_of(entry.size, read, member.offset)?;
             self.written += entry.size;
             self.crew.small(Small { turn, folder, name, entry, content, way });
             return Ok(());
@@ -288,7 +289,8 @@ impl Extractor {
                 self.crew.check()?;
                 let mut bytes = self.crew.buffer();
                 let n = (end - at).min(BUFFER as u64);
-                read_up_to(archive, &mut bytes, n, member.offset)?;
+                let read = bytes.read_from(&mut *archive, n).map_err(read_error)?;
+                all_of(n, read, member.offset)?;
                 self.crew.part(&large, at, bytes);
                 self.written += n;
                 at += n;
@@ -557,9 +559,8 @@ pub fn write_content<R: Read>(
     Ok(())
 }
 
-/// Reads `n` bytes of a member's content.
-fn read_up_to<R: Read>(archive: &mut Archive<R>, into: &mut Vec<u8>, n: u64, offset: u64) -> Result<(), ExtractError> {
-    let read = archive.take(n).read_to_end(into).map_err(read_error)?;
+/// Whether what was read is as much as the archive says.
+fn all_of(n: u64, read: usize, offset: u64) -> Result<(), ExtractError> {
     if (read as u64) < n {
         return Err(TarError::Truncated { what: "the content of an entry", offset }.into());
     }

@@ -122,13 +122,7 @@ impl Report {
         let mut whole = Report { differences: Vec::new(), ..self };
         let mut listed = BTreeMap::new();
         for (before, other) in others {
-            whole.entries += other.entries;
-            whole.bytes += other.bytes;
-            whole.unlisted += other.unlisted;
-            whole.worst = whole.worst.max(other.worst);
-            for tally in &other.summary {
-                whole.count(tally.severity, tally.aspect, tally.count);
-            }
+            whole.add_counts(&other);
             while let Some((_, difference)) = own.next_if(|(at, _)| *at < before) {
                 whole.list(difference, &mut listed);
             }
@@ -136,6 +130,17 @@ impl Report {
         }
         own.for_each(|(_, difference)| whole.list(difference, &mut listed));
         whole
+    }
+
+    /// Adds everything of another but what it lists.
+    fn add_counts(&mut self, other: &Report) {
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+        self.unlisted += other.unlisted;
+        self.worst = self.worst.max(other.worst);
+        for tally in &other.summary {
+            self.count(tally.severity, tally.aspect, tally.count);
+        }
     }
 
     fn list(&mut self, difference: Difference, listed: &mut BTreeMap<(Severity, Aspect), usize>) {
@@ -168,9 +173,87 @@ impl Report {
     }
 }
 
+/// Reports about single entries, as they come in: a million of them take the room of those that will be listed.
+#[derive(Debug, Default)]
+pub(super) struct Outcomes {
+    /// Of those that list nothing (any more).
+    counts: Report,
+    listing: Vec<(Turn, Report)>,
+}
+
+/// When something was handed over: how many differences had been reported, and the number of its turn.
+pub(super) type Turn = (usize, u64);
+
+impl Outcomes {
+    pub fn add(&mut self, turn: Turn, report: Report) {
+        if report.differences.is_empty() {
+            return self.counts.add_counts(&report);
+        }
+        self.listing.push((turn, report));
+        if self.listing.len() >= 8 * LISTED {
+            self.compact();
+        }
+    }
+
+    /// Leaves out what is not among the first of its sort: what comes in later pushes it further back.
+    fn compact(&mut self) {
+        let mut listed: BTreeMap<_, usize> = BTreeMap::new();
+        let mut all = std::mem::take(&mut self.listing);
+        all.sort_by_key(|(turn, _)| *turn);
+        for (turn, mut report) in all {
+            let before = report.differences.len();
+            report.differences.retain(|difference| {
+                let of_its_sort = listed.entry((difference.severity, difference.aspect)).or_default();
+                *of_its_sort += 1;
+                *of_its_sort <= LISTED
+            });
+            report.unlisted += (before - report.differences.len()) as u64;
+            if report.differences.is_empty() {
+                self.counts.add_counts(&report);
+            } else {
+                self.listing.push((turn, report));
+            }
+        }
+    }
+
+    /// All of them in their order, each behind so many differences of `own`.
+    pub fn merge(mut self, mut own: Report) -> Report {
+        own.add_counts(&self.counts);
+        self.listing.sort_by_key(|(turn, _)| *turn);
+        own.merge(self.listing.into_iter().map(|((before, _), report)| (before, report)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// In whatever order they come in, the same is listed as if all of them had been kept.
+    #[test]
+    fn outcomes_take_little_room_and_lose_nothing() {
+        let one = |n: u64| {
+            let mut report = Report { entries: 1, bytes: 10, ..Report::default() };
+            if n % 3 != 0 {
+                report.add(Severity::Metadata, Aspect::Owner, format!("{n:06}").as_bytes(), "owner");
+            }
+            if n % 1000 == 1 {
+                report.add(Severity::Metadata, Aspect::Mode, format!("{n:06}").as_bytes(), "mode");
+            }
+            report
+        };
+        let mut outcomes = Outcomes::default();
+        let mut peak = 0;
+        // 7919 is no divisor of it: every turn once, far from their order.
+        for n in (0..40_000).map(|n| n * 7919 % 40_000) {
+            outcomes.add((0, n), one(n));
+            peak = peak.max(outcomes.listing.len());
+        }
+        assert!(peak <= 8 * LISTED, "{peak}");
+        let whole = outcomes.merge(Report::default());
+        let naive = Report::default().merge((0..40_000).map(|n| (0, one(n))));
+        assert_eq!(whole, naive);
+        assert_eq!((whole.entries, whole.differences.len()), (40_000, LISTED + 40));
+    }
 
     #[test]
     fn many_differences_of_one_sort_hide_no_other() {

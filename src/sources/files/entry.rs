@@ -68,6 +68,15 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Bytes of memory that it takes beside its fixed size: an archive may put megabytes into attributes.
+    pub fn metadata_bytes(&self) -> usize {
+        let target = match &self.kind {
+            Kind::Symlink(target) | Kind::Hardlink(target) => target.len(),
+            _ => 0,
+        };
+        self.path.len() + target + self.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+    }
+
     /// The line of the listing; `None` for what a listing does not know (FIFOs and devices).
     pub fn listing(&self, offset: u64, length: u64) -> Option<ListingEntry> {
         let (file_type, target) = match &self.kind {

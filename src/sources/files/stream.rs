@@ -41,8 +41,10 @@ const SETTLE: i64 = 2;
 const ROUNDS: u64 = 30;
 /// Bytes of a large file that are read at once.
 pub(super) const BUFFER: usize = 1 << 20;
-/// Bytes that are gathered for the sink.
-const OUT: usize = 256 << 10;
+/// Bytes that are gathered for the sink: several chunks, or the sink would have to put them together again.
+const OUT: usize = 1 << 20;
+/// Bytes of the listing that are.
+const LINES: usize = 256 << 10;
 
 /// Sees the content of every small file that is read.
 pub type Observer<'o> = &'o mut dyn FnMut(&Entry, &[u8]);
@@ -116,7 +118,7 @@ impl<'a> TreeStream<'a> {
             tar,
             listing,
             out: Vec::with_capacity(OUT),
-            lines: Vec::with_capacity(OUT),
+            lines: Vec::with_capacity(LINES),
             position: 0,
             group: Vec::new(),
             weight: 0,
@@ -243,7 +245,7 @@ impl<'a> TreeStream<'a> {
             serde_json::to_writer(&mut self.lines, &line).map_err(|e| SourceError::problem(format!("listing: {e}")))?;
             self.lines.push(b'\n');
         }
-        if self.lines.len() >= OUT {
+        if self.lines.len() >= LINES {
             self.flush_lines()?;
         }
         Ok(())
