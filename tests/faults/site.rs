@@ -113,6 +113,29 @@ impl Site {
         threads.values().copied().max().unwrap_or(0)
     }
 
+    /// The same for each of them by itself, as far as it is made.
+    pub fn calls_by_name(&self, calls: &str, arguments: &[&str]) -> std::collections::BTreeMap<String, usize> {
+        let log = self.world.path("trace");
+        let trace = format!("trace={calls}");
+        let wrapper = ["strace", "-f", "-qq", "-o", log.to_str().unwrap(), "-e", &trace];
+        let output = self.under(&wrapper, arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = fs::read_to_string(&log).unwrap();
+        let mut threads: std::collections::BTreeMap<(&str, &str), usize> = Default::default();
+        for line in text.lines().filter(|l| !l.contains("resumed>")) {
+            let Some((thread, call)) = line.split_once(' ') else { continue };
+            let Some((name, _)) = call.trim_start().split_once('(') else { continue };
+            *threads.entry((name, thread)).or_default() += 1;
+        }
+        let mut busiest = std::collections::BTreeMap::new();
+        for ((name, _), count) in threads {
+            let most = busiest.entry(name.to_owned()).or_insert(0);
+            *most = count.max(*most);
+        }
+        self.put_back();
+        busiest
+    }
+
     /// The command with a fault: `what` as strace has it, such as `signal=KILL:when=3`.
     pub fn inject(&self, calls: &str, what: &str, arguments: &[&str]) -> Done {
         let log = self.world.path("trace");
