@@ -7,11 +7,12 @@
 #[path = "support/world.rs"]
 mod world;
 
+use lifeboat::base::ids::ObjectId;
 use lifeboat::ops::ErrorKind;
 use lifeboat::ops::verify::{Finding, Level, VerifyReport};
 use lifeboat::pipeline::sign::{Namespace, SigningKey};
 use lifeboat::repository::chain::Snapshot;
-use lifeboat::repository::format::Role;
+use lifeboat::repository::format::{CheckCounts, DrillObject, DrillOutcome, FORMAT, Role};
 use lifeboat::repository::reader::load_refs;
 use lifeboat::repository::{RepositoryError, layout};
 use lifeboat::storage::StorageKey;
@@ -362,6 +363,59 @@ fn without_root_and_signers_nothing_is_believed() {
     }
 }
 
+/// A drill of the newest snapshot.
+fn drilled(world: &World) {
+    let chain = world.chain();
+    let snapshot = chain.all().next_back().unwrap();
+    world.vouch(&world.host_key.signing, Role::Drill);
+    let repository = world.open();
+    let drill = DrillObject {
+        kind: "drill".into(),
+        format: FORMAT,
+        requires: Vec::new(),
+        repository: repository.id().clone(),
+        snapshot: snapshot.header.id.clone(),
+        header: snapshot.header_id,
+        host: world::host(),
+        policy: "shop".parse().unwrap(),
+        drilled_on: world::host(),
+        time: world::run().now,
+        outcome: DrillOutcome::Passed,
+        checks: CheckCounts { passed: 1, failed: 0, skipped: 0 },
+        seconds: 1.0,
+        recovery_seconds: 1.0,
+        details: ObjectId([0; 32]),
+        details_bytes: 0,
+        tool: "a test".into(),
+    };
+    repository.add_drill(&world.host_key.signing, drill, &noise(9, 300), &world.recipients()).unwrap();
+}
+
+/// Details of a drill that are damaged or gone are named at the level that reads them, without any key.
+#[test]
+fn details_of_drills_cost_no_snapshot() {
+    let world = World::memory();
+    world.snapshot(&[("a", b"one")]);
+    drilled(&world);
+    let keys = world.keys(layout::DRILLS);
+    let details = keys.iter().find(|key| layout::object_id(key).is_some()).unwrap();
+    for (action, level) in [
+        (Action::FlipMiddle, READ_DATA),
+        (Action::FlipFirst, READ_DATA),
+        (Action::Truncate, OBJECTS),
+        (Action::Delete, OBJECTS),
+    ] {
+        let world = world.copy();
+        damage(&world, action, details, details, b"");
+        let (found, report, finding) = found(&world, details);
+        assert_eq!((found, report.findings.len(), finding.snapshots.len()), (level, 1, 0), "{action:?}");
+        let deep = world.verify(DEEP).unwrap();
+        assert_eq!(deep.findings.len(), 1, "{action:?}: {:?}", deep.findings);
+        let part = world.verify_as_stranger(Level::ReadData { percent: 1 }).unwrap();
+        assert_eq!(part.findings.len(), 1, "{action:?}: {:?}", part.findings);
+    }
+}
+
 /// Every third byte of every object of a small repository, one bit of each.
 #[test]
 fn no_flipped_bit_goes_unnoticed() {
@@ -371,7 +425,15 @@ fn no_flipped_bit_goes_unnoticed() {
     world.take("shop", &[("files", &[("a", b"two")]), ("other", &[("b", &noise(4, 3000))])]).unwrap();
     let tag = serde_json::json!({ "note": "hold", "snapshot": world::id(lifeboat::base::ids::Sequence(1)) });
     world.put_dated(layout::RECORDS, Namespace::Record, &world.host_key.signing, &world.record(tag));
+    drilled(&world);
+    let nothing = lifeboat::pipeline::crypt::object_id(b"of nothing that is needed");
+    world.open().condemn(&prune_key(), &[nothing], world::run().now).unwrap();
     let world = world.copy();
+    let kinds: BTreeSet<String> = world.keys("").iter().map(|k| k.as_str().split('/').next().unwrap().into()).collect();
+    let all =
+        ["archives", "drills", "index", "manifests", "records", "refs", "repository.json", "signers", "snapshots"];
+    assert!(kinds.iter().map(String::as_str).eq(all.into_iter().chain(["trash"])), "{kinds:?}");
+    assert_eq!(world.keys(layout::DRILLS).len(), 2, "an outcome and its details");
     assert!(world.verify(READ_DATA).unwrap().findings.is_empty());
     let mut tried = 0;
     for key in world.keys("") {

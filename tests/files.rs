@@ -2,6 +2,8 @@
 
 #[path = "support/capture.rs"]
 mod capture;
+#[path = "support/hostile.rs"]
+mod hostile;
 #[path = "support/sink.rs"]
 mod sink;
 #[path = "support/tree.rs"]
@@ -11,6 +13,7 @@ use capture::{
     EVERYTHING, Mounted, capture, capture_at, extract, lines_below, listing, names, source, spec, try_capture,
 };
 use chrono::Utc;
+use hostile::Hostile;
 use lifeboat::base::ids::StreamName;
 use lifeboat::base::stream::{FileType, StreamKind};
 use lifeboat::policy::model::FilesSpec;
@@ -18,7 +21,8 @@ use lifeboat::sources::extract::Archive;
 use lifeboat::sources::{Capture, Piece, Sink, Source, SourceError, StreamSink};
 use sink::{Bench, MemorySink};
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use tree::{assert_same, inside, records, run, scratch, text};
 
@@ -362,4 +366,33 @@ fn a_size_beyond_what_the_old_header_holds_is_said_so_that_gnu_tar_reads_it() {
     let out = std::process::Command::new("tar").args(["-tvf", text(&tar)]).output().unwrap();
     let listed = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(listed.lines().last().unwrap().contains(&format!(" {SIZE} ")), "{listed}");
+
+    // All of it, not the header alone: what stands behind so much content is found again, by us and by GNU tar. The
+    // content comes from nowhere.
+    let begins = bytes.iter().rposition(|b| *b != 0).unwrap() / 512 * 512 + 512;
+    let behind = Hostile::default().file(b"behind", b"it").end();
+    let whole = || {
+        let padding = SIZE.next_multiple_of(512);
+        bytes[..begins].chain(io::repeat(0).take(padding)).chain(&behind[..])
+    };
+    let mut archive = Archive::new(whole());
+    let (mut names, mut read, mut buffer) = (Vec::new(), 0, vec![0; 1 << 20]);
+    while let Some(member) = archive.next_member().unwrap() {
+        names.push(String::from_utf8(member.entry.path).unwrap());
+        if member.payload == SIZE {
+            loop {
+                match archive.read(&mut buffer).unwrap() {
+                    0 => break,
+                    n => read += n as u64,
+                }
+            }
+        }
+    }
+    assert_eq!((names.last().unwrap().as_str(), read), ("behind", SIZE), "{names:?}");
+    let file = fs::File::create(&tar).unwrap();
+    file.write_all_at(&bytes[..begins], 0).unwrap();
+    file.write_all_at(&behind, begins as u64 + SIZE.next_multiple_of(512)).unwrap();
+    let out = std::process::Command::new("tar").args(["-tf", text(&tar)]).output().unwrap();
+    let listed = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success() && listed.lines().last() == Some("behind"), "{listed}");
 }

@@ -12,6 +12,7 @@ use chrono::TimeDelta;
 use lifeboat::base::ids::ObjectId;
 use lifeboat::ops::OpsError;
 use lifeboat::ops::prune::{self as ops, PruneOptions};
+use lifeboat::ops::setup::{self, Good, plan_revoke};
 use lifeboat::pipeline::sign::{Namespace, SigningKey};
 use lifeboat::repository::RepositoryError;
 use lifeboat::repository::format::Role;
@@ -591,4 +592,88 @@ fn deleting_at_once_waits_for_no_grace_and_for_every_writer() {
     assert!(report.deleted.objects >= 6 && report.condemned.objects == 0, "{report:?}");
     assert_eq!(unreferenced(&pruned), 0);
     pruned.is_sound("at once");
+}
+
+/// A host's key is revoked, and the process dies at every single put and delete of it: what is good stays, what was removed
+/// stays explained, and the revocation said once more comes to its end.
+#[test]
+fn a_revocation_killed_at_any_step_is_done_again() {
+    let build = || {
+        let pruned = Pruned::new("keep_last = 2");
+        take(&pruned, 0..3);
+        pruned.pass(DAY * 8);
+        pruned.prune().unwrap();
+        take(&pruned, 3..4);
+        pruned.pass(DAY * 8);
+        // Records of what was removed, and what they removed condemned: all by the key.
+        pruned.prune().unwrap();
+        assert!(pruned.count(layout::TRASH) > 0 && pruned.count(layout::RECORDS) == 2);
+        // What a thief signs with it.
+        take(&pruned, 4..5);
+        pruned
+    };
+    let revoke = |over: &Pruned| -> Result<(), OpsError> {
+        let (access, installation, run) = (over.access()?, over.installation(), over.run());
+        let key = over.world.host_key.signing.public().fingerprint().unwrap().to_string();
+        let good = over.snapshots().into_iter().find(|s| s.header.sequence.0 == 4).expect("the last good one");
+        let good = Good::UpTo(vec![good.header.id.to_string()]);
+        let plan = plan_revoke(&installation, &access, Some(&key), &good, &run)?;
+        setup::revoke(&installation, &access, &over.world.identity, &plan, &run)
+    };
+    let attempt = |pruned: &Pruned, rigged: Rigged| pruned.attempt(rigged, move |over| revoke(over));
+    let newest = |pruned: &Pruned| pruned.world.keys(layout::SNAPSHOTS).pop().unwrap();
+    let done = build();
+    let read: Vec<_> = done.snapshots().iter().take(2).map(|s| done.world.read(s)).collect();
+    let (counted, ended) = attempt(&done, Rigged::new(done.memory.clone()));
+    let kinds: Vec<&str> = ["signers", "records", "signers"].into();
+    let put: Vec<String> =
+        counted.put_keys.lock().unwrap().iter().map(|key| key.split('/').next().unwrap().to_owned()).collect();
+    let mut order = put.clone();
+    order.dedup();
+    // The root key may say records; it says them again; then the key counts no more, and what it said goes.
+    assert!(ended && order == kinds && counted.deletes() >= 3, "{put:?}, {} deletes", counted.deletes());
+    let is_revoked = |pruned: &Pruned, what: &str| {
+        assert_eq!(pruned.sequences(), [3, 4], "{what}");
+        let report = pruned.world.verify(world::DEEP).unwrap();
+        let found: Vec<&str> = report.findings.iter().map(|f| f.object.as_str()).collect();
+        assert_eq!(found, [newest(pruned).as_str()], "{what}: {:?}", report.findings);
+        for (snapshot, expected) in pruned.snapshots().iter().zip(&read) {
+            assert!(pruned.world.read(snapshot) == *expected, "{what}: snapshot {}", snapshot.header.id);
+        }
+        assert_eq!(pruned.count(layout::TRASH), 0, "{what}: what the key condemned");
+    };
+    is_revoked(&done, "done");
+    let recover = |pruned: &Pruned, what: &str| {
+        let state = Arc::new(State::open(pruned.world.state.dir()).unwrap());
+        let world = World { state, ..pruned.world.over(pruned.memory.clone()) };
+        let pruned = Pruned { world, memory: pruned.memory.clone(), policy: pruned.policy.clone() };
+        // As it was before, or revoked: nothing that was good is lost, and nothing is missed that was removed.
+        let (there, refused) = (pruned.sequences(), newest(&pruned));
+        assert!(there == [3, 4, 5] || there == [3, 4], "{what}: {there:?}");
+        let revoked = there == [3, 4];
+        let report = pruned.world.verify(world::DEEP).unwrap();
+        // What the key said counts for nothing from then on, and is told as long as it lies there.
+        let mine = |object: &str| {
+            object == refused.as_str() || [layout::RECORDS, layout::TRASH].iter().any(|p| object.starts_with(p))
+        };
+        let odd: Vec<_> = report.findings.iter().filter(|f| !revoked || !mine(&f.object)).collect();
+        assert!(odd.is_empty(), "{what}: {odd:?}");
+        for (snapshot, expected) in pruned.snapshots().iter().zip(&read) {
+            assert!(pruned.world.read(snapshot) == *expected, "{what}: snapshot {}", snapshot.header.id);
+        }
+        revoke(&pruned).unwrap_or_else(|e| panic!("{what}: {}", world_text(&e)));
+        is_revoked(&pruned, what);
+    };
+    for n in 0..counted.puts() {
+        let pruned = build();
+        let rigged = Rigged::new(pruned.memory.clone()).on_put(move |at, _| (at == n).then_some(Fault::Death));
+        assert!(!attempt(&pruned, rigged).1, "put {n}");
+        recover(&pruned, &format!("death at put {n}"));
+    }
+    for n in 0..counted.deletes() {
+        let pruned = build();
+        let rigged = Rigged::new(pruned.memory.clone()).on_delete(move |at| at == n);
+        assert!(!attempt(&pruned, rigged).1, "delete {n}");
+        recover(&pruned, &format!("death at delete {n}"));
+    }
 }

@@ -288,6 +288,40 @@ fn killed_at_every_put() {
     }
 }
 
+/// One that dies at any delete, too: what was replaced goes, and nothing else, however often it takes.
+#[test]
+fn killed_at_every_delete() {
+    let build = || {
+        let (pruned, mut taken) = wasteful();
+        pruned.repack().unwrap();
+        take(&pruned, &mut taken, &[("own", &noise(2, 3_000_000)), ("common", &noise(1000, 1_000_000))]);
+        // What the first one replaced is deleted; the next one has waste of its own.
+        pruned.pass(DAY * 8);
+        (pruned, taken)
+    };
+    let attempt = |pruned: &Pruned, rigged: Rigged| pruned.attempt(rigged, |over| over.repack().map(drop));
+    let (counted, ended) = {
+        let (pruned, _) = build();
+        attempt(&pruned, Rigged::new(pruned.memory.clone()))
+    };
+    assert!(ended && counted.deletes() >= 4, "{} deletes", counted.deletes());
+    for n in 0..counted.deletes() {
+        let (pruned, taken) = build();
+        let (_, ended) = attempt(&pruned, Rigged::new(pruned.memory.clone()).on_delete(move |at| at == n));
+        let what = format!("death at delete {n}");
+        assert!(!ended, "{what}");
+        let state = Arc::new(State::open(pruned.world.state.dir()).unwrap());
+        let world = World { state, ..pruned.world.over(pruned.memory.clone()) };
+        let pruned = Pruned { world, memory: pruned.memory.clone(), policy: pruned.policy.clone() };
+        pruned.is_whole(&taken, &what);
+        pruned.repack().unwrap_or_else(|e| panic!("{what}: {}", full_text(&e)));
+        pruned.is_whole(&taken, &what);
+        pruned.settle();
+        pruned.is_whole(&taken, &what);
+        assert_eq!(pruned.world.verify(DEEP).unwrap().unreferenced.unwrap().objects, 0, "{what}");
+    }
+}
+
 /// A record that says that other refs count for a snapshot.
 fn moved(world: &World, key: &SigningKey, snapshot: &Snapshot, refs: ObjectId, time: &str) -> StorageKey {
     let note = serde_json::json!({"note": "repack", "moved": [

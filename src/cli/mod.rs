@@ -33,6 +33,7 @@ use tracing_subscriber::EnvFilter;
 /// Runs the command of `arguments` (the program's name first) and returns the exit code.
 pub fn run(arguments: Vec<OsString>) -> u8 {
     umask::close();
+    signals::outlive_limits();
     if let Some(code) = tree_helper(&arguments) {
         return code;
     }

@@ -4,15 +4,24 @@
 //! which a repository is written allows that at any instant.
 
 use crate::base::cancel::Cancel;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
 /// How long a run may take to stop, with a margin to the five seconds that are promised.
 const PATIENCE: Duration = Duration::from_millis(4500);
 const TICK: Duration = Duration::from_millis(50);
+
+/// A file that grows beyond what this process may write (`ulimit -f`) is an error that names it, not the end without a
+/// word. A handler, because a signal that is ignored would be ignored by what is started here too.
+pub fn outlive_limits() {
+    // What cannot be caught ends the process as before.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
+}
 
 /// Raises `cancel` on the first signal, from a thread of its own.
 pub fn listen(cancel: Cancel) -> io::Result<()> {

@@ -354,10 +354,7 @@ pub fn open(bytes: &[u8], limit: usize, identities: &Identities) -> Result<Vec<u
     let (key, payload) = identities.unwrap(bytes)?;
     let mut compressed = Vec::with_capacity(payload.len());
     key.open_pieces(payload, 0, true, |piece| compressed.extend_from_slice(piece))?;
-    let damaged = |source: std::io::Error| PipelineError::DamagedBy {
-        problem: "sealed object does not open",
-        source: source.into(),
-    };
+    let damaged = |source: std::io::Error| PipelineError::unpack("sealed object does not open", source.into());
     let mut decoder = zstd::stream::Decoder::with_buffer(&compressed[..]).map_err(damaged)?;
     decoder.window_log_max(limits::WINDOW_LOG).map_err(damaged)?;
     let mut plain = Vec::new();

@@ -64,6 +64,9 @@ pub enum PipelineError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Nothing is wrong with the bytes: this machine could not unpack them.
+    #[error("there is not enough memory to unpack it")]
+    NoMemory,
     #[error("no identity at hand opens it")]
     NoMatchingIdentity,
     #[error("{action}")]
@@ -84,5 +87,13 @@ pub enum PipelineError {
 impl PipelineError {
     pub(crate) fn damaged(problem: impl Into<String>) -> Self {
         PipelineError::Damaged { problem: problem.into() }
+    }
+
+    /// Of what zstd says when it unpacks. That it got no memory is no damage; the C library's name of it is all there is.
+    pub(crate) fn unpack(problem: &'static str, source: Box<dyn std::error::Error + Send + Sync>) -> Self {
+        match source.to_string().starts_with("Allocation error") {
+            true => PipelineError::NoMemory,
+            false => PipelineError::DamagedBy { problem, source },
+        }
     }
 }

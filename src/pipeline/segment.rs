@@ -198,7 +198,7 @@ impl FrameDecoder {
         };
         plain.clear();
         plain.reserve_exact(size);
-        let bad = |code| PipelineError::DamagedBy { problem: "zstd frame does not decode", source: zstd_error(code) };
+        let bad = |code| PipelineError::unpack("zstd frame does not decode", zstd_error(code));
         let length = zstd_safe::find_frame_compressed_size(frame).map_err(bad)?;
         if length != frame.len() {
             return Err(PipelineError::damaged("bytes behind the zstd frame"));
@@ -217,6 +217,14 @@ mod tests {
     use crate::pipeline::chunk::ChunkIdKey;
     use proptest::prelude::*;
     use std::io::Read;
+
+    #[test]
+    fn no_memory_is_no_damage() {
+        // ZSTD_error_memory_allocation, and ZSTD_error_corruption_detected.
+        let of = |code: usize| PipelineError::unpack("x", zstd_error(code.wrapping_neg()));
+        assert!(matches!(of(64), PipelineError::NoMemory));
+        assert!(matches!(of(20), PipelineError::DamagedBy { .. }));
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]

@@ -110,8 +110,7 @@ impl Repository {
             let problem = "its bytes are not those that its name promises".to_owned();
             return Err(RepositoryError::Damaged { key, problem });
         }
-        crypt::open(&bytes, limits::MANIFEST_PLAIN, identities)
-            .map_err(|source| RepositoryError::DamagedBy { key, source })
+        crypt::open(&bytes, limits::MANIFEST_PLAIN, identities).map_err(|source| RepositoryError::unopened(key, source))
     }
 }
 

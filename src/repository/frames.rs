@@ -179,10 +179,7 @@ impl Frames {
         piece: Option<&Piece>,
     ) -> Result<Arc<Vec<u8>>, RepositoryError> {
         let key = layout::archive(archive.id);
-        let damaged = |source: PipelineError| match source {
-            PipelineError::NoMatchingIdentity => RepositoryError::Pipeline(source),
-            source => RepositoryError::DamagedBy { key: key.clone(), source },
-        };
+        let damaged = |source: PipelineError| RepositoryError::unopened(key.clone(), source);
         let reader = lock(&self.archives).get(&archive.id);
         let reader = match reader {
             Some(reader) => reader,

@@ -113,10 +113,8 @@ impl IndexLoader<'_> {
         if object_id(&bytes) != id || length.is_some_and(|n| n != bytes.len() as u64) {
             return Err(damaged("its bytes are not those that its name promises".to_owned()));
         }
-        let plain = crypt::open(&bytes, limits::INDEX_PLAIN, self.identities).map_err(|source| match source {
-            PipelineError::NoMatchingIdentity => RepositoryError::Pipeline(source),
-            source => RepositoryError::DamagedBy { key: key.clone(), source },
-        })?;
+        let plain = crypt::open(&bytes, limits::INDEX_PLAIN, self.identities)
+            .map_err(|source| RepositoryError::unopened(key.clone(), source))?;
         let object = decode(&plain, &key)?;
         if let Some(dir) = &self.cache {
             kept::keep(dir, id, &object);

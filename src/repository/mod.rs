@@ -131,6 +131,15 @@ pub enum RepositoryError {
 }
 
 impl RepositoryError {
+    /// Of an object whose bytes could not be opened: that no identity fits, or that there is no memory for it, is no
+    /// damage of it.
+    pub(crate) fn unopened(key: StorageKey, source: PipelineError) -> Self {
+        match source {
+            PipelineError::NoMatchingIdentity | PipelineError::NoMemory => RepositoryError::Pipeline(source),
+            source => RepositoryError::DamagedBy { key, source },
+        }
+    }
+
     /// Whether something stored is damaged, missing or forged (exit code 4).
     pub fn is_integrity(&self) -> bool {
         match self {

@@ -82,6 +82,7 @@ pub fn archive(
     match walked {
         Ok(()) => Ok(scanned),
         Err(e @ PipelineError::NoMatchingIdentity) if scanned.problem.is_none() => Err(e.into()),
+        Err(e @ PipelineError::NoMemory) => Err(e.into()),
         Err(source) => {
             scanned.problem.get_or_insert(RepositoryError::DamagedBy { key, source });
             Ok(scanned)

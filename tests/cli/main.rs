@@ -6,6 +6,7 @@ mod differs;
 mod docs;
 mod doctor;
 mod exits;
+mod flipped;
 mod hooks;
 mod journey;
 mod kit;

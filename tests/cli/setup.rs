@@ -1,8 +1,8 @@
 //! `init` and `keys`: what they make, what they refuse, and that they can be cut short and run again.
 
-use crate::world::{CANARY, Ran, World, bare, mode, tree};
+use crate::world::{CANARY, Ran, UPLOADS, World, bare, mode, tree};
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 #[test]
 fn keys_are_made_once_and_are_private_whatever_the_umask() {
@@ -24,6 +24,47 @@ fn keys_are_made_once_and_are_private_whatever_the_umask() {
     shown.shows(&[recipient]);
     let comment = fs::read_to_string(world.identity()).unwrap();
     assert!(comment.contains(&format!("# recipient: {recipient}")) && comment.contains("# repository: SHA256:"));
+}
+
+/// Whoever starts it lets everybody read what he makes: nothing of ours is so, and what is restored is as it was.
+#[test]
+fn whatever_holds_a_secret_is_private_whatever_the_umask() {
+    let world = World::new();
+    let run = |args: &[&str]| -> Ran {
+        let plain = world.command(args);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "umask 000; exec \"$@\"", "sh"]).arg(plain.get_program()).args(plain.get_args());
+        shell.env_clear().env("HOME", world.dir.path()).env("PATH", std::env::var_os("PATH").unwrap());
+        shell.current_dir(world.dir.path()).stdin(Stdio::null()).output().unwrap().into()
+    };
+    run(&["init", "app", "--name", "shop"]).exits(0);
+    world.add_to_policy(UPLOADS);
+    run(&["snapshot"]).exits(0);
+    run(&["restore", "latest", "--into", "out"]).exits(0);
+    fs::write(world.app().join(".env"), format!("DB_PASSWORD=old-{CANARY}\nMODE=production\n")).unwrap();
+    run(&["restore", "latest", "--in-place", "--only", "env", "--yes"]).exits(0);
+    fs::write(world.path("passphrase"), "a passphrase of some length").unwrap();
+    run(&["recovery-kit", "--page", "page"]).exits(0);
+    run(&["recovery-kit", "--page", "whole", "--with-identity", "--passphrase", "passphrase"]).exits(0);
+    run(&["drill"]).exits(0);
+    run(&["keys", "rotate"]).exits(0);
+
+    let mut ahead = ["config", "state", "page", "whole"].map(|name| world.path(name)).to_vec();
+    let mut seen = 0;
+    while let Some(path) = ahead.pop() {
+        assert_eq!(mode(&path) & 0o077, 0, "{}: {:o}", path.display(), mode(&path));
+        seen += 1;
+        if path.is_dir() {
+            ahead.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
+        }
+    }
+    assert!(seen > 40, "{seen}");
+    // Wherever else it is: where it was, and where it was restored.
+    let mut secrets = ["app", "out"].map(|name| world.files(name)).concat();
+    secrets.retain(|(_, bytes)| bytes.windows(CANARY.len()).any(|w| w == CANARY.as_bytes()));
+    let modes: Vec<_> = secrets.iter().map(|(path, _)| (path.display().to_string(), mode(path))).collect();
+    assert!(modes.len() >= 2 && modes.iter().all(|(_, mode)| *mode == 0o600), "{modes:?}");
+    assert_eq!(mode(&world.path("out")) & 0o022, 0, "nobody else puts anything there");
 }
 
 #[test]

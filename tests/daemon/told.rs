@@ -210,3 +210,58 @@ catch_up = false
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert_eq!((daemon.stop().0, ear.heard().len()), (Some(0), 1));
 }
+
+/// Whoever keeps what he was told sees that a repository was put back, where the host itself remembers nothing.
+#[test]
+fn what_was_told_shows_a_repository_that_was_put_back() {
+    let ear = Ear::new();
+    let (hook, ping) = (ear.url("/hook"), ear.url("/ping"));
+    let world = one(&format!(
+        "[notify]\nwebhook = {{ url = \"{hook}\", on = [\"success\", \"weekly\"] }}\nhealthchecks = \"{ping}\"\n"
+    ));
+    let copy = |from: &str, to: &str| {
+        let paths = [from, to].map(|name| world.path(name));
+        assert!(std::process::Command::new("cp").arg("-a").args(paths).status().unwrap().success());
+    };
+    world.run(&["snapshot"]).exits(0);
+    copy("state/repository", "before");
+    fs::write(world.path("shop/uploads/more"), "more").unwrap();
+    world.run(&["snapshot"]).exits(0);
+    let header = world.json(&["show", "latest"])["header"].as_str().unwrap().to_owned();
+    let expect = format!("2:{header}");
+    let heard = ear.wait(4);
+    let last = |line: &str| heard.iter().rfind(|h| h.line == line).unwrap_or_else(|| panic!("{line}: {heard:#?}"));
+    let json = last("POST /hook").json();
+    assert_eq!(json["newest"], serde_json::json!({ "sequence": 2, "header": header }), "{json:#}");
+    let said = format!("newest snapshot: {expect} (--expect)");
+    assert!(last("POST /ping").body.lines().any(|l| l == said), "{heard:#?}");
+    // What is not well says it as well, and so does the week.
+    fs::rename(world.path("shop/uploads"), world.path("shop/gone")).unwrap();
+    assert_ne!(world.run(&["snapshot"]).code, 0);
+    fs::rename(world.path("shop/gone"), world.path("shop/uploads")).unwrap();
+    let heard = ear.wait(5);
+    let partial = world.json(&["show", "latest"])["header"].as_str().unwrap().to_owned();
+    let said = format!("newest snapshot: 3:{partial} (--expect)");
+    assert!(heard[4].line == "POST /ping/fail" && heard[4].body.contains(&said), "{heard:#?}");
+    let db = rusqlite::Connection::open(world.path("state/history.db")).unwrap();
+    let before = (chrono::Utc::now() - chrono::TimeDelta::days(8)).timestamp();
+    db.execute("insert or replace into settled values ('shop', 'weekly', ?1)", [before]).unwrap();
+    drop(db);
+    let daemon = Daemon::start(&world, &[]);
+    let heard = ear.wait(6);
+    assert_eq!(daemon.stop().0, Some(0));
+    assert_eq!(heard[5].json()["event"], "weekly");
+    assert!(heard[5].json()["newest"]["header"] == partial.as_str(), "{heard:#?}");
+
+    world.run(&["list", "--expect", &expect]).exits(0);
+    let newest = fs::read_dir(world.path("state")).unwrap().flatten().map(|e| e.path());
+    for file in newest.filter(|p| p.file_name().unwrap().to_string_lossy().starts_with("state.db")) {
+        fs::remove_file(file).unwrap();
+    }
+    fs::remove_dir_all(world.path("state/cache")).unwrap();
+    fs::remove_dir_all(world.path("state/repository")).unwrap();
+    copy("before", "state/repository");
+    let stranger = ["list", "--trust-on-first-use"];
+    world.run(&stranger).exits(0);
+    world.run(&[&stranger[..], &["--expect", &expect]].concat()).exits(4).says(&["ALARM", "is not there"]);
+}

@@ -3,7 +3,7 @@
 
 use crate::cli::tree;
 use crate::excuse::excuse;
-use crate::site::{SNAPSHOT, Site, points};
+use crate::site::{Cases, SNAPSHOT, Site, points};
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
@@ -42,50 +42,53 @@ fn sweep_of_a_restore_in_place() {
     };
     put_back();
     let (mut old, mut new, mut pending, mut missed) = (0, 0, 0, 0);
+    let mut cases = Cases::default();
     let mut excuses = BTreeMap::new();
     let mut false_successes = Vec::new();
     for (calls, what) in FAULTS {
         let count = site.calls(calls, RESTORE);
-        put_back();
         for n in points(count, 2) {
-            let done = site.inject(calls, &format!("{what}:when={n}"), RESTORE);
-            let case = format!("{what} at {calls} {n}: {}", done.said);
-            if !done.hit || done.said.contains("while loading shared libraries") {
-                missed += 1;
-                put_back();
-                continue;
-            }
-            if site.world.run(&["list"]).exits(0).err.contains("was cut short") {
-                assert_ne!(done.code, 0, "{case}");
-                pending += 1;
-                site.world.run(&["restore", "--resume"]).exits(0);
-            }
-            let now = tree(&uploads);
-            if now == good {
-                new += 1
-            } else {
-                old += 1
-            }
-            assert!(now == good || now == spoilt, "{case}: a state between");
-            if done.code == 0 {
-                assert!(now == good, "{case}");
-                for call in done.injected() {
-                    match excuse(&site, &done, call) {
-                        Some(why) => *excuses.entry(why).or_insert(0) += 1,
-                        None => false_successes.push(format!("{what} {n}: {} {:?}", call.name, call.paths())),
+            put_back();
+            cases.one(&format!("{what} at {calls} {n}"), |case| {
+                let done = site.inject(calls, &format!("{what}:when={n}"), RESTORE);
+                let case = format!("{case}: {}", done.said);
+                if !done.hit || done.said.contains("while loading shared libraries") {
+                    missed += 1;
+                    return;
+                }
+                if site.world.run(&["list"]).exits(0).err.contains("was cut short") {
+                    assert_ne!(done.code, 0, "{case}");
+                    pending += 1;
+                    site.world.run(&["restore", "--resume"]).exits(0);
+                }
+                let now = tree(&uploads);
+                if now == good {
+                    new += 1
+                } else {
+                    old += 1
+                }
+                assert!(now == good || now == spoilt, "{case}: a state between");
+                if done.code == 0 {
+                    assert!(now == good, "{case}");
+                    for call in done.injected() {
+                        match excuse(&site, &done, call) {
+                            Some(why) => *excuses.entry(why).or_insert(0) += 1,
+                            None => false_successes.push(format!("{what} {n}: {} {:?}", call.name, call.paths())),
+                        }
                     }
                 }
-            }
-            site.world.run(SNAPSHOT).exits(0);
-            put_back();
+                site.world.run(SNAPSHOT).exits(0);
+            });
         }
     }
     println!(
-        "{} cases of {RESTORE:?}: {old} old, {new} new, {pending} resumed, {missed} not met, {} false successes; excused: {excuses:?}",
+        "{} cases of {RESTORE:?}: {old} old, {new} new, {pending} resumed, {missed} not met, {} false successes, {} not well; excused: {excuses:?}",
         old + new,
-        false_successes.len()
+        false_successes.len(),
+        cases.failed()
     );
     assert!(false_successes.is_empty(), "it succeeded in spite of\n{}", false_successes.join("\n"));
+    cases.are_well();
     assert!(old > 0 && new > 0, "{old} old, {new} new");
 }
 

@@ -15,8 +15,13 @@ mod inplace;
 mod limits;
 #[path = "../support/looped.rs"]
 mod looped;
+#[path = "../support/postgres.rs"]
+mod postgres;
 mod power;
 mod readonly;
+#[path = "../support/redis.rs"]
+mod redis;
+mod servers;
 mod short;
 mod site;
 mod sweep;

@@ -4,6 +4,7 @@ use crate::calls::{self, Call, Event};
 use crate::cli::{Ran, World, tree};
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -112,6 +113,29 @@ impl Site {
         threads.values().copied().max().unwrap_or(0)
     }
 
+    /// The same for each of them by itself, as far as it is made.
+    pub fn calls_by_name(&self, calls: &str, arguments: &[&str]) -> std::collections::BTreeMap<String, usize> {
+        let log = self.world.path("trace");
+        let trace = format!("trace={calls}");
+        let wrapper = ["strace", "-f", "-qq", "-o", log.to_str().unwrap(), "-e", &trace];
+        let output = self.under(&wrapper, arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = fs::read_to_string(&log).unwrap();
+        let mut threads: std::collections::BTreeMap<(&str, &str), usize> = Default::default();
+        for line in text.lines().filter(|l| !l.contains("resumed>")) {
+            let Some((thread, call)) = line.split_once(' ') else { continue };
+            let Some((name, _)) = call.trim_start().split_once('(') else { continue };
+            *threads.entry((name, thread)).or_default() += 1;
+        }
+        let mut busiest = std::collections::BTreeMap::new();
+        for ((name, _), count) in threads {
+            let most = busiest.entry(name.to_owned()).or_insert(0);
+            *most = count.max(*most);
+        }
+        self.put_back();
+        busiest
+    }
+
     /// The command with a fault: `what` as strace has it, such as `signal=KILL:when=3`.
     pub fn inject(&self, calls: &str, what: &str, arguments: &[&str]) -> Done {
         let log = self.world.path("trace");
@@ -205,6 +229,32 @@ impl Site {
     }
 }
 
+/// The cases of a sweep. One that fails does not keep the others from being tried.
+#[derive(Default)]
+pub struct Cases(Vec<String>);
+
+impl Cases {
+    /// A case, by its name.
+    pub fn one(&mut self, what: &str, case: impl FnOnce(&str)) {
+        if is_whole() {
+            eprintln!("{what}");
+        }
+        if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| case(what))) {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+            self.0.push(format!("{what}: {text}"));
+        }
+    }
+
+    pub fn failed(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn are_well(&self) {
+        assert!(self.0.is_empty(), "not well:\n{}", self.0.join("\n"));
+    }
+}
+
 impl Done {
     fn of(output: &Output) -> Self {
         let killed = output.status.signal() == Some(9) || output.status.code() == Some(137);
@@ -245,9 +295,13 @@ fn copy(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
 }
 
+fn is_whole() -> bool {
+    std::env::var_os("LIFEBOAT_SWEEP").is_some()
+}
+
 /// Which of `count` points are tried: all in a sweep, else a few over the whole length.
 pub fn points(count: usize, few: usize) -> Vec<usize> {
-    if std::env::var_os("LIFEBOAT_SWEEP").is_some() || count <= few {
+    if is_whole() || count <= few {
         return (1..=count).collect();
     }
     match few {

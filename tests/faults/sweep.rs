@@ -1,18 +1,13 @@
 //! Kills and errors at every call of a snapshot, a restore, a prune and a repair of the index.
 
 use crate::excuse::excuse;
-use crate::site::{SNAPSHOT, Site, points};
+use crate::site::{Cases, SNAPSHOT, Site, points};
 use std::collections::BTreeMap;
 use std::fs;
 
-/// Calls that change something, by what they change. strace counts the calls of a set together.
-const CHANGES: &[&str] = &[
-    "write,pwrite64,writev,pwritev2,copy_file_range,sendfile,splice",
-    "fsync,fdatasync,syncfs,sync_file_range",
-    "link,linkat,rename,renameat,renameat2",
-    "mkdir,mkdirat,unlink,unlinkat,rmdir",
-    "ftruncate,fallocate,fchmod,fchown,utimensat",
-];
+/// Calls that change something. Each that a command makes is killed at, by itself: some are made by one thread alone.
+const CHANGES: &str = "write,pwrite64,writev,pwritev2,copy_file_range,sendfile,splice,fsync,fdatasync,syncfs,sync_file_range,\
+    link,linkat,rename,renameat,renameat2,mkdir,mkdirat,unlink,unlinkat,rmdir,ftruncate,fallocate,fchmod,fchown,utimensat";
 
 /// A sort of fault, at which calls, and whether nobody may notice it.
 struct Fault {
@@ -42,77 +37,107 @@ fn sweep(arguments: &[&str], prepare: impl Fn(&Site), prunes: bool, after: impl 
         site.put_back();
         prepare(&site);
     };
-    let count = |calls: &str| {
-        ready();
-        site.calls(calls, arguments)
-    };
     let (mut kills, mut errors, mut missed) = (0, 0, 0);
+    let mut cases = Cases::default();
     let mut excuses = BTreeMap::new();
     let mut false_successes = Vec::new();
-    for (at, calls) in CHANGES.iter().enumerate() {
-        for n in points(count(calls), if at < 3 { 2 } else { 1 }) {
-            ready();
-            let done = site.inject(calls, &format!("signal=KILL:when={n}"), arguments);
-            if !done.killed {
-                // Threads share the work in another way each time: this one had fewer calls.
-                assert_eq!(done.code, 0, "{calls} {n}: {}", done.said);
-                missed += 1;
-                continue;
-            }
-            kills += 1;
-            let what = format!("{arguments:?} killed at {calls} {n}");
-            after(&site, &what);
-            site.is_well(&what, prunes, arguments);
+    let mut unmet = Vec::new();
+    ready();
+    for (calls, count) in site.calls_by_name(CHANGES, arguments) {
+        let (mut points, mut met) = (Points::of(count, 1), false);
+        while let Some(n) = points.next(met) {
+            cases.one(&format!("{arguments:?} killed at {calls} {n}"), |what| {
+                ready();
+                let done = site.inject(&calls, &format!("signal=KILL:when={n}"), arguments);
+                if !done.killed {
+                    // Threads share the work in another way each time: this one had fewer calls.
+                    assert_eq!(done.code, 0, "{what}: {}", done.said);
+                    missed += 1;
+                    return;
+                }
+                (kills, met) = (kills + 1, true);
+                after(&site, what);
+                site.is_well(what, prunes, arguments);
+            });
+        }
+        if !met {
+            unmet.push(format!("a kill at {calls}"));
         }
     }
     for fault in FAULTS {
         // Each thread counts for itself: the first one is that of every thread.
         let few = if fault.transparent { 1 } else { 2 };
-        for n in points(count(fault.calls), few) {
-            ready();
-            let done = site.inject(fault.calls, &format!("{}:when={n}", fault.what), arguments);
-            let what = format!("{arguments:?} with {} at {} {n}: {}", fault.what, fault.calls, done.said);
-            // What fails before the program begins is the loader's; and a wake-up between threads of the network's runtime
-            // waits for nothing, so that nothing interrupts it.
-            let elsewhere = ["while loading shared libraries", "failed to wake I/O driver"];
-            if !done.hit || elsewhere.iter().any(|e| done.said.contains(e)) {
-                missed += 1;
-                continue;
-            }
-            errors += 1;
-            // What is printed may fail to be printed; then nobody is told, and the code says so.
-            if fault.transparent {
-                assert_eq!(done.code, 0, "{what}");
-            }
-            if done.code == 0 && !fault.transparent {
-                for call in done.injected() {
-                    match excuse(&site, &done, call) {
-                        Some(excuse) => *excuses.entry(excuse).or_insert(0) += 1,
-                        None => {
-                            let said: String = done.said.chars().take(300).collect();
-                            false_successes.push(format!(
-                                "{} {n}: {} {:?}: {said}",
-                                fault.what,
-                                call.name,
-                                call.paths()
-                            ));
+        ready();
+        let count = site.calls(fault.calls, arguments);
+        let (mut points, mut met) = (Points::of(count, few), count == 0);
+        while let Some(n) = points.next(met) {
+            cases.one(&format!("{arguments:?} with {} at {} {n}", fault.what, fault.calls), |what| {
+                ready();
+                let done = site.inject(fault.calls, &format!("{}:when={n}", fault.what), arguments);
+                let what = format!("{what}: {}", done.said);
+                // What fails before the program begins is the loader's; and a wake-up between threads of the network's
+                // runtime waits for nothing, so that nothing interrupts it.
+                let elsewhere = ["while loading shared libraries", "failed to wake I/O driver"];
+                if !done.hit || elsewhere.iter().any(|e| done.said.contains(e)) {
+                    missed += 1;
+                    return;
+                }
+                (errors, met) = (errors + 1, true);
+                // What is printed may fail to be printed; then nobody is told, and the code says so.
+                if fault.transparent {
+                    assert_eq!(done.code, 0, "{what}");
+                }
+                if done.code == 0 && !fault.transparent {
+                    for call in done.injected() {
+                        match excuse(&site, &done, call) {
+                            Some(excuse) => *excuses.entry(excuse).or_insert(0) += 1,
+                            None => {
+                                let said: String = done.said.chars().take(300).collect();
+                                let (name, paths) = (&call.name, call.paths());
+                                false_successes.push(format!("{} {n}: {name} {paths:?}: {said}", fault.what));
+                            }
                         }
                     }
                 }
-            }
-            if done.code == 0 {
-                after(&site, &what);
-            }
-            site.is_well(&what, prunes, arguments);
+                if done.code == 0 {
+                    after(&site, &what);
+                }
+                site.is_well(&what, prunes, arguments);
+            });
+        }
+        if !met {
+            unmet.push(format!("{} at {}", fault.what, fault.calls));
         }
     }
     println!(
-        "{} cases of {arguments:?}: {kills} kills, {errors} errors, {missed} not met, {} false successes; excused: {excuses:?}",
+        "{} cases of {arguments:?}: {kills} kills, {errors} errors, {missed} not met, {} false successes, {} not well; excused: {excuses:?}",
         kills + errors,
-        false_successes.len()
+        false_successes.len(),
+        cases.failed()
     );
     assert!(false_successes.is_empty(), "{arguments:?} succeeded in spite of\n{}", false_successes.join("\n"));
+    cases.are_well();
+    assert_eq!(unmet, Vec::<String>::new(), "{arguments:?} never met this");
     assert!(kills >= 4 && errors >= 4, "{kills} kills and {errors} errors");
+    assert!(missed * 3 <= (kills + errors) * 2, "{missed} were not met, {kills} kills and {errors} errors were");
+}
+
+/// The points of a call that are tried, and some more where none of them is met: a thread may have fewer calls than the
+/// busiest one had before, and the first ones may be the loader's.
+struct Points {
+    ahead: Vec<usize>,
+    spare: Vec<usize>,
+}
+
+impl Points {
+    fn of(count: usize, few: usize) -> Self {
+        let spare = [1, count.div_ceil(4), count.div_ceil(3), count * 2 / 3];
+        Self { ahead: points(count, few), spare: spare.into_iter().filter(|n| (1..=count).contains(n)).collect() }
+    }
+
+    fn next(&mut self, met: bool) -> Option<usize> {
+        self.ahead.pop().or_else(|| if met { None } else { self.spare.pop() })
+    }
 }
 
 #[test]

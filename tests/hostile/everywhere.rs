@@ -138,6 +138,7 @@ fn no_secret_of_a_server_elsewhere_is_seen() {
 fn no_secret_is_on_a_page_of_the_service() {
     let site = Site::new();
     site.see(&["snapshot"]).exits(0);
+    site.see(&["drill"]).exits(0);
     // As if it had last been here two days ago: it runs a snapshot by itself.
     let db = rusqlite::Connection::open(site.world.path("state/history.db")).unwrap();
     let slot = (chrono::Utc::now() - chrono::TimeDelta::hours(48)).timestamp();
@@ -173,11 +174,26 @@ fn no_secret_is_on_a_page_of_the_service() {
     let taken = || holding(&site.server.files().join("shop/snapshots"), &["\"sequence\":2".to_owned()]).len();
     wait("a snapshot of its own", &|| taken() == 1);
     wait("it is seen", &|| get("/metrics").contains("lifeboat_"));
-    let answers = ["/", "/shop", "/metrics", "/healthz", "/status.json"].map(get).concat();
+    let drill = fs::read_dir(site.world.path("state/drills")).unwrap().next().expect("a report").unwrap().file_name();
+    let paths = ["/", "/policies/shop", "/metrics", &format!("/drills/{}", drill.to_str().unwrap())].map(str::to_owned);
+    let mut answers = paths.map(|path| (get(&path), path)).map(|(answer, path)| {
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.len() > 1000, "{path}: {answer}");
+        answer
+    });
+    // Red or not: it answers.
+    let health = get("/health");
+    assert!(health.contains("\"policies\":{\"shop\":"), "{health}");
+    // What is not there says no more than that.
+    let nothing = ["/shop", "/healthz", "/status.json", "/drills/", "/state.db"].map(|path| {
+        let answer = get(path);
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
+        answer
+    });
+    answers[0] += &(health + &nothing.concat());
+    let answers = answers.concat();
     let daemon = read(&trace).split(' ').next().unwrap().to_owned();
     assert!(Command::new("kill").args(["-TERM", &daemon]).status().unwrap().success());
     child.wait().unwrap();
-    assert!(answers.contains("HTTP/1.1 200"), "{answers}");
     let started = read(&trace);
     assert!(started.lines().filter(|l| l.contains("\"snapshot\"")).count() >= 1, "its run was seen: {started}");
     for (what, text) in [("a page", &answers), ("the log", &read(&log)), ("another program", &started)] {

@@ -27,11 +27,13 @@ fn canaries(world: &World) -> Vec<String> {
 /// Programs that get a secret by their environment, on purpose.
 const MAY_KNOW: &[&str] = &["psql", "pg_dump", "pg_dumpall", "pg_restore", "redis-cli"];
 
-/// Runs the command and looks at everything that it starts and prints.
+/// Runs the command and looks at everything that it starts and prints. Whoever starts it lets everybody read what he
+/// makes (umask 000).
 pub fn watched(world: &World, canaries: &[String], args: &[&str], environment: &[(&str, &str)]) -> Ran {
     let log = world.path("trace");
     let plain = world.command(args);
-    let mut command = Command::new("strace");
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 000; exec \"$@\"", "sh", "strace"]);
     command.args(["-f", "-qq", "-v", "-s", "100000", "-e", "trace=execve", "-o"]).arg(&log);
     command.arg(plain.get_program()).args(plain.get_args()).env_clear().env("HOME", world.dir.path());
     command.env("PATH", std::env::var_os("PATH").unwrap()).env("TMPDIR", world.path("tmp"));

@@ -1,6 +1,6 @@
 //! What is told: a title and a text for people, fields for programs.
 
-use crate::base::ids::{HostName, PolicyName};
+use crate::base::ids::{HostName, ObjectId, PolicyName, Sequence};
 use crate::base::time::rfc3339;
 use crate::base::units::{human_duration, human_size};
 use crate::ops::runs::{Change, RunRecord, What, is_failure};
@@ -42,6 +42,16 @@ pub struct Event {
     /// When it began to fail.
     pub since: Option<DateTime<Utc>>,
     pub error: Option<String>,
+    /// The policy's newest snapshot as this host knows it.
+    pub newest: Option<Newest>,
+}
+
+/// A header that whoever hears of it keeps. A repository that was put back to an earlier state does not hold it; what
+/// this host remembers goes with the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Newest {
+    pub sequence: Sequence,
+    pub header: ObjectId,
 }
 
 /// What a week came to.
@@ -129,7 +139,15 @@ impl Event {
             snapshot: None,
             since: None,
             error: None,
+            newest: None,
         }
+    }
+
+    /// The same with what is known of the newest snapshot, as `--expect` takes it.
+    pub fn with_newest(self, newest: Option<Newest>) -> Self {
+        let Some(Newest { sequence, header }) = newest else { return self };
+        let line = format!("newest snapshot: {}:{} (--expect)", sequence.0, header.to_hex());
+        Self { text: format!("{}\n{line}", self.text), newest, ..self }
     }
 
     /// Of a run that ended.

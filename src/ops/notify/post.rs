@@ -1,7 +1,7 @@
 //! Into the outbox, and out of it.
 
 use super::channel::{Channel, channels, is_watchdog, kind, wanted};
-use super::event::{Event, Occasion, Week, occasions};
+use super::event::{Event, Newest, Occasion, Week, occasions};
 use super::send::send;
 use crate::base::ids::HostName;
 use crate::ops::OpsError;
@@ -9,6 +9,7 @@ use crate::ops::runs::{Book, Change, RunRecord, Waiting};
 use crate::policy::model::NotifyOn;
 use crate::policy::{self, Policy};
 use crate::repository::chain::full_text;
+use crate::repository::state::State;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use std::path::Path;
@@ -27,10 +28,12 @@ pub fn queue(
     now: DateTime<Utc>,
 ) -> Result<usize, OpsError> {
     let occasions = occasions(run, change);
+    let newest = newest(book, policy, host);
     let mut posted = 0;
     for channel in channels(policy) {
         if let Some(occasion) = wanted(channel.notify, run, &occasions) {
-            post(book, policy, &channel, &Event::of_run(occasion, run, change, host, now), now)?;
+            let event = Event::of_run(occasion, run, change, host, now).with_newest(newest);
+            post(book, policy, &channel, &event, now)?;
             posted += 1;
         }
     }
@@ -48,11 +51,23 @@ pub fn queue_weekly(book: &Book, policy: &Policy, host: &HostName, now: DateTime
     }
     let runs = book.runs(Some(name), Some(now - TimeDelta::days(7)), None)?;
     let week = Week::of(&runs, book.failing(name)?);
-    let event = Event::of_week(name, &week, host, now);
+    let event = Event::of_week(name, &week, host, now).with_newest(newest(book, policy, host));
     for channel in &channels {
         post(book, policy, channel, &event, now)?;
     }
     Ok(channels.len())
+}
+
+/// The newest snapshot that this host has seen of a policy. A message goes without it where that cannot be said.
+fn newest(book: &Book, policy: &Policy, host: &HostName) -> Option<Newest> {
+    let dir = book.state_dir()?;
+    if !dir.join("state.db").is_file() {
+        return None;
+    }
+    let state = State::open(dir).ok()?;
+    let repository = state.pin(&policy.repository.url.to_string()).ok()??;
+    let (sequence, header) = state.head(&repository, host, &policy.app.name).ok()??;
+    Some(Newest { sequence, header })
 }
 
 fn post(

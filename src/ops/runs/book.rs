@@ -111,6 +111,11 @@ impl Book {
         Ok(Self { db, path })
     }
 
+    /// The folder that it lies in.
+    pub fn state_dir(&self) -> Option<&Path> {
+        self.path.parent()
+    }
+
     pub(super) fn failed(&self, action: &'static str) -> impl FnOnce(rusqlite::Error) -> OpsError {
         let path = self.path.clone();
         move |source| RepositoryError::State { action, path, source }.into()

@@ -33,6 +33,7 @@ impl<'a> Check<'a> {
         only: &[SnapshotId],
     ) -> Result<(), OpsError> {
         let identities = self.access.identities("a deep verification")?;
+        self.read_details(needed)?;
         let mut keys = Keys::default();
         let opened = self.open_all(snapshots, &identities, &mut keys)?;
         let provable = self.provable(&opened)?;

@@ -3,7 +3,7 @@
 //! Three levels, each all of the one before it:
 //! - *objects*, without any key: root, signers, headers and their order, records, trash; refs hashed; every manifest,
 //!   archive and index object there with its length. One list of the storage, no request per object.
-//! - *read-data*, without any key: every stored byte read and hashed.
+//! - *read-data*, without any key: every stored byte read and hashed, details of drills included.
 //! - *deep*, with the identity: every archive decoded once for all snapshots together, every chunk of it proved by its
 //!   keyed id, every index entry compared, every stream's ids walked; and the streams that have a SHA-256 hashed, for
 //!   the newest complete snapshot of each host and policy and for those named.
@@ -105,6 +105,8 @@ struct Check<'a> {
 struct Needed {
     archives: BTreeMap<ObjectId, u64>,
     index: BTreeMap<ObjectId, u64>,
+    /// Details of drills: no snapshot names them, the signed outcomes do.
+    details: BTreeMap<ObjectId, u64>,
 }
 
 /// Verifies a repository; `only` these snapshots, or all. Objects that no snapshot owns are always checked.
@@ -119,10 +121,10 @@ pub fn verify(access: &Access, level: Level, only: &[SnapshotId], run: &Run) -> 
     }
     let check = Check { access, run, inventory, ledger: Mutex::default(), bytes_read: AtomicU64::new(0) };
     check.signed_objects()?;
-    check.drills()?;
+    let details = check.drills()?;
     let snapshots = check.selected(only)?;
     run.events.step(format!("checking {} snapshots", snapshots.len()));
-    let needed = check.needed(&snapshots)?;
+    let needed = Needed { details, ..check.needed(&snapshots)? };
     let mut slice = None;
     match level {
         Level::Objects => check.costs(&snapshots)?,
@@ -199,8 +201,9 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// Outcomes of drills verified, their details there with their lengths.
-    fn drills(&self) -> Result<(), OpsError> {
+    /// Outcomes of drills verified, their details there with their lengths. The answer is those details.
+    fn drills(&self) -> Result<BTreeMap<ObjectId, u64>, OpsError> {
+        let mut details = BTreeMap::new();
         for key in &self.inventory.drills {
             self.run.cancel.check()?;
             let read = self.repository().get(key, limits::SIGNED);
@@ -216,8 +219,9 @@ impl<'a> Check<'a> {
             if let Some(problem) = problem {
                 self.ledger().find(layout::drill_details(drill.details).as_str(), &problem);
             }
+            details.insert(drill.details, drill.details_bytes);
         }
-        Ok(())
+        Ok(details)
     }
 
     fn selected(&self, only: &[SnapshotId]) -> Result<Vec<&'a Snapshot>, OpsError> {

@@ -23,6 +23,15 @@ struct Task {
     limit: u64,
 }
 
+fn task(id: &ObjectId, length: &u64, key: fn(ObjectId) -> StorageKey, limit: u64) -> Task {
+    Task { key: key(*id), id: *id, length: *length, limit }
+}
+
+fn details(needed: &Needed) -> Vec<Task> {
+    let one = |(id, length)| task(id, length, layout::drill_details, limits::MANIFEST_STORED);
+    needed.details.iter().map(one).collect()
+}
+
 impl Check<'_> {
     /// Reads and hashes everything that is needed, and of the archives the slice whose turn it is. What was read counts
     /// for the turns only when all snapshots were looked at.
@@ -42,13 +51,7 @@ impl Check<'_> {
         let slice = slices::next(memory.as_ref(), of, self.run);
         let manifests: BTreeMap<ObjectId, u64> =
             snapshots.iter().map(|s| (s.header.manifest, s.header.manifest_bytes)).collect();
-        let task = |id: &ObjectId, length: &u64, key: fn(ObjectId) -> StorageKey, limit| Task {
-            key: key(*id),
-            id: *id,
-            length: *length,
-            limit,
-        };
-        let mut tasks: Vec<Task> = Vec::new();
+        let mut tasks = details(needed);
         let sampled = needed.archives.iter().filter(|(id, _)| slices::of(id, of) == slice);
         tasks.extend(manifests.iter().map(|(id, n)| task(id, n, layout::manifest, limits::MANIFEST_STORED)));
         tasks.extend(needed.index.iter().map(|(id, n)| task(id, n, layout::index, limits::INDEX_STORED)));
@@ -62,6 +65,18 @@ impl Check<'_> {
         drop(progress);
         let read = slices::settle(memory.as_ref(), slice, of, self.run);
         Ok((of > 1).then_some(read))
+    }
+
+    /// Reads and hashes the details of drills, which nothing else opens.
+    pub(super) fn read_details(&self, needed: &Needed) -> Result<(), OpsError> {
+        let mut tasks = details(needed);
+        tasks.retain(|task| !self.ledger().has(task.key.as_str()));
+        if tasks.is_empty() {
+            return Ok(());
+        }
+        self.run.events.step(format!("reading the details of {} drills", tasks.len()));
+        let progress = Progress::begin(self.run, "repository", tasks.iter().map(|task| task.length).sum());
+        self.each(&tasks, |task| self.rehash(task, &progress))
     }
 
     fn rehash(&self, task: &Task, progress: &Progress<'_>) -> Result<(), OpsError> {

@@ -19,7 +19,7 @@ use crate::base::cancel::Cancel;
 use crate::base::ids::{ChunkId, ObjectId};
 use crate::pipeline::chunk::ChunkIdKey;
 use crate::pipeline::crypt::{self, Identities, object_id};
-use crate::pipeline::{PipelineError, limits};
+use crate::pipeline::limits;
 use crate::repository::chain::Snapshot;
 use crate::repository::format::{self, IndexArchive, Manifest, SourceEntry, StreamEntry};
 use crate::repository::frames::{Frames, Place, together};
@@ -63,10 +63,8 @@ pub fn load_manifest(
     if object_id(&bytes) != header.manifest || bytes.len() as u64 != header.manifest_bytes {
         return Err(damaged("its bytes are not those that its name promises"));
     }
-    let plain = crypt::open(&bytes, limits::MANIFEST_PLAIN, identities).map_err(|source| match source {
-        PipelineError::NoMatchingIdentity => RepositoryError::Pipeline(source),
-        source => RepositoryError::DamagedBy { key: key.clone(), source },
-    })?;
+    let plain = crypt::open(&bytes, limits::MANIFEST_PLAIN, identities)
+        .map_err(|source| RepositoryError::unopened(key.clone(), source))?;
     let envelope = format::check_envelope(&plain, &key)?;
     if envelope.kind != "manifest" {
         return Err(damaged("it is no manifest"));
