@@ -20,3 +20,4 @@ mod readonly;
 mod short;
 mod site;
 mod sweep;
+mod verify;

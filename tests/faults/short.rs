@@ -17,7 +17,7 @@ fn library(site: &Site) -> PathBuf {
 
 #[test]
 fn short_reads_and_writes_change_nothing() {
-    let site = Site::new();
+    let site = Site::with(3 << 20);
     let library = format!("LD_PRELOAD={}", library(&site).display());
     let log = site.world.path("config/short.log");
     let told = format!("SHORT_LOG={}", log.display());
@@ -33,6 +33,7 @@ fn short_reads_and_writes_change_nothing() {
         (shortened, interrupted) = (shortened + cut, interrupted + signals);
     };
     run(SNAPSHOT);
+    site.newest_comes_back("a snapshot under short reads and writes");
     run(&["verify", "--deep"]);
     run(&["restore", "first", "--only", "uploads", "--into", "into"]);
     assert!(site.restored() == site.expected());
