@@ -96,8 +96,6 @@ fn write_blocks(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
                 break;
             }
         }
-        #[cfg(test)]
-        DIRECT_BYTES.set(DIRECT_BYTES.get() + done);
         Ok(done)
     })
 }
@@ -115,6 +113,8 @@ fn write_with<'b>(file: &File, whole: usize, offset: u64, part: impl Fn(usize) -
             Err(e) => return Err(e),
         }
     }
+    #[cfg(test)]
+    DIRECT_BYTES.set(DIRECT_BYTES.get() + done);
     Ok(done)
 }
 
@@ -252,8 +252,10 @@ mod tests {
             assert_eq!(aligned.read_from(&bytes[..100], 60).unwrap(), 60);
             aligned.write_all(&bytes[60..]).unwrap();
             assert!(*aligned == *bytes && aligned.as_ptr().align_offset(BLOCK) == 0);
-            let mut file = on_disk();
+            let (mut file, direct) = on_disk();
+            let before = DIRECT_BYTES.get();
             write_all(&file, &aligned).unwrap();
+            assert_eq!(DIRECT_BYTES.get() - before, if direct { length / BLOCK * BLOCK } else { 0 });
             assert!(content(&mut file) == bytes, "{length}");
             // And its memory is used again, from one owner to the next.
             let bytes_again = Bytes::from(aligned);

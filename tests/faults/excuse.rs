@@ -14,6 +14,10 @@ pub fn excuse(site: &Site, done: &Done, call: &Call) -> Option<&'static str> {
     if is("close") && ends("-shm") {
         return Some("SQLite's shared memory: it holds nothing that outlives its users");
     }
+    let below = |folder: &str| paths.iter().all(|p| p.starts_with(root.join(folder)));
+    if below("state/cache") {
+        return Some("a cache: what it does not have is read from the repository");
+    }
     if is("close") {
         return is_settled(done, call).then_some("close: a sync has told, or will tell, what a close could");
     }
@@ -24,10 +28,6 @@ pub fn excuse(site: &Site, done: &Done, call: &Call) -> Option<&'static str> {
     }
     if !paths.iter().any(|p| p.starts_with(root)) {
         return Some("what the machine says of itself: processors, time zone, accounts; a guess takes its place");
-    }
-    let below = |folder: &str| paths.iter().all(|p| p.starts_with(root.join(folder)));
-    if below("state/cache") {
-        return Some("a cache: what it does not have is read from the repository");
     }
     if below("tmp") && !is("write") {
         return Some("a temporary file without a name, or one that its next user takes away");
@@ -54,6 +54,9 @@ pub fn excuse(site: &Site, done: &Done, call: &Call) -> Option<&'static str> {
         );
     }
     let reads = is("read") || is("pread64") || is("getdents64");
+    if reads && below("state/repository/refs") && done.said.contains("are left out") {
+        return Some("what earlier snapshots have stored: what is not known is stored again, and a warning says so");
+    }
     if reads && ["snapshots", "records"].iter().any(|folder| below(&format!("state/repository/{folder}"))) {
         return Some(
             "headers and records: where one seems to be gone all are read once more, and the second look counts",

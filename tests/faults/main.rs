@@ -25,3 +25,4 @@ mod servers;
 mod short;
 mod site;
 mod sweep;
+mod verify;

@@ -17,7 +17,7 @@ fn library(site: &Site) -> PathBuf {
 
 #[test]
 fn short_reads_and_writes_change_nothing() {
-    let site = Site::new();
+    let site = Site::with(3 << 20);
     let library = format!("LD_PRELOAD={}", library(&site).display());
     let log = site.world.path("config/short.log");
     let told = format!("SHORT_LOG={}", log.display());
@@ -36,6 +36,7 @@ fn short_reads_and_writes_change_nothing() {
     };
     // Each of the three sorts: whole blocks, a part of one behind them, less than one.
     let mut direct = [run(SNAPSHOT), 0];
+    site.newest_comes_back("a snapshot under short reads and writes");
     run(&["verify", "--deep"]);
     direct[1] = run(&["restore", "first", "--only", "uploads", "--into", "into"]);
     assert!(direct.iter().all(|n| *n >= 3), "short direct writes of a snapshot and a restore: {direct:?}");

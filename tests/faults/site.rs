@@ -48,6 +48,11 @@ fn noise(seed: u8, length: usize) -> Vec<u8> {
 impl Site {
     /// Two snapshots, the second of which a prune would take; changed since.
     pub fn new() -> Self {
+        Self::with(0)
+    }
+
+    /// The same, and one more file of this length, unless it is empty.
+    pub fn with(larger: usize) -> Self {
         let world = World::ready();
         fs::create_dir(world.path("tmp")).unwrap();
         let uploads = world.app().join("uploads");
@@ -64,6 +69,9 @@ impl Site {
         fs::write(uploads.join("large"), [noise(3, 300_000), noise(4, 600_033)].concat()).unwrap();
         for n in 0..20 {
             fs::write(uploads.join(format!("new-{n}")), noise(n, 3_000)).unwrap();
+        }
+        if larger > 0 {
+            fs::write(uploads.join("larger"), noise(5, larger + 77)).unwrap();
         }
         let new = tree(&uploads);
         let site = Site { world, old, new };
@@ -183,7 +191,7 @@ impl Site {
         // The tagged one is never pruned.
         self.comes_back("first", &self.old, what);
         run(SNAPSHOT);
-        self.comes_back("latest", &self.new, what);
+        self.newest_comes_back(what);
         run(&["verify"]);
         let left: Vec<_> = fs::read_dir(self.world.path("tmp")).unwrap().map(|e| e.unwrap().path()).collect();
         assert!(left.is_empty(), "{what}: {left:?} stays");
@@ -202,6 +210,11 @@ impl Site {
 
     fn temporary(&self) -> Vec<PathBuf> {
         self.world.files("state").into_iter().map(|f| f.0).filter(|p| is_temporary(p)).collect()
+    }
+
+    /// The newest snapshot holds what is there now.
+    pub fn newest_comes_back(&self, what: &str) {
+        self.comes_back("latest", &self.new, what);
     }
 
     fn comes_back(&self, id: &str, expected: &[(PathBuf, Vec<u8>)], what: &str) {

@@ -153,21 +153,31 @@ fn sweep_of_a_prune() {
     sweep(&["prune", "--now"], |_| (), true, |_, _| ());
 }
 
-/// What is removed is on record before anything of it goes, also where what it needs cannot be read.
-#[test]
-fn nothing_of_a_removed_snapshot_goes_before_it_is_on_record() {
-    let site = Site::new();
-    let header = site
-        .world
-        .files("state/repository/snapshots")
-        .into_iter()
-        .find(|f| f.0.to_string_lossy().contains("/0000000002."));
-    let header: serde_json::Value =
-        serde_json::from_slice(header.unwrap().1.split(|b| *b == b'\n').next().unwrap()).unwrap();
+/// One bit of what a snapshot's list of archives says.
+fn spoil_refs(site: &Site, sequence: u64) {
+    let name = format!("/{sequence:010}.");
+    let headers = site.world.files("state/repository/snapshots");
+    let header = headers.iter().find(|f| f.0.to_string_lossy().contains(&name)).unwrap();
+    let header: serde_json::Value = serde_json::from_slice(header.1.split(|b| *b == b'\n').next().unwrap()).unwrap();
     let refs = site.world.repository().join(format!("refs/{}.txt", header["refs"].as_str().unwrap()));
     let mut bytes = fs::read(&refs).unwrap();
     bytes[20] ^= 1;
     fs::write(&refs, &bytes).unwrap();
+}
+
+/// What earlier snapshots have stored need not be known; that it cannot be read is said.
+#[test]
+fn a_snapshot_says_which_refs_it_could_not_read() {
+    let site = Site::new();
+    spoil_refs(&site, 3);
+    site.world.run(SNAPSHOT).exits(0).says(&["refs of snapshot", "are left out"]);
+}
+
+/// What is removed is on record before anything of it goes, also where what it needs cannot be read.
+#[test]
+fn nothing_of_a_removed_snapshot_goes_before_it_is_on_record() {
+    let site = Site::new();
+    spoil_refs(&site, 2);
     let before = site.world.files("state/repository");
     // The first thing that is written is the signer for removals, then the record.
     for n in [1, 2] {

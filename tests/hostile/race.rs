@@ -2,6 +2,7 @@
 
 use crate::cli::World;
 use crate::tree::{Record, assert_same, records};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,17 +11,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const FOLDERS: usize = 6;
 const FILES: usize = 25;
+/// How often a folder changes its place before the next one does.
+const SWAPS: usize = 64;
 
-/// An application, and a victim beside it whose names are those of the application's own folders.
+/// An application, and a victim beside it with some of the names in the application's own folders: some could be
+/// changed or removed there, others be new.
 struct Site {
     world: World,
     victim: PathBuf,
     before: BTreeMap<PathBuf, Record>,
 }
 
-fn fill(dir: &Path, content: &str) {
+/// Every so manieth of the files.
+fn fill(dir: &Path, content: &str, every: usize) {
     fs::create_dir_all(dir.join("sub")).unwrap();
-    for n in 0..FILES {
+    for n in (0..FILES).step_by(every) {
         fs::write(dir.join(format!("sub/file-{n}")), format!("{content} {n}")).unwrap();
         fs::write(dir.join(format!("file-{n}")), format!("{content} {n}")).unwrap();
     }
@@ -30,7 +35,7 @@ impl Site {
     fn new() -> Self {
         let world = World::ready();
         let victim = world.path("victim");
-        fill(&victim, "victim");
+        fill(&victim, "victim", 2);
         let before = records(&victim);
         let site = Self { world, victim, before };
         site.spoil("good");
@@ -47,7 +52,7 @@ impl Site {
         let uploads = self.world.app().join("uploads");
         fs::remove_dir_all(&uploads).unwrap();
         fs::create_dir(&uploads).unwrap();
-        self.folders(&uploads).iter().for_each(|dir| fill(dir, content));
+        self.folders(&uploads).iter().for_each(|dir| fill(dir, content, 1));
     }
 
     /// What goes on while these folders are swapped without end; how often they were.
@@ -62,15 +67,33 @@ impl Site {
         let (stop, swapped) = (AtomicBool::new(false), AtomicU64::new(0));
         std::thread::scope(|scope| {
             scope.spawn(|| {
+                // Every second folder is a link before it is there; the others change places with one as fast as can be.
                 while !stop.load(Ordering::Relaxed) {
-                    for dir in folders {
+                    for (n, dir) in folders.iter().enumerate() {
                         let aside = dir.with_extension("aside");
-                        if fs::rename(dir, &aside).is_ok() && symlink(&self.victim, dir).is_ok() {
+                        if n % 2 == 1 && symlink(&self.victim, dir).is_ok() {
+                            swapped.fetch_add(1, Ordering::Relaxed);
+                            std::thread::yield_now();
+                            let _ = fs::remove_file(dir);
+                        }
+                        let _ = symlink(&self.victim, &aside);
+                        // And a file that is still to come is a link; the victim itself has one of that name.
+                        let last = dir.join(format!("file-{}", FILES - 1));
+                        let _ = symlink(self.victim.join("file-0"), &last);
+                        for _ in 0..SWAPS {
+                            if renameat_with(CWD, dir, CWD, &aside, RenameFlags::EXCHANGE).is_err() {
+                                break;
+                            }
                             swapped.fetch_add(1, Ordering::Relaxed);
                         }
-                        std::thread::yield_now();
-                        let _ = fs::remove_file(dir);
-                        let _ = fs::rename(&aside, dir);
+                        // However often it went, the folder is a folder in the end, as most of what is restored is.
+                        if dir.is_symlink() && !aside.is_symlink() {
+                            let _ = renameat_with(CWD, dir, CWD, &aside, RenameFlags::EXCHANGE);
+                        }
+                        let _ = fs::remove_file(&aside);
+                        if last.is_symlink() {
+                            let _ = fs::remove_file(&last);
+                        }
                     }
                 }
             });

@@ -1,7 +1,7 @@
 //! *deep*: archives decoded once for all snapshots together, index objects compared with them, streams walked and
 //! hashed. And, at the weaker levels, the sources that damage costs, as far as the identity at hand can tell.
 
-use super::chunks::{Chunks, Keys, optional};
+use super::chunks::{Chunks, Keys};
 use super::streams::Walk;
 use super::{Check, Needed, Progress};
 use crate::base::ids::{HostName, ObjectId, PolicyName, SnapshotId};
@@ -177,11 +177,27 @@ impl<'a> Check<'a> {
         let mut walk = Walk::new(self, chunks, frames, keys);
         for (snapshot, key) in opened {
             let Some(refs) = self.refs(snapshot)? else { continue };
-            if let Some(manifest) = optional(load_manifest(self.repository(), snapshot, identities))? {
+            if let Some(manifest) = self.again(snapshot, load_manifest(self.repository(), snapshot, identities))? {
                 walk.snapshot(snapshot, &manifest, &refs, *key)?;
             }
         }
         Ok(())
+    }
+
+    /// What was read before, read again. Damage has its finding by now; a disk that cannot read every time gives it one.
+    fn again<T>(&self, snapshot: &Snapshot, read: Result<T, RepositoryError>) -> Result<Option<T>, OpsError> {
+        match read {
+            Ok(read) => Ok(Some(read)),
+            Err(e) if e.is_integrity() => {
+                let object = e.object().map_or_else(|| snapshot.key.to_string(), ToString::to_string);
+                if !self.ledger().has(&object) {
+                    self.settle(&e, &object);
+                    self.ledger().cost(&object, &snapshot.header.id, None);
+                }
+                Ok(None)
+            }
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Reads the streams that have a SHA-256 as a restore would: of the snapshots named, or else of the newest complete
@@ -233,8 +249,7 @@ impl<'a> Check<'a> {
     fn reader(&self, snapshot: &Snapshot) -> Result<Option<Arc<SnapshotReader>>, OpsError> {
         match self.access.reader(snapshot, "a deep verification", self.run) {
             Ok(reader) => Ok(Some(reader)),
-            // Found already.
-            Err(OpsError::Repository(e)) if e.is_integrity() => Ok(None),
+            Err(OpsError::Repository(e)) => self.again(snapshot, Err(e)),
             Err(e) => Err(e),
         }
     }
@@ -276,7 +291,7 @@ impl<'a> Check<'a> {
     fn manifest(&self, snapshot: &Snapshot, identities: &Identities) -> Result<Option<Manifest>, OpsError> {
         match load_manifest(self.repository(), snapshot, identities) {
             Err(RepositoryError::Pipeline(PipelineError::NoMatchingIdentity)) => Ok(None),
-            read => optional(read),
+            read => self.again(snapshot, read),
         }
     }
 }

@@ -124,7 +124,15 @@ fn trusted_index(
         let newest: Vec<&Snapshot> = newest.filter(|s| refs_seen.insert(s.header.refs)).collect();
         let read = parallel::at_once(&newest, |snapshot| load_refs(repository, snapshot.header.refs));
         for (snapshot, refs) in newest.into_iter().zip(read) {
-            let Ok(refs) = refs else { continue };
+            // As with the objects that they name: hints.
+            let refs = match refs {
+                Ok(refs) => refs,
+                Err(RepositoryError::Missing { .. }) if snapshot.refs != snapshot.header.refs => continue,
+                Err(e) => {
+                    tracing::warn!("refs of snapshot {} are left out: {}", snapshot.header.id, full_text(&e));
+                    continue;
+                }
+            };
             refs_read.insert(snapshot.header.refs);
             if snapshot.refs == snapshot.header.refs {
                 expected.extend(refs.index.keys().copied());

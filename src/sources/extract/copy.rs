@@ -92,7 +92,10 @@ impl Opened {
             while at < hole {
                 cancel.check()?;
                 let want = (buffer.len() as u64).min(hole - at) as usize;
-                let n = self.file.read_at(&mut buffer[..want], at).map_err(failed)?;
+                let n = match self.file.read_at(&mut buffer[..want], at) {
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                    read => read.map_err(failed)?,
+                };
                 if n == 0 {
                     break;
                 }

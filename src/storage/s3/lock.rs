@@ -16,7 +16,7 @@ use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::DateTime as S3Time;
 use aws_sdk_s3::types::{ObjectLockMode, ObjectLockRetention, ObjectLockRetentionMode};
 use chrono::{DateTime, TimeDelta, Utc};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// No prefix has so many pages of a thousand versions.
@@ -197,6 +197,7 @@ impl Bucket {
     async fn versions(&self, full: &str) -> Result<BTreeMap<String, Vec<Version>>, S3Error> {
         let mut found: BTreeMap<String, Vec<(DateTime<Utc>, Version)>> = BTreeMap::new();
         let mut marker: Option<(Option<String>, Option<String>)> = None;
+        let mut seen = HashSet::new();
         for _ in 0..MOST_PAGES {
             let page = self.version_page(full, marker.clone()).await?;
             self.take_versions(&page, full, &mut found)?;
@@ -207,8 +208,11 @@ impl Bucket {
                 return Ok(found.into_iter().map(|(key, versions)| (key, newest_first(versions))).collect());
             }
             let next = (page.next_key_marker, page.next_version_id_marker);
-            if next.0.is_none() || marker.as_ref() == Some(&next) {
+            if next.0.is_none() {
                 return Err(self.untrustworthy("a list that breaks off without saying where to go on"));
+            }
+            if !seen.insert(next.clone()) {
+                return Err(self.untrustworthy("a list that goes round in circles"));
             }
             marker = Some(next);
         }

@@ -5,12 +5,13 @@ use super::credentials::CredentialSource;
 use super::lock::LockSettings;
 use super::settings::{Pace, S3Settings, ServerTraits};
 use crate::base::fuzz::Fuzz;
-use crate::storage::Storage;
+use crate::storage::{ObjectInfo, Storage};
 use chrono::TimeDelta;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -43,20 +44,20 @@ const WORDS: &[&str] = &[
     "\u{feff}",
 ];
 
-/// A server whose every answer is what stands in `body`.
-fn server(body: Arc<Mutex<Vec<u8>>>) -> u16 {
+/// A server whose every answer is what `answer` says.
+fn server(answer: impl Fn() -> Vec<u8> + Clone + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let body = body.clone();
+            let answer = answer.clone();
             // It ends with the process.
             std::thread::spawn(move || {
                 let mut reader = BufReader::new(stream.try_clone().unwrap());
                 let (mut stream, mut line) = (stream, String::new());
                 while reader.read_line(&mut line).is_ok_and(|n| n > 0) {
                     if line == "\r\n" {
-                        let body = body.lock().unwrap().clone();
+                        let body = answer();
                         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
                         if stream.write_all(&[head.as_bytes(), &body].concat()).is_err() {
                             return;
@@ -96,17 +97,48 @@ fn storage(dir: &Path, port: u16, locked: bool) -> S3Storage {
     .unwrap()
 }
 
-fn sweep(locked: bool, seed: &str, honest: usize) {
+/// What of an answer must hold for its list to be believed, as far as its plain text shows it.
+fn is_credible(body: &[u8], found: &[ObjectInfo]) {
+    let mut text = String::from_utf8_lossy(body).into_owned();
+    for mark in ["<!--", "-->", "<![CDATA[", "]]>"] {
+        text = text.replace(mark, "");
+    }
+    assert!(found.windows(2).all(|pair| pair[0].key < pair[1].key), "out of order, or twice: {found:?}");
+    let foreign = found.iter().find(|o| !text.contains(&format!("shop/{}", o.key)));
+    assert!(foreign.is_none(), "not below the prefix: {foreign:?}");
+    let mut told = text.split("IsTruncated").skip(1).filter_map(|rest| rest.split("</").next());
+    assert!(told.any(|told| told.contains("false")), "it does not say that it is complete: {found:?}");
+    let counts: Vec<&str> = text.split("<KeyCount>").skip(1).filter_map(|rest| rest.split('<').next()).collect();
+    if let [count] = counts[..]
+        && let Ok(count) = count.parse::<usize>()
+    {
+        let shown = text.matches("<Contents").count();
+        assert!(found.len() <= count && count <= shown, "{count} objects are promised: {found:?}");
+    }
+}
+
+/// `lies`: what is replaced by what in the honest answer.
+fn sweep(locked: bool, seed: &str, honest: usize, lies: &[(&str, &str)]) {
     let body = Arc::new(Mutex::new(seed.as_bytes().to_vec()));
-    let port = server(body.clone());
+    let port = {
+        let body = body.clone();
+        server(move || body.lock().unwrap().clone())
+    };
     let dir = tempfile::tempdir().unwrap();
     let storage = storage(dir.path(), port, locked);
     assert_eq!(storage.list("").unwrap().len(), honest, "the seed is an honest answer");
-    Fuzz::of("s3-list").seed(seed).words(WORDS).run(|bytes| {
+    let mut fuzz = Fuzz::of("s3-list").seed(seed).words(WORDS);
+    for (honest, lie) in lies {
+        assert!(seed.contains(honest), "{honest}");
+        let answer = seed.replace(honest, lie);
+        *body.lock().unwrap() = answer.clone().into_bytes();
+        assert!(storage.list("").is_err(), "{lie:?} in place of {honest:?} is believed");
+        fuzz = fuzz.seed(answer);
+    }
+    fuzz.run(|bytes| {
         *body.lock().unwrap() = bytes.to_vec();
-        // Whatever is listed is a key below the prefix, once, in order.
         if let Ok(found) = storage.list("") {
-            assert!(found.windows(2).all(|pair| pair[0].key < pair[1].key), "{found:?}");
+            is_credible(bytes, &found);
         }
     });
 }
@@ -121,6 +153,21 @@ fn sweep_lists() {
          <ETag>&quot;1&quot;</ETag><Size>10</Size></Contents><Contents><Key>shop/repository.json</Key><LastModified>\
          2026-11-21T10:00:01.000Z</LastModified><ETag>&quot;2&quot;</ETag><Size>20</Size></Contents></ListBucketResult>",
         2,
+        &[
+            ("<IsTruncated>false</IsTruncated>", ""),
+            ("<IsTruncated>false", "<IsTruncated>true"),
+            ("<KeyCount>2", "<KeyCount>1"),
+            ("<KeyCount>2", "<KeyCount>3"),
+            ("shop/archives", "shoq/archives"),
+            ("shop/repository", "shoq/repository"),
+            (
+                "<IsTruncated>false</IsTruncated>",
+                "<IsTruncated>true</IsTruncated><NextContinuationToken>a</NextContinuationToken>",
+            ),
+            ("shop/archives", "shop/zrchives"),
+            ("shop/archives/aa/1", "shop/repository.json"),
+            ("<Size>10", "<Size>-1"),
+        ],
     );
 }
 
@@ -136,5 +183,42 @@ fn sweep_lists_of_versions() {
          </ETag><Size>10</Size></Version><DeleteMarker><Key>shop/b</Key><VersionId>v1</VersionId><IsLatest>true\
          </IsLatest><LastModified>2026-11-21T10:00:00.000Z</LastModified></DeleteMarker></ListVersionsResult>",
         1,
+        &[
+            ("<IsTruncated>false</IsTruncated>", ""),
+            ("<IsTruncated>false", "<IsTruncated>true"),
+            (
+                "<IsTruncated>false</IsTruncated>",
+                "<IsTruncated>true</IsTruncated><NextKeyMarker>shop/a</NextKeyMarker>",
+            ),
+            ("<Key>shop/b", "<Key>shoq/b"),
+            ("<VersionId>v2</VersionId>", ""),
+            ("<Size>20", "<Size>-1"),
+        ],
     );
+}
+
+/// A circle of two pages is one as well.
+#[test]
+fn no_list_goes_round_in_circles() {
+    for (locked, result, next) in [
+        (
+            false,
+            "ListBucketResult",
+            ["NextContinuationToken>a</NextContinuationToken", "NextContinuationToken>b</NextContinuationToken"],
+        ),
+        (true, "ListVersionsResult", ["NextKeyMarker>a</NextKeyMarker", "NextKeyMarker>b</NextKeyMarker"]),
+    ] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let port = {
+            let asked = asked.clone();
+            server(move || {
+                let next = next[asked.fetch_add(1, Ordering::Relaxed) % 2];
+                format!("<{result}><IsTruncated>true</IsTruncated><{next}></{result}>").into_bytes()
+            })
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let error = storage(dir.path(), port, locked).list("").unwrap_err();
+        assert!(format!("{error:?}").contains("circles"), "{error:?}");
+        assert!(asked.load(Ordering::Relaxed) < 10);
+    }
 }
