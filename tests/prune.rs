@@ -620,7 +620,7 @@ fn a_revocation_killed_at_any_step_is_done_again() {
         let plan = plan_revoke(&installation, &access, Some(&key), &good, &run)?;
         setup::revoke(&installation, &access, &over.world.identity, &plan, &run)
     };
-    let attempt = |pruned: &Pruned, rigged: Rigged| pruned.attempt(rigged, move |over| revoke(over));
+    let attempt = |pruned: &Pruned, rigged: Rigged| pruned.attempt(rigged, revoke);
     let newest = |pruned: &Pruned| pruned.world.keys(layout::SNAPSHOTS).pop().unwrap();
     let done = build();
     let read: Vec<_> = done.snapshots().iter().take(2).map(|s| done.world.read(s)).collect();

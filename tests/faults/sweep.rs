@@ -119,7 +119,7 @@ fn sweep(arguments: &[&str], prepare: impl Fn(&Site), prunes: bool, after: impl 
     cases.are_well();
     assert_eq!(unmet, Vec::<String>::new(), "{arguments:?} never met this");
     assert!(kills >= 4 && errors >= 4, "{kills} kills and {errors} errors");
-    assert!(missed * 3 <= (kills + errors) * 2, "{missed} were not met, {kills} kills and {errors} errors were");
+    assert!(missed <= kills + errors, "{missed} were not met, {kills} kills and {errors} errors were");
 }
 
 /// The points of a call that are tried, and some more where none of them is met: a thread may have fewer calls than the
