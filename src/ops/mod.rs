@@ -54,6 +54,7 @@ pub mod restore;
 pub mod rollback;
 pub mod runner;
 pub mod runs;
+mod script;
 pub mod setup;
 pub mod snapshot;
 pub mod status;

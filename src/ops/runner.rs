@@ -1,5 +1,5 @@
 //! Whether anything runs what a policy schedules: a service that is there, a unit of systemd that is enabled, a line of a
-//! crontab, or whatever has run it of late.
+//! crontab, a script of somebody's own that one of these runs, or whatever has run it of late.
 //!
 //! Nothing is asked of systemd: what is enabled is linked below `*.wants`, and says itself what it starts.
 
@@ -7,6 +7,7 @@ use crate::base::cancel::Cancel;
 use crate::base::ids::PolicyName;
 use crate::ops::access::Installation;
 use crate::ops::runs::{Book, What};
+use crate::ops::script::Scripts;
 use crate::ops::{OpsError, crontab};
 use crate::place::account::is_root;
 use crate::place::owner_is_gone;
@@ -53,19 +54,31 @@ pub fn find(
     }
     let whose =
         Whose { installation, is_standard: *installation == Installation::standard(), policy: &policy.app.name };
+    let scripts = &mut Scripts::new();
     let mut stopped = None;
     for Enabled { name, starts } in enabled() {
-        match whose.called(&starts) {
-            Some(Called::Serve) => stopped = Some(name),
-            Some(Called::Snapshot) => return Ok(Runner::Other(format!("{name} is enabled"))),
+        match whose.called_through(&starts, scripts) {
+            Some((Called::Serve, _)) => stopped = Some(name),
+            Some((Called::Snapshot, None)) => return Ok(Runner::Other(format!("{name} is enabled"))),
+            Some((Called::Snapshot, Some(script))) => {
+                let text = format!("{name} is enabled and runs {}, which calls it", script.display());
+                return Ok(Runner::Other(text));
+            }
             None => {}
         }
     }
     if let Some(name) = stopped {
         return Ok(Runner::Stopped(name));
     }
-    if let Some(entry) = crontab::entries(cancel).iter().find(|entry| whose.called(&entry.text).is_some()) {
-        return Ok(Runner::Other(format!("{}:{} calls it", entry.file.display(), entry.number)));
+    for entry in crontab::entries(cancel) {
+        let line = format!("{}:{}", entry.file.display(), entry.number);
+        match whose.called_through(&entry.text, scripts) {
+            Some((_, None)) => return Ok(Runner::Other(format!("{line} calls it"))),
+            Some((_, Some(script))) => {
+                return Ok(Runner::Other(format!("{line} runs {}, which calls it", script.display())));
+            }
+            None => {}
+        }
     }
     let newest = match Book::look(&installation.state_dir)? {
         Some(book) => book.newest_scheduled(&policy.app.name, What::Snapshot)?,
@@ -159,11 +172,31 @@ impl Whose<'_> {
         lines.lines().find_map(|line| self.in_line(line))
     }
 
+    /// The same, or what scripts have it do that a line runs.
+    fn called_through(&self, lines: &str, scripts: &mut Scripts) -> Option<(Called, Option<PathBuf>)> {
+        if let Some(called) = self.called(lines) {
+            return Some((called, None));
+        }
+        let run = lines.lines().flat_map(|line| scripts.of_line(line));
+        run.into_iter().find_map(|(path, text)| Some((self.called(&text)?, Some(path))))
+    }
+
     fn in_line(&self, line: &str) -> Option<Called> {
-        let words: Vec<&str> = line.split([' ', '\t', '"', '\'', ';', '&', '|']).filter(|w| !w.is_empty()).collect();
+        line.split([';', '&', '|']).find_map(|command| self.in_command(command))
+    }
+
+    fn in_command(&self, command: &str) -> Option<Called> {
+        let words = command.split([' ', '\t', '"', '\'', '`', '(', ')']).filter(|w| !w.is_empty());
+        let words: Vec<&str> = words.take_while(|word| !word.starts_with('#')).collect();
         let at =
             words.iter().position(|w| w.rsplit('/').next().is_some_and(|n| n.trim_start_matches('-') == "lifeboat"))?;
+        // What only speaks of it.
+        if words[..at].iter().any(|word| ["echo", "printf", "logger"].contains(word)) {
+            return None;
+        }
         let arguments = &words[at + 1..];
+        // In a script it may be any.
+        let is_variable = |given: &str| given.starts_with('$');
         let option = |names: &[&str]| {
             arguments.iter().enumerate().find_map(|(at, word)| match word.split_once('=') {
                 Some((name, value)) if names.contains(&name) => Some(value),
@@ -172,12 +205,12 @@ impl Whose<'_> {
             })
         };
         let is_ours = match option(&["--config-dir"]) {
-            Some(dir) => Path::new(dir) == self.installation.config_dir,
+            Some(dir) => is_variable(dir) || Path::new(dir) == self.installation.config_dir,
             None => self.is_standard,
         };
         let is_policy = |given: &str| {
             let file = self.installation.policies().join(format!("{}.toml", self.policy));
-            given == self.policy.as_str() || Path::new(given) == file
+            is_variable(given) || given == self.policy.as_str() || Path::new(given) == file
         };
         if !is_ours {
             return None;
@@ -207,6 +240,11 @@ mod tests {
             ("@daily lifeboat --policy=/etc/lifeboat/policies/shop.toml snapshot", Some(Called::Snapshot)),
             ("@daily cd /x && \"/opt/lifeboat\" -p shop snapshot", Some(Called::Snapshot)),
             ("@daily lifeboat -p other snapshot", None),
+            ("for p in blog shop; do lifeboat -p \"$p\" snapshot; done", Some(Called::Snapshot)),
+            ("if ! lifeboat -p shop -q snapshot; then echo lifeboat snapshot failed; fi", Some(Called::Snapshot)),
+            ("lifeboat -p shop verify; echo \"lifeboat snapshot failed\"", None),
+            ("lifeboat -p shop verify # not lifeboat -p shop snapshot", None),
+            ("out=$(lifeboat -p shop snapshot)", Some(Called::Snapshot)),
             ("@daily lifeboat --config-dir /srv/other snapshot", None),
             ("@daily lifeboat -p shop verify", None),
             ("@daily /opt/snapshot --of lifeboats", None),

@@ -94,15 +94,20 @@ impl State {
         self.cache(repository).join("index")
     }
 
-    /// Drops decrypted index objects that the repository no longer has. One that cannot be dropped costs room only.
+    /// Drops decrypted index objects that the repository no longer has, and what else lies there: an earlier version kept them
+    /// under other names. What cannot be dropped costs room only.
     pub fn tidy_index_cache(&self, repository: &RepositoryId, is_there: impl Fn(&ObjectId) -> bool) {
         let cache = self.index_cache(repository);
         atomic::remove_all_left_behind(&cache);
         let Ok(entries) = fs::read_dir(cache) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
+            // One that is being written.
+            if name.as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
             let id = name.to_str().and_then(crate::repository::kept::id_of);
-            if id.is_some_and(|id| !is_there(&id)) {
+            if !id.is_some_and(|id| is_there(&id)) {
                 let _ = fs::remove_file(entry.path());
             }
         }
@@ -487,6 +492,26 @@ mod tests {
         assert!(lock.is_some() && State::open(state.dir()).unwrap().lock_policy(&policy).unwrap().is_none());
         drop(lock);
         assert!(state.lock_policy(&policy).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_cache_keeps_what_it_knows_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        let repository: RepositoryId = format!("SHA256:{}", "A".repeat(43)).parse().unwrap();
+        let cache = state.index_cache(&repository);
+        let [there, gone] = [ObjectId([1; 32]), ObjectId([2; 32])];
+        fs::create_dir_all(cache.join("folder")).unwrap();
+        let now = format!(".{there}.index.{}.tmp", "0a".repeat(8));
+        // An earlier version kept them as CBOR.
+        let names =
+            [format!("{there}.index"), format!("{gone}.index"), format!("{there}.cbor"), "notes".into(), now.clone()];
+        names.iter().for_each(|name| fs::write(cache.join(name), "x").unwrap());
+        state.tidy_index_cache(&repository, |id| *id == there);
+        let mut left: Vec<String> =
+            fs::read_dir(&cache).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        assert_eq!(left, [now, format!("{there}.index"), "folder".to_owned()]);
     }
 
     #[test]

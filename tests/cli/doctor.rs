@@ -274,6 +274,26 @@ fn that_nothing_runs_it_and_nobody_hears_of_a_failure_is_said() {
     let (verdict, text) = line("shop");
     assert!(verdict == "ok" && text.contains("/etc/cron.d/lifeboat:1 calls it"), "{text}");
 
+    // A script of somebody's own: it is looked into, and not run.
+    let script = world.path("nightly-backup.sh");
+    let through = |policy: &str, mode: u32| {
+        let (ran, config) = (world.path("ran"), world.path("config"));
+        let call = format!("lifeboat --config-dir {} \\\n  -p {policy} -q snapshot", config.display());
+        fs::write(&script, format!("#!/bin/sh\ntouch {}\n{call} || logger failed\n", ran.display())).unwrap();
+        chmod(&script, mode);
+        fs::write(folder.join("lifeboat"), format!("0 2 * * * root {} >/dev/null\n", script.display())).unwrap();
+        let json = with_folder(&world, &folder, "/etc/cron.d");
+        assert!(!ran.exists(), "it was run");
+        let others = json["policies"][0]["findings"].as_array().unwrap();
+        let is_other = others.iter().any(|f| f["check"] == "cron" && f.to_string().contains("nightly-backup"));
+        assert_eq!(is_other, mode & 0o111 == 0, "another backup's, unless it calls this program: {json:#}");
+        finding(&json, "service")
+    };
+    assert_eq!(through("other", 0o755).0, "warning", "another policy's");
+    assert_eq!(through("shop", 0o644).0, "warning", "cron could not run it");
+    let (verdict, text) = through("shop", 0o755);
+    assert!(verdict == "ok" && text.contains("nightly-backup.sh, which calls it"), "{text}");
+
     // A unit that is enabled, and does not run.
     let units = world.path("units");
     fs::create_dir_all(units.join("multi-user.target.wants")).unwrap();

@@ -116,7 +116,8 @@ fn a_hook_that_fails_behind_the_snapshot_makes_the_run_partial() {
 #[test]
 fn a_run_that_is_stopped_brings_back_what_it_began() {
     let before = "before_snapshot = 'touch ../in; sleep 60'\n";
-    let after = "after_snapshot = ['sleep 1', 'echo $LIFEBOAT_OUTCOME > ../back']\n";
+    // Longer than anything else may take to stop.
+    let after = "after_snapshot = ['sleep 6', 'echo $LIFEBOAT_OUTCOME > ../back']\n";
     let world = world(&format!("{before}{after}{}", tells("on_failure")));
     let mut run = world.command(&["snapshot"]).spawn().unwrap();
     wait_for(&world.path("in"));

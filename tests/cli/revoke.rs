@@ -1,6 +1,13 @@
 //! A host's key that was stolen: what the thief signs is refused, what was there before restores, and the host goes on.
 
 use crate::world::{World, tree};
+use chrono::TimeDelta;
+use lifeboat::base::ids::ObjectId;
+use lifeboat::pipeline::crypt::object_id;
+use lifeboat::pipeline::sign::{Namespace, peek_line};
+use lifeboat::repository::format::{Note, Record};
+use lifeboat::repository::keys::HostKey;
+use lifeboat::repository::layout;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -168,6 +175,93 @@ fn what_the_key_condemned_is_condemned_anew() {
     world.run(&["prune"]).exits(0).shows(&["deleted"]);
     assert!(world.files("state/repository/manifests").len() < manifests);
     world.run(&["verify", "--deep"]).exits(0);
+}
+
+fn noise(n: u8) -> Vec<u8> {
+    let mut bytes = vec![0; 1_000_000];
+    blake3::Hasher::new().update(&[n]).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// Which archives hold a snapshot's chunks now, a record of a repack says: the header's own are gone.
+#[test]
+fn what_a_repack_moved_is_found_without_the_key() {
+    let world = World::with_snapshot();
+    world.add_to_policy(KEEP_TWO);
+    let mut blob = noise(0);
+    for n in 0..3 {
+        blob[500_000..].copy_from_slice(&noise(n)[500_000..]);
+        fs::write(world.app().join("uploads/blob"), &blob).unwrap();
+        world.run(&["snapshot"]).exits(0);
+    }
+    for folder in ["archives", "index", "refs", "manifests"] {
+        age(&world, folder, 8 * 24);
+    }
+    let repacked = world.json(&["prune", "--repack", "--now"]);
+    assert!(repacked["report"]["repack"]["replaced"].as_u64() > Some(0), "{repacked:#}");
+    world.run(&["verify", "--deep"]).exits(0);
+    let (before, own) = (ids(&world), key(&world));
+    let done = world.json(&["keys", "revoke", &own, "--all-good", "--yes"]);
+    assert_eq!((before.len(), done["plan"]["records"].as_u64()), (2, Some(2)), "{done:#}");
+    assert_eq!(ids(&world), before);
+    let is_whole = |out: &str| {
+        world.run(&["verify", "--deep"]).exits(0);
+        world.run(&["restore", &before[0], "--into", out]).exits(0);
+        let restored = tree(&world.path(out)).into_iter().find(|(path, _)| path.ends_with("uploads/blob")).unwrap();
+        assert!(restored.1 == blob);
+    };
+    is_whole("out");
+    // What nothing needs goes, and nothing else does.
+    world.run(&["keys", "rotate"]).exits(0);
+    world.run(&["snapshot"]).exits(0);
+    world.run(&["prune", "--now"]).exits(0);
+    is_whole("out2");
+}
+
+/// A thief's record says of a removed header that it named another one: what would lead down to those below it. His was in
+/// the storage later, whatever time it gives itself.
+#[test]
+fn of_records_that_disagree_the_one_that_was_there_first_is_right() {
+    let world = World::with_snapshot();
+    world.add_to_policy(KEEP_TWO);
+    world.run(&["hold", "first"]).exits(0);
+    for _ in 0..4 {
+        world.run(&["snapshot"]).exits(0);
+    }
+    world.run(&["prune"]).exits(0);
+    let before = ids(&world);
+    assert_eq!(before.len(), 3);
+    age(&world, "records", 2);
+    let records = || -> Vec<Record> {
+        let all = tree(&world.repository().join("records"));
+        all.iter().map(|(_, bytes)| serde_json::from_str(peek_line(bytes).unwrap()).unwrap()).collect()
+    };
+    let named = |record: &Record| match &record.note {
+        Note::Prune { removed } => removed.last().and_then(|one| one.previous),
+        _ => None,
+    };
+    let mut forged = records().into_iter().find(|record| named(record).is_some()).unwrap();
+    let honest = named(&forged).unwrap();
+    forged.time -= TimeDelta::hours(5);
+    if let Note::Prune { removed } = &mut forged.note {
+        removed.last_mut().unwrap().previous = Some(ObjectId([9; 32]));
+    }
+    let host = HostKey::load(&world.path("config/host.key")).unwrap();
+    let bytes = host.signing.sign(Namespace::Record, &serde_json::to_string(&forged).unwrap()).unwrap();
+    let at = layout::dated_key(layout::RECORDS, forged.time, object_id(&bytes)).unwrap();
+    fs::write(world.repository().join(at.as_str()), bytes).unwrap();
+
+    let own = key(&world);
+    for good in [&["--all-good"][..], &["--last-good", &before[0]]] {
+        let revoke = [&["keys", "revoke", own.as_str()], good].concat();
+        let plan = world.json(&[&revoke[..], &["--dry-run"]].concat());
+        assert_eq!(plan["plan"]["lines"][0]["stay"], 3, "{plan:#}");
+    }
+    world.run(&["keys", "revoke", &own, "--all-good", "--yes"]).exits(0);
+    let said: Vec<ObjectId> = records().iter().filter_map(named).collect();
+    assert_eq!(said, [honest]);
+    assert_eq!(ids(&world), before);
+    world.run(&["verify"]).exits(0);
 }
 
 /// A key that was rotated away long ago has headers no more, or an old one alone; its records explain more than that.

@@ -1,7 +1,7 @@
 //! Flow collections: `[a, b]` and `{a: b}`.
 
-use super::read::MAX_DEPTH;
-use super::text::{quoted, scalar};
+use super::read::{MAX_DEPTH, TOO_MANY};
+use super::text::{quoted, scalar, size};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 
@@ -66,6 +66,8 @@ pub(super) struct Flow<'a> {
     pub at: usize,
     pub anchors: &'a HashMap<String, Value>,
     pub depth: usize,
+    /// How many values there may still be: what aliases multiply is counted before it is made.
+    pub left: usize,
 }
 
 impl Flow<'_> {
@@ -81,12 +83,15 @@ impl Flow<'_> {
         if self.depth > MAX_DEPTH {
             return Err("nested too deeply");
         }
+        self.count(1)?;
         let value = match self.next() {
             Some('[') => self.items()?,
             Some('{') => self.entries()?,
             Some('*') => {
                 let word = self.word();
-                self.anchors.get(&word[1..]).cloned().ok_or("an alias of nothing")?
+                let value = self.anchors.get(&word[1..]).ok_or("an alias of nothing")?;
+                self.count(size(value))?;
+                value.clone()
             }
             Some('&' | '!') => return Err("an anchor or a tag within brackets"),
             Some('"' | '\'') => Value::String(self.text_in_quotes()?),
@@ -94,6 +99,11 @@ impl Flow<'_> {
         };
         self.depth -= 1;
         Ok(value)
+    }
+
+    fn count(&mut self, n: usize) -> Result<(), &'static str> {
+        self.left = self.left.checked_sub(n).ok_or(TOO_MANY)?;
+        Ok(())
     }
 
     fn text_in_quotes(&mut self) -> Result<String, &'static str> {

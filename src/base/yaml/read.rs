@@ -8,6 +8,7 @@ use std::collections::HashMap;
 pub(super) const MAX_DEPTH: usize = 64;
 /// Values in all, aliases followed.
 const MAX_VALUES: usize = 200_000;
+pub(super) const TOO_MANY: &str = "more values than any compose file has";
 
 /// Why a text could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -77,7 +78,7 @@ impl Reader {
 
     fn count(&mut self, n: usize) -> Result<(), YamlError> {
         self.values += n;
-        if self.values > MAX_VALUES { Err(self.wrong("more values than any compose file has")) } else { Ok(()) }
+        if self.values > MAX_VALUES { Err(self.wrong(TOO_MANY)) } else { Ok(()) }
     }
 
     /// The node that begins at the next line, which is indented by `indent`.
@@ -243,7 +244,8 @@ impl Reader {
             }
             Some('[' | '{') => {
                 let text = self.joined(text, parent)?;
-                let mut flow = Flow { text: &text, at: 0, anchors: &self.anchors, depth: self.depth };
+                let left = MAX_VALUES.saturating_sub(self.values);
+                let mut flow = Flow { text: &text, at: 0, anchors: &self.anchors, depth: self.depth, left };
                 let value = flow.value().map_err(|problem| self.wrong(problem))?;
                 let rest = text[flow.at..].trim_start();
                 if !rest.is_empty() && !rest.starts_with('#') {
@@ -491,5 +493,12 @@ volumes:
             laughs.push_str(&format!("{name}: &{name}\n{}", format!("  - *{before}\n").repeat(9)));
         }
         assert!(read(&laughs).is_err(), "aliases multiply without an end");
+        // In one line of brackets, and by the length of a text rather than by their number.
+        let texts = format!("a: &a {}\nb: [{}]\n", "x".repeat(100_000), "*a, ".repeat(2_000));
+        assert_eq!(read(&texts).map(drop).unwrap_err(), YamlError { line: 2, problem: TOO_MANY });
+        let lists = format!("a: &a [{}]\nb: [{}]\n", "x, ".repeat(100_000), "*a, ".repeat(2_000));
+        assert_eq!(read(&lists).map(drop).unwrap_err(), YamlError { line: 2, problem: TOO_MANY });
+        let texts = format!("a: &a {}\nb:\n{}", "x".repeat(100_000), "- *a\n".repeat(2_000));
+        assert_eq!(read(&texts).map(drop).unwrap_err().problem, TOO_MANY);
     }
 }

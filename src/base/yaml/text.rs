@@ -103,10 +103,15 @@ pub(super) fn scalar(text: &str) -> Value {
     number.map_or_else(|| Value::String(text.to_owned()), Value::Number)
 }
 
+/// A text longer than this counts as several values.
+const TEXT: usize = 64;
+
+/// How many values there are in a value, itself included.
 pub(super) fn size(value: &Value) -> usize {
     match value {
         Value::Array(items) => 1 + items.iter().map(size).sum::<usize>(),
-        Value::Object(map) => 1 + map.values().map(size).sum::<usize>(),
+        Value::Object(map) => 1 + map.iter().map(|(key, value)| key.len() / TEXT + size(value)).sum::<usize>(),
+        Value::String(text) => 1 + text.len() / TEXT,
         _ => 1,
     }
 }

@@ -1,6 +1,8 @@
 //! The part of YAML that compose files are written in: blocks, lists, flow collections on one or more lines, quotes and
 //! comments. What is beyond it (anchors, tags, block texts) yields nothing, and never an error: the engine knows the
 //! rest.
+//!
+//! Invariant: time grows with the length of the text, and memory is bounded, whatever stands in it.
 
 /// A scalar, and the keys above it; an item of a list has the key `-`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +21,9 @@ impl Scalar {
 
 /// Deeper nesting is no compose file.
 const MAX_DEPTH: usize = 64;
+/// What all paths may take together. A key stands in the path of everything below it, so that a long one multiplies; what
+/// follows then yields nothing.
+const MAX_PATHS: usize = 32 << 20;
 
 struct Level {
     indent: usize,
@@ -27,7 +32,7 @@ struct Level {
 
 /// Every scalar of a document, in order.
 pub fn scalars(text: &str) -> Vec<Scalar> {
-    let mut found = Vec::new();
+    let mut found = Found { scalars: Vec::new(), left: MAX_PATHS };
     let mut levels: Vec<Level> = Vec::new();
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
@@ -63,22 +68,47 @@ pub fn scalars(text: &str) -> Vec<Scalar> {
             continue;
         }
         if value.starts_with(['[', '{']) {
-            while !balanced(&value) {
+            let mut brackets = Brackets::default();
+            brackets.look_at(&value);
+            while brackets.are_open() {
                 let Some(next) = lines.next() else { break };
+                let next = without_comment(next).trim();
+                brackets.look_at(next);
                 value.push(' ');
-                value.push_str(without_comment(next).trim());
+                value.push_str(next);
             }
         }
         if !value.is_empty() && levels.len() < MAX_DEPTH {
+            if !found.pays(levels.iter().map(|l| l.key.as_str())) {
+                break;
+            }
             let mut path: Vec<String> = levels.iter().map(|l| l.key.clone()).collect();
             Flow { rest: &value }.value(&mut path, &mut found, 0);
         }
     }
-    found
+    found.scalars
 }
 
+/// What was found, and what paths may still take.
+struct Found {
+    scalars: Vec<Scalar>,
+    left: usize,
+}
+
+impl Found {
+    fn pays<'k>(&mut self, path: impl Iterator<Item = &'k str>) -> bool {
+        let cost: usize = path.map(|key| key.len() + size_of::<String>()).sum();
+        let left = self.left.checked_sub(cost);
+        self.left = left.unwrap_or_default();
+        left.is_some()
+    }
+}
+
+/// What is deeper than any compose file is not kept: nothing below it is given.
 fn push(levels: &mut Vec<Level>, indent: usize, key: &str) {
-    levels.push(Level { indent, key: key.to_owned() });
+    if levels.len() < MAX_DEPTH {
+        levels.push(Level { indent, key: key.to_owned() });
+    }
 }
 
 /// The line up to a `#` that begins a comment.
@@ -114,20 +144,30 @@ fn key_of(text: &str) -> Option<(String, &str)> {
     Some((text[..at].trim().to_owned(), &text[at + 1..]))
 }
 
-fn balanced(text: &str) -> bool {
-    let mut depth = 0i32;
-    let mut quote = None;
-    for c in text.chars() {
-        match (quote, c) {
-            (Some(q), c) if c == q => quote = None,
-            (Some(_), _) => {}
-            (None, '"' | '\'') => quote = Some(c),
-            (None, '[' | '{') => depth += 1,
-            (None, ']' | '}') => depth -= 1,
-            _ => {}
+/// Brackets and quotes of a value of several lines. Each line is looked at once, however many there are.
+#[derive(Default)]
+struct Brackets {
+    depth: i32,
+    quote: Option<char>,
+}
+
+impl Brackets {
+    fn look_at(&mut self, text: &str) {
+        for c in text.chars() {
+            match (self.quote, c) {
+                (Some(q), c) if c == q => self.quote = None,
+                (Some(_), _) => {}
+                (None, '"' | '\'') => self.quote = Some(c),
+                (None, '[' | '{') => self.depth += 1,
+                (None, ']' | '}') => self.depth -= 1,
+                _ => {}
+            }
         }
     }
-    depth <= 0
+
+    fn are_open(&self) -> bool {
+        self.depth > 0
+    }
 }
 
 /// A value that may be a flow collection.
@@ -136,7 +176,7 @@ struct Flow<'t> {
 }
 
 impl Flow<'_> {
-    fn value(&mut self, path: &mut Vec<String>, found: &mut Vec<Scalar>, depth: usize) {
+    fn value(&mut self, path: &mut Vec<String>, found: &mut Found, depth: usize) {
         self.rest = self.rest.trim_start();
         if depth > MAX_DEPTH {
             self.rest = "";
@@ -168,8 +208,8 @@ impl Flow<'_> {
         } else {
             let value = self.word(depth > 0);
             let marked = value.starts_with(['&', '*', '!']);
-            if !value.is_empty() && !marked {
-                found.push(Scalar { path: path.clone(), value });
+            if !value.is_empty() && !marked && found.pays(path.iter().map(String::as_str)) {
+                found.scalars.push(Scalar { path: path.clone(), value });
             }
         }
     }
@@ -311,6 +351,34 @@ x: &anchor
         }
         let deep = "[".repeat(10_000);
         all(&format!("a: {deep}"));
+    }
+
+    /// A few hundred kilobytes took minutes, and gigabytes, where each line looked again at all before it, or each value
+    /// repeated a long key.
+    #[test]
+    fn what_goes_on_for_long_takes_time_by_its_length() {
+        let begins = ["[db:/v", "a: [db:/v", "a: {b", "a: [\"", "a: ['", "a: |\n", "a:\n", ""];
+        let words = [
+            "|\n", "x\n", "- ", "- [", "[a],\n", "{", "b: {\n", "\"\n", "''\n", "${,", " # x\n", "a: '\n", ":\n", "\n",
+        ];
+        for begin in begins {
+            for word in words {
+                let text = format!("{begin}{}", word.repeat((100 << 10) / word.len()));
+                let begun = std::time::Instant::now();
+                scalars(&text);
+                assert!(begun.elapsed().as_secs() < 3, "{begin:?} {word:?}: {:?}", begun.elapsed());
+            }
+        }
+        let key = "k".repeat(100_000);
+        for text in [format!("{key}:\n{}", "- a\n".repeat(100_000)), format!("{key}: [{}", "a,".repeat(100_000))] {
+            let found = scalars(&text);
+            let bytes: usize = found.iter().flat_map(|s| s.path.iter()).map(String::len).sum();
+            assert!(!found.is_empty() && bytes <= MAX_PATHS, "{bytes} bytes of paths");
+        }
+        // No compose file is cut short by that.
+        let services: String =
+            (0..2_000).map(|n| format!("  s{n}:\n    ports: [\"{n}:80\"]\n    image: i\n")).collect();
+        assert_eq!(scalars(&format!("services:\n{services}")).len(), 4_000);
     }
 
     #[test]

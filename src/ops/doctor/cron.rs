@@ -2,6 +2,7 @@
 
 use crate::base::cancel::Cancel;
 use crate::ops::crontab::{self, Entry};
+use crate::ops::script::Scripts;
 use std::path::PathBuf;
 
 /// Programs that make or move backups.
@@ -42,7 +43,15 @@ pub(super) struct Line {
 
 /// Every such line that this account may read, by file.
 pub(super) fn lines(cancel: &Cancel) -> Vec<Line> {
-    crontab::entries(cancel).iter().filter_map(of).collect()
+    let scripts = &mut Scripts::new();
+    let entries = crontab::entries(cancel);
+    entries.iter().filter_map(|entry| of(entry).filter(|_| !is_ours(entry, scripts))).collect()
+}
+
+/// Whether all that speaks for another backup is the name of a script, and that one calls this program.
+fn is_ours(entry: &Entry, scripts: &mut Scripts) -> bool {
+    let is_program = words(&entry.text).any(|w| PROGRAMS.contains(&w));
+    !is_program && scripts.of_line(&entry.text).iter().any(|(_, text)| words(text).any(|w| w == "lifeboat"))
 }
 
 /// In a crontab a script that is called after what it does counts as well.
