@@ -233,7 +233,7 @@ mod tests {
     fn outcomes_take_little_room_and_lose_nothing() {
         let one = |n: u64| {
             let mut report = Report { entries: 1, bytes: 10, ..Report::default() };
-            if n % 3 != 0 {
+            if !n.is_multiple_of(3) {
                 report.add(Severity::Metadata, Aspect::Owner, format!("{n:06}").as_bytes(), "owner");
             }
             if n % 1000 == 1 {
