@@ -53,6 +53,18 @@ impl Runs {
         let (ours, theirs) = (self.tar(), tar_below(&fresh, &self.spec.paths[0]));
         let at = ours.iter().zip(&theirs).position(|(a, b)| a != b);
         assert!(ours == theirs, "the tar differs from that of a run without memory at byte {at:?} below the tree");
+        let pieces = |sink: &MemorySink| {
+            let mut left = ours.len() as u64;
+            let mut pieces = sink.stream_of("files.tar").pieces;
+            pieces.reverse();
+            pieces.retain(|piece| {
+                let fits = left >= piece.length();
+                left = if fits { left - piece.length() } else { 0 };
+                fits
+            });
+            pieces
+        };
+        assert!(pieces(&self.sink) == pieces(&fresh), "the same bytes are cut otherwise than in a run without memory");
     }
 
     /// The tar from the tree's own entry on: other tests change the folders above it.
@@ -124,6 +136,14 @@ fn unchanged_files_are_not_read_again() {
     assert!(runs.read() < 0.4, "{} read", runs.read());
     runs.assert_same_as_fresh();
 
+    // A file in each folder: of every group nearly all is as it was.
+    for d in 0..20 {
+        fs::write(tree.join(format!("d{d}/f{}", d * 7)), random.bytes(500)).unwrap();
+    }
+    runs.run();
+    assert!(runs.read() < 0.4, "{} read", runs.read());
+    runs.assert_same_as_fresh();
+
     runs.bench.force = true;
     runs.run();
     assert_eq!(runs.sink.reused_bytes(), 0);
@@ -187,7 +207,9 @@ fn what_may_still_change_unseen_is_not_remembered() {
     let mut runs = Runs::new(&tree);
     runs.run_at(now + TimeDelta::seconds(1)).unwrap();
     runs.run();
-    assert_eq!(runs.sink.reused_bytes(), 0, "the files were written within two seconds of the first run");
+    // Folders have no content that could change unseen; there are twenty of them, and those above.
+    let only_folders = |sink: &MemorySink| sink.reused_bytes() < 40 * 2048;
+    assert!(only_folders(&runs.sink), "the files were written within two seconds of the first run");
     for entry in walk(&tree) {
         if entry.is_file() {
             tree::set_mtime(&entry, now.timestamp() + 3_600, 0);
@@ -195,7 +217,7 @@ fn what_may_still_change_unseen_is_not_remembered() {
     }
     runs.run();
     runs.run();
-    assert_eq!(runs.sink.reused_bytes(), 0, "the files say that they are of the future");
+    assert!(only_folders(&runs.sink), "the files say that they are of the future");
 }
 
 fn walk(dir: &Path) -> Vec<PathBuf> {

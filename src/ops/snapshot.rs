@@ -550,7 +550,7 @@ fn remember(
     accept_size: bool,
 ) -> (StreamNote, Option<String>) {
     let known = writer.note(source.as_str(), stream.name.as_str());
-    let mut lengths = known.map(|n| n.lengths.clone()).unwrap_or_default();
+    let mut lengths = known.map(|n| n.lengths).unwrap_or_default();
     let mut sorted = lengths.clone();
     sorted.sort_unstable();
     let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0);

@@ -108,7 +108,18 @@ fn prepare(command: &Command, watch: &Watch) -> Result<std::process::Command, Pl
             process
         }
         None => {
-            let mut process = std::process::Command::new(program);
+            let path = environment.iter().find(|(name, _)| name == "PATH").filter(|_| account.is_none());
+            let mut process = match path.map_or(OnPath::Unclear, |(_, path)| on_path(program, path)) {
+                OnPath::File(file) => {
+                    let mut process = std::process::Command::new(file);
+                    process.arg0(program);
+                    process
+                }
+                OnPath::Nowhere => {
+                    return Err(start_error(watch, command.dir.as_deref(), io::ErrorKind::NotFound.into()));
+                }
+                OnPath::Unclear => std::process::Command::new(program),
+            };
             if let Some(account) = &account {
                 process.uid(account.uid).gid(account.gid);
             }
@@ -150,6 +161,28 @@ fn environment(account: Option<&Account>) -> Vec<(OsString, OsString)> {
 
 fn find_program(name: &str, path: &OsString) -> Option<PathBuf> {
     std::env::split_paths(path).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+/// Where a program lies.
+enum OnPath {
+    File(PathBuf),
+    Nowhere,
+    Unclear,
+}
+
+/// Looks for a program. Started by its file it needs no copy of this process, whose memory would then have to be copied
+/// wherever it is written to; a name that the child looks up does.
+fn on_path(program: &str, path: &OsString) -> OnPath {
+    if program.is_empty() || program.contains('/') || std::env::split_paths(path).any(|dir| !dir.is_absolute()) {
+        return OnPath::Unclear;
+    }
+    let Some(file) = find_program(program, path) else { return OnPath::Nowhere };
+    // A script that does not say what runs it is left to the child, which tries the shell.
+    let mut first = [0; 4];
+    let n = std::fs::File::open(&file).and_then(|mut file| file.read(&mut first)).unwrap_or(0);
+    let is_plain = first[..n] == *b"\x7fELF" || first[..n].starts_with(b"#!");
+    let is_plain = is_plain && rustix::fs::access(&file, rustix::fs::Access::EXEC_OK).is_ok();
+    if is_plain { OnPath::File(file) } else { OnPath::Unclear }
 }
 
 /// ENOENT says "no such program" and "no such folder" alike; a look at the folder tells which.

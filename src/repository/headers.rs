@@ -11,6 +11,7 @@
 use crate::base::atomic;
 use crate::base::ids::ObjectId;
 use crate::pipeline::crypt::object_id;
+use crate::repository::database::{self, Database};
 use crate::repository::format::{Header, HeaderRef};
 use crate::repository::parallel::at_once;
 use crate::repository::state::set_up;
@@ -20,7 +21,6 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::de::DeserializeOwned;
 use std::collections::HashSet;
 use std::fs;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -48,7 +48,7 @@ pub(super) type Checked<T> = Result<(T, Vec<HeaderRef>), RepositoryError>;
 
 /// What this host remembers of a repository's headers and records. Nothing that fails here is an error: it costs a read.
 pub struct HeaderCache {
-    db: Mutex<Connection>,
+    db: Mutex<Database>,
 }
 
 /// A remembered object.
@@ -64,8 +64,8 @@ impl HeaderCache {
     /// Opens the cache in a folder, creating both. One that cannot be read is made anew; `None` where that fails too.
     pub fn open(dir: &Path, name: &str) -> Option<Self> {
         let path = dir.join(name);
-        let open = || -> rusqlite::Result<Connection> {
-            let db = Connection::open(&path)?;
+        let open = || -> rusqlite::Result<Database> {
+            let db = Database::cache(&path)?;
             db.busy_timeout(Duration::from_secs(2))?;
             db.pragma_update(None, "journal_mode", "wal")?;
             db.pragma_update(None, "synchronous", "off")?;
@@ -74,7 +74,7 @@ impl HeaderCache {
         };
         let create = || -> std::io::Result<()> {
             atomic::create_private_dir(dir)?;
-            fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map(drop)
+            database::create(&path)
         };
         if let Err(e) = create() {
             tracing::debug!("headers are not kept in {}: {e}", dir.display());
@@ -91,7 +91,7 @@ impl HeaderCache {
         db.map(|db| Self { db: Mutex::new(db) }).ok()
     }
 
-    fn db(&self) -> MutexGuard<'_, Connection> {
+    fn db(&self) -> MutexGuard<'_, Database> {
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -104,11 +104,31 @@ pub struct IndexLoader<'a> {
 impl IndexLoader<'_> {
     /// One index object of `length` stored bytes.
     pub fn load(&self, id: ObjectId, length: Option<u64>) -> Result<IndexObject, RepositoryError> {
+        if let Some(kept) = self.cache.as_deref().and_then(|dir| kept::read(dir, id)) {
+            return Ok(kept.into_object());
+        }
+        self.fetch(id, length)
+    }
+
+    /// Puts what one index object says into a table, as [`fill`] does; what it notes.
+    pub fn load_into(
+        &self,
+        (id, length): (ObjectId, u64),
+        table: &mut ChunkTable,
+        index: u32,
+        usable: &Usable<'_>,
+    ) -> Result<std::io::Result<Notes>, RepositoryError> {
+        if let Some(kept) = self.cache.as_deref().and_then(|dir| kept::read(dir, id)) {
+            let filled = fill_from(table, (&kept.dedup_key, &kept.archives), kept.chunks(), index, usable);
+            return Ok(filled.map(|()| kept.notes));
+        }
+        let object = self.fetch(id, Some(length))?;
+        Ok(fill(table, &object, index, usable).map(|()| object.notes))
+    }
+
+    fn fetch(&self, id: ObjectId, length: Option<u64>) -> Result<IndexObject, RepositoryError> {
         let key = layout::index(id);
         let damaged = |problem: String| RepositoryError::Damaged { key: key.clone(), problem };
-        if let Some(object) = self.cache.as_deref().and_then(|dir| kept::read(dir, id)) {
-            return Ok(object);
-        }
         let bytes = self.repository.get(&key, limits::INDEX_STORED)?;
         if object_id(&bytes) != id || length.is_some_and(|n| n != bytes.len() as u64) {
             return Err(damaged("its bytes are not those that its name promises".to_owned()));
@@ -156,22 +176,33 @@ impl Usable<'_> {
 
 /// Puts the usable entries of an index object into a table. `index` is the object's position in the caller's list.
 pub fn fill(table: &mut ChunkTable, object: &IndexObject, index: u32, usable: &Usable<'_>) -> std::io::Result<()> {
+    fill_from(table, (&object.dedup_key, &object.archives), object.chunks.iter().copied(), index, usable)
+}
+
+fn fill_from(
+    table: &mut ChunkTable,
+    (dedup_key, archives): (&DedupKeyId, &[IndexArchive]),
+    chunks: impl ExactSizeIterator<Item = IndexChunk>,
+    index: u32,
+    usable: &Usable<'_>,
+) -> std::io::Result<()> {
     if let Usable::Writer { dedup, .. } = usable
-        && object.dedup_key != *dedup
+        && dedup_key != dedup
     {
         return Ok(());
     }
     let positions: Vec<Option<u32>> =
-        object.archives.iter().map(|archive| usable.archive(archive).then(|| table.archive(archive))).collect();
-    for chunk in &object.chunks {
-        let IndexChunk(_, archive, frame_offset, frame_length, offset, length) = *chunk;
+        archives.iter().map(|archive| usable.archive(archive).then(|| table.archive(archive))).collect();
+    table.reserve(chunks.len());
+    for chunk in chunks {
+        let IndexChunk(_, archive, frame_offset, frame_length, offset, length) = chunk;
         let Some(Some(position)) = positions.get(archive as usize) else { continue };
         let in_limits = length as usize <= limits::CHUNK
             && offset as u64 + u64::from(length) <= limits::FRAME as u64
             && u64::from(frame_offset) + u64::from(frame_length) <= limits::ARCHIVE
             && frame_length <= limits::FRAME_STORED;
         if in_limits {
-            table.insert(chunk, *position, index)?;
+            table.insert(&chunk, *position, index)?;
         }
     }
     Ok(())

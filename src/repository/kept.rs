@@ -7,9 +7,10 @@
 use crate::base::atomic::{self, IfExists};
 use crate::base::ids::{ChunkId, DedupKeyId, ObjectId, RecipientSetId};
 use crate::pipeline::limits;
-use crate::repository::format::{FORMAT, IndexArchive, IndexChunk, IndexObject};
+use crate::repository::format::{FORMAT, IndexArchive, IndexChunk, IndexObject, Notes};
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 16] = b"lifeboat index 1";
@@ -42,11 +43,52 @@ fn write(dir: &Path, id: ObjectId, object: &IndexObject) -> io::Result<()> {
     atomic::write_unsynced(&path(dir, id), &bytes, 0o600, IfExists::Replace)
 }
 
+/// A kept index object, as it was read: its chunks are taken out of its bytes one by one.
+pub(super) struct Kept {
+    pub dedup_key: DedupKeyId,
+    pub archives: Vec<IndexArchive>,
+    pub notes: Notes,
+    bytes: Vec<u8>,
+    chunks: Range<usize>,
+}
+
 /// A kept index object.
-pub(super) fn read(dir: &Path, id: ObjectId) -> Option<IndexObject> {
-    let bytes = fs::read(path(dir, id)).ok()?;
+pub(super) fn read(dir: &Path, id: ObjectId) -> Option<Kept> {
+    let mut bytes = fs::read(path(dir, id)).ok()?;
     let (plain, hash) = bytes.split_last_chunk::<32>()?;
-    (blake3::hash(plain).as_bytes() == hash).then(|| decode(plain))?
+    if blake3::hash(plain).as_bytes() != hash {
+        return None;
+    }
+    bytes.truncate(bytes.len() - 32);
+    decode(bytes)
+}
+
+impl Kept {
+    pub fn chunks(&self) -> impl ExactSizeIterator<Item = IndexChunk> {
+        let entries = self.bytes.get(self.chunks.clone()).unwrap_or_default().as_chunks::<CHUNK>().0;
+        entries.iter().map(|entry| {
+            let mut id = [0; 32];
+            id.copy_from_slice(&entry[..32]);
+            let word = |n: usize| {
+                let mut word = [0; 4];
+                word.copy_from_slice(&entry[32 + 4 * n..36 + 4 * n]);
+                u32::from_le_bytes(word)
+            };
+            IndexChunk(ChunkId(id), word(0), word(1), word(2), word(3), word(4))
+        })
+    }
+
+    pub fn into_object(self) -> IndexObject {
+        IndexObject {
+            format: FORMAT,
+            requires: Vec::new(),
+            dedup_key: self.dedup_key,
+            codec: CODEC.to_owned(),
+            chunks: self.chunks().collect(),
+            archives: self.archives,
+            notes: self.notes,
+        }
+    }
 }
 
 fn encode(object: &IndexObject) -> io::Result<Vec<u8>> {
@@ -75,46 +117,25 @@ fn encode(object: &IndexObject) -> io::Result<Vec<u8>> {
     Ok(out)
 }
 
-fn decode(bytes: &[u8]) -> Option<IndexObject> {
+fn decode(bytes: Vec<u8>) -> Option<Kept> {
     let rest = &mut bytes.strip_prefix(MAGIC)?;
     let dedup_key = DedupKeyId(hash(rest)?);
-    let (archives, chunks, notes) = (number(rest)?, number(rest)?, number(rest)?);
-    if archives.max(chunks) > limits::INDEX_ENTRIES {
+    let (count, chunks, notes) = (number(rest)?, number(rest)?, number(rest)?);
+    if count.max(chunks) > limits::INDEX_ENTRIES {
         return None;
     }
-    let mut object = IndexObject {
-        format: FORMAT,
-        requires: Vec::new(),
-        dedup_key,
-        codec: CODEC.to_owned(),
-        archives: Vec::with_capacity(archives),
-        chunks: Vec::with_capacity(chunks),
-        notes: Default::default(),
-    };
-    for _ in 0..archives {
+    let mut archives = Vec::with_capacity(count);
+    for _ in 0..count {
         let (id, recipients) = (ObjectId(hash(rest)?), RecipientSetId(hash(rest)?));
         let (length, header) = (number(rest)? as u64, number(rest)?);
         let header = rest.split_off(..header)?.to_vec();
-        object.archives.push(IndexArchive { id, length, header, recipients });
+        archives.push(IndexArchive { id, length, header, recipients });
     }
-    let (entries, none) = rest.split_off(..chunks.checked_mul(CHUNK)?)?.as_chunks::<CHUNK>();
-    debug_assert!(none.is_empty());
-    for entry in entries {
-        let (id, words) = entry.split_first_chunk::<32>()?;
-        let [archive, frame_offset, frame_length, offset, length] = words.as_chunks::<4>().0 else { return None };
-        let word = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
-        object.chunks.push(IndexChunk(
-            ChunkId(*id),
-            word(archive),
-            word(frame_offset),
-            word(frame_length),
-            word(offset),
-            word(length),
-        ));
-    }
-    let notes = rest.split_off(..notes)?;
-    object.notes = serde_json::from_slice(notes).ok()?;
-    rest.is_empty().then_some(object)
+    let start = bytes.len() - rest.len();
+    let chunks = start..start + rest.split_off(..chunks.checked_mul(CHUNK)?)?.len();
+    let notes = serde_json::from_slice(rest.split_off(..notes)?).ok()?;
+    rest.is_empty().then_some(())?;
+    Some(Kept { dedup_key, archives, notes, bytes, chunks })
 }
 
 fn hash(rest: &mut &[u8]) -> Option<[u8; 32]> {
@@ -132,7 +153,7 @@ fn number(rest: &mut &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repository::format::{Notes, StreamNote};
+    use crate::repository::format::StreamNote;
 
     fn object() -> IndexObject {
         let archive = |n: u8, header: usize| IndexArchive {
@@ -165,7 +186,7 @@ mod tests {
         let id = ObjectId([1; 32]);
         let object = object();
         keep(dir.path(), id, &object);
-        let back = read(dir.path(), id).unwrap();
+        let back = read(dir.path(), id).unwrap().into_object();
         assert_eq!(format!("{back:?}"), format!("{object:?}"));
         assert_eq!(id_of(path(dir.path(), id).file_name().unwrap().to_str().unwrap()), Some(id));
         let whole = fs::read(path(dir.path(), id)).unwrap();
@@ -176,7 +197,7 @@ mod tests {
             assert!(read(dir.path(), id).is_none(), "a flipped bit at {at}");
         }
         for n in 0..whole.len() - 32 {
-            assert!(decode(&whole[..n]).is_none(), "cut at {n}");
+            assert!(decode(whole[..n].to_vec()).is_none(), "cut at {n}");
         }
     }
 }

@@ -22,9 +22,10 @@
 //! - [`drills`]: what drills found
 //! - [`locks`]: what must not be deleted for a time, where the storage can see to that
 //! - [`trash`], [`garbage`]: what nothing references any more, condemned first and deleted later
-//! - [`state`]: what this host remembers
+//! - [`state`]: what this host remembers, in [`database`]s
 
 pub mod chain;
+pub mod database;
 pub mod drills;
 pub mod format;
 pub mod frames;

@@ -12,6 +12,7 @@ use crate::base::ids::{HostName, ObjectId, PolicyName, RepositoryId, Sequence, r
 use crate::base::time::rfc3339;
 use crate::pipeline::crypt::object_id;
 use crate::repository::RepositoryError;
+use crate::repository::database::{self, Database};
 use crate::repository::format::StreamNote;
 use crate::repository::headers::HeaderCache;
 use crate::repository::trust::ChainHead;
@@ -39,15 +40,14 @@ pub use slices::Turn;
 /// The state folder, open.
 pub struct State {
     dir: PathBuf,
-    db: Mutex<Connection>,
+    db: Mutex<Database>,
 }
 
-fn open_db(path: &Path) -> Result<Connection, RepositoryError> {
+fn open_db(path: &Path, is_cache: bool) -> Result<Database, RepositoryError> {
     let error = |source| RepositoryError::State { action: "open", path: path.to_owned(), source };
-    // SQLite would create the file by the umask; it may hold file names of the host.
-    let created = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-    created.map_err(|source| RepositoryError::File { action: "open", path: path.to_owned(), source })?;
-    let db = Connection::open(path).map_err(error)?;
+    let file_error = |source| RepositoryError::File { action: "open", path: path.to_owned(), source };
+    database::create(path).map_err(file_error)?;
+    let db = if is_cache { Database::cache(path) } else { Database::open(path) }.map_err(error)?;
     db.busy_timeout(Duration::from_secs(30)).map_err(error)?;
     db.pragma_update(None, "journal_mode", "wal").map_err(error)?;
     db.pragma_update(None, "synchronous", "normal").map_err(error)?;
@@ -70,13 +70,13 @@ impl State {
         let file = |source| RepositoryError::File { action: "create folder", path: dir.to_owned(), source };
         atomic::create_private_dir(dir).map_err(file)?;
         let path = dir.join("state.db");
-        let db = open_db(&path)?;
+        let db = open_db(&path, false)?;
         let error = |source| RepositoryError::State { action: "set up", path: path.clone(), source };
         set_up(&db, SCHEMA).map_err(error)?;
         Ok(Self { dir: dir.to_owned(), db: Mutex::new(db) })
     }
 
-    fn db(&self) -> MutexGuard<'_, Connection> {
+    fn db(&self) -> MutexGuard<'_, Database> {
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -388,7 +388,7 @@ impl State {
     /// The memo of one policy's unchanged files. One run at a time holds it, under the policy's lock.
     pub fn memo(&self, policy: &PolicyName) -> Result<Memo, RepositoryError> {
         let path = self.dir.join(format!("memo-{policy}.db"));
-        let db = open_db(&path)?;
+        let db = open_db(&path, true)?;
         let setup = "create table if not exists memo (key text primary key, value blob not null, used integer not null) without rowid;
                      create table if not exists run (number integer not null);
                      begin immediate;";
@@ -419,13 +419,13 @@ const KEPT_FOR: u64 = 16;
 
 /// What sources remember of unchanged files; kept only when the run ends well ([`Memo::commit`]).
 pub struct Memo {
-    db: Mutex<Connection>,
+    db: Mutex<Database>,
     path: PathBuf,
     run: u64,
 }
 
 impl Memo {
-    fn db(&self) -> MutexGuard<'_, Connection> {
+    fn db(&self) -> MutexGuard<'_, Database> {
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

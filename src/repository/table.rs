@@ -120,6 +120,13 @@ impl ChunkTable {
         at
     }
 
+    /// Makes room for so many more chunks at once: growing step by step copies all of them again and again.
+    pub fn reserve(&mut self, more: usize) {
+        self.by_prefix.reserve(more);
+        let held = (HELD.saturating_sub(self.held.len())).min(more * ENTRY);
+        self.held.reserve(held);
+    }
+
     /// Adds a chunk of an archive; the first place known for a chunk stays.
     pub fn insert(&mut self, chunk: &IndexChunk, archive: u32, index: u32) -> io::Result<()> {
         let IndexChunk(id, _, frame_offset, frame_length, offset, length) = *chunk;
@@ -166,6 +173,24 @@ impl ChunkTable {
             Some(at) => Ok(Some((*at, self.entry(*at)?.1))),
             None => Ok(None),
         }
+    }
+
+    /// The same for chunks one after the other: most lie where the one before does, and need no search. `before` is the
+    /// position of that one, and becomes that of this one.
+    pub fn find_next(&self, id: &ChunkId, before: &mut u32) -> io::Result<Option<Location>> {
+        let next = before.wrapping_add(1);
+        if next < self.count {
+            let (found, location) = self.entry(next)?;
+            if found == *id {
+                *before = next;
+                return Ok(Some(location));
+            }
+        }
+        let found = self.find(id)?;
+        Ok(found.map(|(at, location)| {
+            *before = at;
+            location
+        }))
     }
 
     /// The entry at a position, in the order of insertion.
@@ -241,6 +266,12 @@ mod tests {
             assert_eq!(table.get(&id(n)).unwrap().unwrap().frame_offset, n);
         }
         assert_eq!(table.get(&id(count + 1)).unwrap(), None);
+        let mut before = u32::MAX;
+        for n in (0..count).chain([7, 8, count - 1, 0, 3]) {
+            assert_eq!(table.find_next(&id(n), &mut before).unwrap().unwrap().frame_offset, n);
+            assert_eq!(before, n);
+        }
+        assert_eq!(table.find_next(&id(count), &mut before).unwrap(), None);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the file has no name");
     }
 }

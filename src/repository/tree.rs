@@ -9,10 +9,11 @@ use crate::repository::format::IdsTree;
 
 /// Bytes of one entry.
 pub const ENTRY: usize = 40;
-const MIN_ENTRIES: usize = 128;
+const MIN_ENTRIES: usize = 16;
 const MAX_ENTRIES: usize = 4096;
-/// One entry in so many ends a list: the average length beyond the minimum.
-const ENDS: u16 = 512;
+/// One entry in so many ends a list: the average length beyond the minimum. Ids do not compress, so a chunk that changes
+/// costs its list: short ones cost less, and a level more.
+const ENDS: u16 = 16;
 
 /// One chunk and the plain bytes below it.
 pub type Entry = (ChunkId, u64);

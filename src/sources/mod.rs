@@ -107,9 +107,20 @@ impl Piece {
 pub trait StreamSink: Write + Send {
     /// Ends a piece: the next byte begins a new chunk. Returns the chunks since the last end of a piece.
     fn end_piece(&mut self) -> io::Result<Piece>;
+    /// The next byte begins a new chunk, within a piece.
+    fn end_chunk(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+    /// The piece that begins is read again, and will probably be this one of an earlier run. It must have been cut as it
+    /// will be now, ends of chunks included.
+    fn expect(&mut self, _piece: &Piece) {}
     /// Takes over a piece of an earlier run without its bytes. `false` when the repository does not hold all of its
     /// chunks any more: then the caller reads the piece again. Only between pieces.
     fn reuse_piece(&mut self, piece: &Piece) -> io::Result<bool>;
+    /// The same within a piece, where a chunk has just ended.
+    fn reuse_part(&mut self, _part: &Piece) -> io::Result<bool> {
+        Ok(false)
+    }
     /// Plain bytes so far, reused ones included.
     fn position(&self) -> u64;
     /// How it is cut: equal bytes become equal chunks where this number is equal.

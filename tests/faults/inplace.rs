@@ -89,7 +89,8 @@ fn sweep_of_a_restore_in_place() {
     );
     assert!(false_successes.is_empty(), "it succeeded in spite of\n{}", false_successes.join("\n"));
     cases.are_well();
-    assert!(old > 0 && new > 0, "{old} old, {new} new");
+    // Few calls may fail while it succeeds, and a thinned sweep may meet none of them.
+    assert!(old > 0, "{old} old, {new} new");
 }
 
 /// A file that cannot be read costs itself: it is named, and the snapshot is no success.

@@ -99,6 +99,7 @@ impl Sink for MemorySink {
             piece_begin: 0,
             open: Piece::default(),
             pieces: Vec::new(),
+            expected: None,
         }))
     }
 }
@@ -112,9 +113,17 @@ struct MemoryStream<'a> {
     piece_begin: usize,
     open: Piece,
     pieces: Vec<Piece>,
+    expected: Option<Piece>,
 }
 
 impl MemoryStream<'_> {
+    fn content(&self, piece: &Piece) -> Option<Vec<u8>> {
+        let chunks = self.sink.chunks.lock().unwrap();
+        let found: Option<Vec<&[u8]>> =
+            piece.chunks.iter().map(|(id, _)| chunks.get(&id.0).map(Vec::as_slice)).collect();
+        Some(found?.concat())
+    }
+
     fn cut(&mut self, up_to: usize) {
         let chunk = self.bytes[self.piece_begin..up_to].to_vec();
         let id = *blake3::hash(&chunk).as_bytes();
@@ -148,21 +157,47 @@ impl StreamSink for MemoryStream<'_> {
             self.cut(self.bytes.len());
         }
         let piece = std::mem::take(&mut self.open);
+        // Whoever expects a piece knows how it will be cut.
+        if let Some(expected) = self.expected.take()
+            && let Some(content) = self.content(&expected)
+            && self.bytes.ends_with(&content)
+            && content.len() as u64 == piece.length()
+        {
+            assert!(expected == piece, "the same bytes were cut otherwise");
+        }
         self.pieces.push(piece.clone());
         Ok(piece)
+    }
+
+    fn end_chunk(&mut self) -> io::Result<()> {
+        if self.bytes.len() > self.piece_begin {
+            self.cut(self.bytes.len());
+        }
+        Ok(())
+    }
+
+    fn expect(&mut self, piece: &Piece) {
+        self.expected = Some(piece.clone());
+    }
+
+    fn reuse_part(&mut self, part: &Piece) -> io::Result<bool> {
+        if self.bytes.len() > self.piece_begin {
+            return Err(io::Error::other("reuse_part inside a chunk"));
+        }
+        let Some(content) = self.content(part) else { return Ok(false) };
+        self.bytes.extend_from_slice(&content);
+        self.piece_begin = self.bytes.len();
+        self.sink.reused_bytes.fetch_add(part.length(), Ordering::SeqCst);
+        self.open.chunks.extend_from_slice(&part.chunks);
+        Ok(true)
     }
 
     fn reuse_piece(&mut self, piece: &Piece) -> io::Result<bool> {
         if self.bytes.len() > self.piece_begin || !self.open.chunks.is_empty() {
             return Err(io::Error::other("reuse_piece inside a piece"));
         }
-        let chunks = self.sink.chunks.lock().unwrap();
-        let Some(found) = piece.chunks.iter().map(|(id, _)| chunks.get(&id.0)).collect::<Option<Vec<_>>>() else {
-            return Ok(false);
-        };
-        for chunk in found {
-            self.bytes.extend_from_slice(chunk);
-        }
+        let Some(content) = self.content(piece) else { return Ok(false) };
+        self.bytes.extend_from_slice(&content);
         self.piece_begin = self.bytes.len();
         self.sink.reused_bytes.fetch_add(piece.length(), Ordering::SeqCst);
         self.pieces.push(piece.clone());

@@ -6,10 +6,9 @@ use crate::base::ids::PolicyName;
 use crate::ops::OpsError;
 use crate::place::{owner_is_gone_here, owner_mark};
 use crate::repository::RepositoryError;
+use crate::repository::database::{self, Database};
 use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
-use std::fs;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -38,7 +37,7 @@ const ERROR_CHARS: usize = 4000;
 
 /// The book, open.
 pub struct Book {
-    pub(super) db: Connection,
+    pub(super) db: Database,
     path: PathBuf,
 }
 
@@ -85,9 +84,7 @@ impl Book {
     pub fn open(state_dir: &Path) -> Result<Self, OpsError> {
         atomic::create_private_dir(state_dir).map_err(|e| OpsError::file("create folder", state_dir, e))?;
         let path = state_dir.join("history.db");
-        // SQLite would create the file by the umask.
-        let created = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
-        created.map_err(|e| OpsError::file("open", &path, e))?;
+        database::create(&path).map_err(|e| OpsError::file("open", &path, e))?;
         Self::open_at(path)
     }
 
@@ -99,7 +96,7 @@ impl Book {
 
     fn open_at(path: PathBuf) -> Result<Self, OpsError> {
         let failed = |source| RepositoryError::State { action: "open", path: path.clone(), source };
-        let db = Connection::open(&path).map_err(failed)?;
+        let db = Database::open(&path).map_err(failed)?;
         db.busy_timeout(Duration::from_secs(10)).map_err(failed)?;
         db.pragma_update(None, "journal_mode", "wal").map_err(failed)?;
         db.pragma_update(None, "synchronous", "normal").map_err(failed)?;
@@ -512,7 +509,7 @@ mod tests {
         assert_eq!(left, ["Prune 2026-11-21", "Verify 2026-11-20", "Snapshot 2026-01-01"]);
         assert_eq!(book.count(None).unwrap(), 3);
         use std::os::unix::fs::PermissionsExt;
-        let mode = fs::metadata(dir.path().join("history.db")).unwrap().permissions().mode();
+        let mode = std::fs::metadata(dir.path().join("history.db")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 }

@@ -52,6 +52,14 @@ impl RepositoryStream<'_> {
         events(self.sink).send(Event::Bytes { source, bytes, reused });
     }
 
+    fn took(&mut self, piece: &Piece, taken: bool) -> bool {
+        if taken {
+            self.told += piece.length();
+            self.tell(piece.length(), true);
+        }
+        taken
+    }
+
     fn tell_rest(&mut self, at_least: u64) {
         let rest = self.writer.position() - self.told;
         if rest >= at_least && rest > 0 {
@@ -82,13 +90,22 @@ impl StreamSink for RepositoryStream<'_> {
         Ok(Piece { chunks: self.writer.end_piece()? })
     }
 
+    fn end_chunk(&mut self) -> io::Result<()> {
+        self.writer.end_chunk()
+    }
+
+    fn expect(&mut self, piece: &Piece) {
+        self.writer.expect(&piece.chunks);
+    }
+
     fn reuse_piece(&mut self, piece: &Piece) -> io::Result<bool> {
         let taken = self.writer.reuse_piece(&piece.chunks)?;
-        if taken {
-            self.told += piece.length();
-            self.tell(piece.length(), true);
-        }
-        Ok(taken)
+        Ok(self.took(piece, taken))
+    }
+
+    fn reuse_part(&mut self, part: &Piece) -> io::Result<bool> {
+        let taken = self.writer.reuse_part(&part.chunks)?;
+        Ok(self.took(part, taken))
     }
 
     fn position(&self) -> u64 {

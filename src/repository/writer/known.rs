@@ -1,28 +1,36 @@
 //! The index objects that a writer may trust, and the table of chunks that they make.
 
 use super::snapshot::WriterOptions;
-use super::stored;
+use super::workers::Shared;
+use super::{lock, stored};
 use crate::base::ids::{ObjectId, PolicyName};
-use crate::pipeline::chunk::ChunkIdKey;
 use crate::pipeline::crypt::Identities;
 use crate::repository::chain::{Chain, Snapshot, full_text};
 use crate::repository::format::StreamNote;
-use crate::repository::index::{self, IndexLoader, Usable};
+use crate::repository::index::{IndexLoader, Usable};
 use crate::repository::reader::load_refs;
 use crate::repository::state::State;
 use crate::repository::table::ChunkTable;
 use crate::repository::trash::Condemned;
 use crate::repository::{Repository, RepositoryError, layout, parallel};
 use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
 
 /// How many headers of each policy of this host are looked at for index objects.
 pub const HEADERS_FOR_INDEX: usize = 8;
 
+/// What is known of the repository when a snapshot begins; the table of its chunks is made from it by [`Known::fill`].
 pub(super) struct Known {
-    pub table: ChunkTable,
-    pub index_objects: Vec<(ObjectId, u64)>,
-    pub notes: Vec<StreamNote>,
-    pub seen: Seen,
+    /// Every archive that is stored, with its length.
+    stored: HashMap<ObjectId, u64>,
+    /// Index objects to be read.
+    objects: Vec<(ObjectId, u64)>,
+    /// Those of them that a snapshot needs: one that is gone is worth a warning.
+    expected: HashSet<ObjectId>,
+    pub seen: Arc<Seen>,
 }
 
 /// What was seen of the repository when a snapshot began.
@@ -34,33 +42,30 @@ pub(super) struct Seen {
     pub condemned: Condemned,
 }
 
+/// What the index objects say.
+#[derive(Default)]
+pub(super) struct FromIndex {
+    /// Those that the table's entries came from.
+    pub objects: Vec<(ObjectId, u64)>,
+    pub notes: Vec<StreamNote>,
+}
+
 /// Index objects that a writer may trust.
 struct Trusted {
     objects: Vec<(ObjectId, u64)>,
-    /// Those that a snapshot needs: one that is gone is worth a warning.
+    /// Those that a snapshot needs.
     expected: HashSet<ObjectId>,
     /// Refs that are there and whole.
     refs_read: HashSet<ObjectId>,
 }
 
-/// Loads the index objects that this writer may trust.
-pub(super) fn load_known(
+/// Looks for what is stored, and for the index objects that this writer may trust.
+pub(super) fn look(
     repository: &Repository,
     chain: &Chain,
     state: &State,
     options: &WriterOptions,
-    identities: &Identities,
-    key: &ChunkIdKey,
 ) -> Result<Known, RepositoryError> {
-    let tmp = state.dir();
-    let table_error =
-        |source| RepositoryError::File { action: "write the chunk table in", path: tmp.to_owned(), source };
-    let mut known = Known {
-        table: ChunkTable::new(tmp).map_err(table_error)?,
-        index_objects: Vec::new(),
-        notes: Vec::new(),
-        seen: Seen::default(),
-    };
     let (listed, trusted) = parallel::both(
         || parallel::both(|| stored(repository, layout::ARCHIVES), || repository.condemned()),
         || parallel::both(|| stored(repository, layout::INDEX), || trusted_index(repository, chain, state, options)),
@@ -70,35 +75,65 @@ pub(super) fn load_known(
     let (stored, condemned) = (stored.ok_or(RepositoryError::Worker)??, condemned?);
     let Trusted { objects, expected, refs_read } = trusted?;
     let index = index.ok_or(RepositoryError::Worker)??;
-    let usable = Usable::Writer {
-        stored: &stored,
-        condemned: &condemned,
-        recipients: options.recipients.set_id(),
-        dedup: key.dedup_id(),
-    };
-    let loader = IndexLoader { repository, identities, cache: Some(state.index_cache(repository.id())) };
+    let seen = Arc::new(Seen { index, refs: refs_read, condemned });
+    Ok(Known { stored, objects, expected, seen })
+}
 
-    for (id, length) in objects {
-        // A hint that cannot be had is no failure: its chunks are stored again.
-        let object = match loader.load(id, Some(length)) {
-            Ok(object) => object,
-            // No header named it while it was there, or a repack has put another in its place.
-            Err(RepositoryError::Missing { .. }) if !expected.contains(&id) => {
-                state.remove_unfinished_index(repository.id(), &[id])?;
-                continue;
+impl Known {
+    /// Fills the table, in a thread of its own: the sources are walked meanwhile, and whoever asks for a chunk waits. The
+    /// table is locked when this returns. What fails, fails the run.
+    pub fn fill(self, shared: &Arc<Shared>, identities: Identities) -> JoinHandle<()> {
+        let (locked, is_locked) = sync_channel(1);
+        let shared = shared.clone();
+        let filling = std::thread::spawn(move || {
+            let (mut from, mut table) = (lock(&shared.from_index), lock(&shared.table));
+            // Whoever waits for it has failed otherwise.
+            let _ = locked.send(());
+            if let Err(e) = self.read(&shared, &identities, &mut from, &mut table) {
+                shared.fail(e);
             }
-            Err(e) => {
-                tracing::warn!("index object {id} is left out: {}", full_text(&e));
-                continue;
-            }
-        };
-        let position = known.index_objects.len() as u32;
-        index::fill(&mut known.table, &object, position, &usable).map_err(table_error)?;
-        known.index_objects.push((id, length));
-        known.notes.extend(object.notes.streams);
+        });
+        let _ = is_locked.recv();
+        filling
     }
-    known.seen = Seen { index, refs: refs_read, condemned };
-    Ok(known)
+
+    fn read(
+        self,
+        shared: &Shared,
+        identities: &Identities,
+        from: &mut FromIndex,
+        table: &mut ChunkTable,
+    ) -> Result<(), RepositoryError> {
+        let (state, repository) = (&shared.state, &shared.repository);
+        let usable = Usable::Writer {
+            stored: &self.stored,
+            condemned: &self.seen.condemned,
+            recipients: shared.options.recipients.set_id(),
+            dedup: shared.key.dedup_id(),
+        };
+        let loader = IndexLoader { repository, identities, cache: Some(state.index_cache(repository.id())) };
+        for (id, length) in self.objects {
+            shared.options.cancel.check()?;
+            let position = from.objects.len() as u32;
+            // A hint that cannot be had is no failure: its chunks are stored again.
+            match loader.load_into((id, length), table, position, &usable) {
+                Ok(notes) => {
+                    from.notes.extend(notes.map_err(|source| table_error(state, source))?.streams);
+                    from.objects.push((id, length));
+                }
+                // No header named it while it was there, or a repack has put another in its place.
+                Err(RepositoryError::Missing { .. }) if !self.expected.contains(&id) => {
+                    state.remove_unfinished_index(repository.id(), &[id])?;
+                }
+                Err(e) => tracing::warn!("index object {id} is left out: {}", full_text(&e)),
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn table_error(state: &State, source: io::Error) -> RepositoryError {
+    RepositoryError::File { action: "write the chunk table in", path: state.dir().to_owned(), source }
 }
 
 /// Index objects that this host's state says it wrote, and those named by refs of its own headers, newest first: the

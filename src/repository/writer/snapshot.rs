@@ -1,6 +1,6 @@
 //! A snapshot being written, and its commit.
 
-use super::known::{Seen, load_known};
+use super::known::{self, Seen};
 use super::stream::StreamWriter;
 use super::workers::{Shared, Spare, UPLOADS, UPLOADS_NEAR, Written};
 use super::{lock, stored};
@@ -21,6 +21,7 @@ use crate::repository::index::IndexDraft;
 use crate::repository::keys::HostKey;
 use crate::repository::refs::Refs;
 use crate::repository::state::State;
+use crate::repository::table::ChunkTable;
 use crate::repository::table::Location;
 use crate::repository::trust::{ChainHead, to_json};
 use crate::repository::{Repository, RepositoryError, layout, locks, parallel};
@@ -67,7 +68,7 @@ pub struct SnapshotWriter {
     pub(super) used: Mutex<Used>,
     head: Option<(Sequence, Option<ObjectId>)>,
     alarm: Option<String>,
-    seen: Seen,
+    seen: Arc<Seen>,
     /// The storage's time when this began, where objects are locked there.
     begun: Option<DateTime<Utc>>,
     /// Keeps a prune that deletes at once away until the header is there.
@@ -139,11 +140,10 @@ impl SnapshotWriter {
         let index_recipients = options.recipients.with(&host_identity.to_public());
         let identities = Identities::new(vec![Identity::X25519(host_identity)]);
         let key = host_key.chunk_id_key();
-        let known = load_known(&repository, chain, &state, &options, &identities, &key)?;
+        let known = known::look(&repository, chain, &state, &options)?;
+        let table = ChunkTable::new(state.dir()).map_err(|source| known::table_error(&state, source))?;
         let streams = state.streams(repository.id(), &options.policy)?;
-        let mut notes: HashMap<_, _> =
-            known.notes.into_iter().filter(|n| n.policy == options.policy).map(|n| (note_key(&n), n)).collect();
-        notes.extend(streams.into_iter().map(|n| (note_key(&n), n)));
+        let notes = streams.into_iter().map(|n| (note_key(&n), n)).collect();
 
         let remembered = state.head(repository.id(), &options.host, &options.policy)?;
         let found = chain.head(&options.host, &options.policy);
@@ -163,7 +163,7 @@ impl SnapshotWriter {
             options,
             index_recipients,
             key,
-            table: Mutex::new(known.table),
+            table: Mutex::new(table),
             pending: Mutex::default(),
             tail: Mutex::default(),
             open: Mutex::default(),
@@ -179,16 +179,18 @@ impl SnapshotWriter {
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
             new_bytes: AtomicU64::new(0),
-            index_objects: Mutex::new(known.index_objects),
+            from_index: Mutex::default(),
             state,
         });
+        let seen = known.seen.clone();
+        let filling = known.fill(&shared, identities);
         let (archives, full) = sync_channel(0);
         let full = Arc::new(Mutex::new(full));
         let spawn = |_| {
             let (shared, receiver, archives) = (shared.clone(), receiver.clone(), archives.clone());
             std::thread::spawn(move || shared.work(&receiver, &archives))
         };
-        let workers = (0..threads).map(spawn).collect();
+        let workers = (0..threads).map(spawn).chain([filling]).collect();
         let spawn = |_| {
             let (shared, full) = (shared.clone(), full.clone());
             std::thread::spawn(move || shared.upload(&full))
@@ -206,7 +208,7 @@ impl SnapshotWriter {
             used: Mutex::default(),
             head,
             alarm,
-            seen: known.seen,
+            seen,
             begun,
             _lock: lock,
         })
@@ -222,22 +224,35 @@ impl SnapshotWriter {
         Sequence(self.head.map_or(1, |(sequence, _)| sequence.0.saturating_add(1)))
     }
 
-    /// What is remembered of a stream: its chunk average and recent lengths.
-    pub fn note(&self, source: &str, stream: &str) -> Option<&StreamNote> {
-        self.notes.get(&(source.to_owned(), stream.to_owned()))
+    /// What is remembered of a stream, by this host or in the index: its chunk average and recent lengths.
+    pub fn note(&self, source: &str, stream: &str) -> Option<StreamNote> {
+        let known = self.notes.get(&(source.to_owned(), stream.to_owned()));
+        known
+            .cloned()
+            .or_else(|| self.noted().into_iter().rfind(|n| n.source.as_str() == source && n.stream.as_str() == stream))
+    }
+
+    /// What the index says of this policy's streams.
+    fn noted(&self) -> Vec<StreamNote> {
+        let from = lock(&self.shared.from_index);
+        from.notes.iter().filter(|n| n.policy == self.shared.options.policy).cloned().collect()
     }
 
     /// What a source's streams had the last time, for progress.
     pub fn expected_bytes(&self, source: &str) -> Option<u64> {
         let last = |n: &StreamNote| (n.source.as_str() == source).then(|| n.lengths.last().copied()).flatten();
-        let sum: u64 = self.notes.values().filter_map(last).sum();
+        let mut sum: u64 = self.notes.values().filter_map(last).sum();
+        if sum == 0 {
+            let noted: HashMap<_, _> = self.noted().into_iter().map(|n| (note_key(&n), n)).collect();
+            sum = noted.values().filter_map(last).sum();
+        }
         (sum > 0).then_some(sum)
     }
 
     /// Begins a stream. An average once chosen stays until the fitting one is four times another.
     pub fn stream(&self, source: &str, stream: &str, expected: Option<u64>, sha256: bool) -> StreamWriter<'_> {
         let note = self.note(source, stream);
-        let length = expected.or(note.and_then(|n| n.lengths.last().copied())).unwrap_or(0);
+        let length = expected.or(note.as_ref().and_then(|n| n.lengths.last().copied())).unwrap_or(0);
         let ideal = ChunkAverage::for_length(length);
         let average = match note.and_then(|n| ChunkAverage::new(n.average)) {
             Some(old) if old.bytes() / ideal.bytes() < 4 && ideal.bytes() / old.bytes() < 4 => old,
@@ -395,7 +410,7 @@ impl SnapshotWriter {
     fn merge_index(&self) -> Result<(), RepositoryError> {
         let covering = self.covering_index();
         // An index object that is known from the cache alone would be missed by every other reader: write it anew.
-        let objects = lock(&self.shared.index_objects).clone();
+        let objects = lock(&self.shared.from_index).objects.clone();
         let lost = |at: &u32| {
             objects.get(*at as usize).is_none_or(|(id, length): &(ObjectId, u64)| {
                 self.seen.index.get(id) != Some(length) || self.seen.condemned.is_lost(id)
@@ -471,7 +486,7 @@ impl SnapshotWriter {
         let shared = &self.shared;
         let mut refs = Refs::default();
         let (used, written, table) = (lock(&self.used), lock(&shared.written), lock(&shared.table));
-        let objects = lock(&shared.index_objects);
+        let objects = &lock(&shared.from_index).objects;
         refs.archives.clone_from(&written.archives);
         refs.archives.extend(used.archives.iter().map(|at| {
             let archive = &table.archives[*at as usize];

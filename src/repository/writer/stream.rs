@@ -33,6 +33,10 @@ pub struct StreamWriter<'a> {
     position: u64,
     sha256: Option<Sha256>,
     used: Used,
+    /// Where in the table the last chunk that was taken over stands.
+    last: u32,
+    /// The chunks that the bytes to come are expected to be, in reverse.
+    expected: Vec<(ChunkId, u32)>,
 }
 
 /// The run has failed elsewhere: the failure itself is kept by the writer.
@@ -52,6 +56,8 @@ impl<'a> StreamWriter<'a> {
             position: 0,
             sha256: sha256.then(Sha256::new),
             used: Used::default(),
+            last: u32::MAX,
+            expected: Vec::new(),
         }
     }
 
@@ -106,11 +112,27 @@ impl<'a> StreamWriter<'a> {
 
     /// The length of the first chunk of `bytes`, which is cut off.
     fn cut(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let chunk = &bytes[..self.chunker.cut(bytes)];
-        let id = self.writer.shared.key.id(chunk);
+        let (id, chunk) = match self.cut_as_expected(bytes) {
+            Some(cut) => cut,
+            None => {
+                let chunk = &bytes[..self.chunker.cut(bytes)];
+                (self.writer.shared.key.id(chunk), chunk)
+            }
+        };
         self.entries.push((id, chunk.len() as u64));
         self.keep(id, chunk)?;
         Ok(chunk.len())
+    }
+
+    /// The first chunk of `bytes` if it is the expected one. From the first that is not, nothing is expected any more.
+    fn cut_as_expected<'b>(&mut self, bytes: &'b [u8]) -> Option<(ChunkId, &'b [u8])> {
+        let (id, length) = self.expected.pop()?;
+        let length = Some(length as usize).filter(|n| (1..=self.chunker.max()).contains(n));
+        let chunk = length.and_then(|n| bytes.get(..n)).filter(|chunk| self.writer.shared.key.id(chunk) == id);
+        if chunk.is_none() {
+            self.expected.clear();
+        }
+        Some((id, chunk?))
     }
 
     /// Drops a chunk that is known, and puts a new one into a segment.
@@ -146,10 +168,21 @@ impl<'a> StreamWriter<'a> {
         self.check()
     }
 
+    /// The next byte begins a new chunk, within a piece.
+    pub fn end_chunk(&mut self) -> io::Result<()> {
+        self.cut_rest()
+    }
+
+    /// The piece that begins will probably be this one again: where it is, its chunks need not be searched for their ends.
+    pub fn expect(&mut self, chunks: &[(ChunkId, u32)]) {
+        self.expected = chunks.iter().rev().copied().collect();
+    }
+
     /// Ends a piece: the next byte begins a new chunk. Returns the piece's chunks.
     pub fn end_piece(&mut self) -> io::Result<Vec<(ChunkId, u32)>> {
         self.check()?;
         self.cut_rest()?;
+        self.expected.clear();
         let piece = self.entries[self.piece_start..].iter().map(|(id, n)| (*id, *n as u32)).collect();
         self.piece_start = self.entries.len();
         Ok(piece)
@@ -157,13 +190,22 @@ impl<'a> StreamWriter<'a> {
 
     /// Takes over a piece without its bytes, if the repository holds all of its chunks.
     pub fn reuse_piece(&mut self, chunks: &[(ChunkId, u32)]) -> io::Result<bool> {
-        debug_assert!(self.held.is_empty(), "only between pieces");
+        let taken = self.reuse_part(chunks)?;
+        if taken {
+            self.piece_start = self.entries.len();
+        }
+        Ok(taken)
+    }
+
+    /// The same within a piece, where a chunk has just ended.
+    pub fn reuse_part(&mut self, chunks: &[(ChunkId, u32)]) -> io::Result<bool> {
+        debug_assert!(self.held.is_empty(), "only between chunks");
         self.check()?;
         let mut found = Vec::with_capacity(chunks.len());
         {
             let table = lock(&self.writer.shared.table);
             for (id, length) in chunks {
-                match table.get(id)? {
+                match table.find_next(id, &mut self.last)? {
                     Some(location) if location.length == *length => found.push(location),
                     _ => return Ok(false),
                 }
@@ -174,7 +216,6 @@ impl<'a> StreamWriter<'a> {
             self.entries.push((*id, u64::from(*length)));
             self.position += u64::from(*length);
         }
-        self.piece_start = self.entries.len();
         Ok(true)
     }
 

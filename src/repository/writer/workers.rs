@@ -3,6 +3,7 @@
 //! Whoever fills an archive up hands it to an uploader and goes on compressing: a storage that takes its time costs no
 //! core its work. Memory is bounded: an uploader takes an archive only when it has stored the one before.
 
+use super::known::FromIndex;
 use super::lock;
 use super::snapshot::WriterOptions;
 use crate::base::direct::Aligned;
@@ -55,8 +56,8 @@ pub(super) struct Shared {
     pub failed: AtomicBool,
     pub failure: Mutex<Option<RepositoryError>>,
     pub new_bytes: AtomicU64,
-    /// Index objects that the table's entries came from; new ones are added behind.
-    pub index_objects: Mutex<Vec<(ObjectId, u64)>>,
+    /// Locked, as the table is, until that is filled.
+    pub from_index: Mutex<FromIndex>,
     pub state: Arc<State>,
 }
 
@@ -134,7 +135,7 @@ impl Shared {
         }
     }
 
-    fn fail(&self, error: RepositoryError) {
+    pub(super) fn fail(&self, error: RepositoryError) {
         self.failed.store(true, Ordering::SeqCst);
         lock(&self.failure).get_or_insert(error);
     }

@@ -258,7 +258,9 @@ impl Reframe<'_> {
                 seen.link = Some(super::plan::path_of(target));
             }
             seen.entries += 1;
+            let start = stream.position();
             self.write(stream, &entry, member.map.as_ref(), member.payload, &mut archive, observer)?;
+            stream.end_entry(&entry.path, stream.position() - start)?;
             let own = weigh(&entry);
             weight += own;
             if ends_group(&entry.path, own) || weight >= 8 * LARGE {

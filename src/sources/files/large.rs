@@ -72,6 +72,9 @@ impl TreeStream<'_> {
         let keeping = Keeping { found, print };
         let keeping = self.is_settled(found).then_some(&keeping);
         let entry = Entry { xattrs: attributes(path, &opened)?, ..found.entry.clone() };
+        if let Some(known) = &known {
+            self.expect(known, false)?;
+        }
         let written = self.copy(path, entry, &opened, keeping, notes)?;
         let Written { copy, map, piece, digest } = written;
         if copy.held && keeping.is_some() {
@@ -79,7 +82,7 @@ impl TreeStream<'_> {
                 notes.add(Note::SilentChange, &found.entry.path);
             }
             let lengths = vec![copy.end - copy.start];
-            self.keep(&key, &Remembered { fingerprint: print, digest, lengths, map, piece });
+            self.keep(&key, &Remembered { fingerprint: print, digest, lengths, prints: Vec::new(), map, piece });
         }
         self.settle(path, copy, notes)
     }
@@ -147,15 +150,19 @@ impl TreeStream<'_> {
         let mut whole = self.stride(path, opened, &segments, 0)?;
         let (piece, digest) = self.end_piece()?;
         for index in 1..pieces(total) {
+            let key = keeping.map(|k| self.memo_key(&k.found.entry.path, index)).unwrap_or_default();
+            let known = keeping.and_then(|k| self.recall(&key, &k.print));
+            if let Some(known) = &known {
+                self.expect(known, false)?;
+            }
             whole &= self.stride(path, opened, &segments, index)?;
             let (piece, digest) = self.end_piece()?;
-            if let Some(Keeping { found, print }) = keeping.filter(|_| whole) {
-                let key = self.memo_key(&found.entry.path, index);
-                if self.recall(&key, print).is_some_and(|k| differ(&k.digest, &digest)) {
+            if let Some(Keeping { print, .. }) = keeping.filter(|_| whole) {
+                if known.is_some_and(|k| differ(&k.digest, &digest)) {
                     notes.add(Note::SilentChange, &entry.path);
                 }
                 let fingerprint = *print;
-                self.keep(&key, &Remembered { fingerprint, digest, lengths: Vec::new(), map: None, piece });
+                self.keep(&key, &Remembered::stride(fingerprint, digest, piece));
             }
         }
         let copy = self.copied(path, entry, opened, start, whole)?;
@@ -217,7 +224,7 @@ impl TreeStream<'_> {
             let (piece, digest) = self.end_piece()?;
             if held && whole {
                 let fingerprint = known.fingerprint;
-                self.keep(&key, &Remembered { fingerprint, digest, lengths: Vec::new(), map: None, piece });
+                self.keep(&key, &Remembered::stride(fingerprint, digest, piece));
             }
         }
         if self.position() - start != known.lengths[0] {
@@ -238,7 +245,8 @@ impl TreeStream<'_> {
         from: u64,
         to: u64,
     ) -> Result<bool, SourceError> {
-        let mut buffer = vec![0u8; BUFFER];
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(BUFFER, 0);
         let mut whole = true;
         let mut at = from;
         while at < to {
@@ -249,6 +257,7 @@ impl TreeStream<'_> {
             self.write(&buffer[..n])?;
             at += n as u64;
         }
+        self.buffer = buffer;
         Ok(whole)
     }
 

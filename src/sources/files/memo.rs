@@ -9,6 +9,9 @@ use crate::sources::Piece;
 /// Part of every fingerprint: another way of framing entries makes other bytes.
 const LAYOUT: &[u8] = b"lifeboat files 2";
 
+/// What tells one entry's metadata.
+pub type Print = [u8; 16];
+
 /// What was remembered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remembered {
@@ -17,6 +20,8 @@ pub struct Remembered {
     pub digest: [u8; 32],
     /// Bytes that each entry of the group takes in the tar. For a large file one: the whole entry.
     pub lengths: Vec<u64>,
+    /// What told each entry of a group without large files; see [`super::parts`].
+    pub prints: Vec<Print>,
     /// Of a large sparse file.
     pub map: Option<SparseMap>,
     pub piece: Piece,
@@ -45,27 +50,43 @@ pub fn differ(a: &[u8; 32], b: &[u8; 32]) -> bool {
 pub fn fingerprint(group: &[Found]) -> [u8; 32] {
     let mut bytes = Vec::with_capacity(group.len() * 192);
     bytes.extend_from_slice(LAYOUT);
-    for Found { entry, identity } in group {
-        field(&mut bytes, &entry.path);
-        let (tag, target): (u8, &[u8]) = match &entry.kind {
-            super::entry::Kind::File => (0, b""),
-            super::entry::Kind::Dir => (1, b""),
-            super::entry::Kind::Symlink(target) => (2, target),
-            super::entry::Kind::Hardlink(target) => (3, target),
-            _ => (4, b""),
-        };
-        bytes.push(tag);
-        field(&mut bytes, target);
-        for number in [entry.size, identity.ino, entry.mtime.seconds as u64, identity.ctime.seconds as u64] {
-            bytes.extend_from_slice(&number.to_le_bytes());
-        }
-        for number in [entry.mode, entry.uid, entry.gid, entry.mtime.nanos, identity.ctime.nanos] {
-            bytes.extend_from_slice(&number.to_le_bytes());
-        }
-        field(&mut bytes, entry.user.as_deref().unwrap_or_default().as_bytes());
-        field(&mut bytes, entry.group.as_deref().unwrap_or_default().as_bytes());
-    }
+    group.iter().for_each(|found| describe(&mut bytes, found));
     *blake3::hash(&bytes).as_bytes()
+}
+
+/// The same of each entry.
+pub fn prints(group: &[Found]) -> Vec<Print> {
+    let mut bytes = Vec::with_capacity(256);
+    let print = |found: &Found| {
+        bytes.clear();
+        bytes.extend_from_slice(LAYOUT);
+        describe(&mut bytes, found);
+        let mut print = Print::default();
+        print.copy_from_slice(&blake3::hash(&bytes).as_bytes()[..16]);
+        print
+    };
+    group.iter().map(print).collect()
+}
+
+fn describe(bytes: &mut Vec<u8>, Found { entry, identity }: &Found) {
+    field(bytes, &entry.path);
+    let (tag, target): (u8, &[u8]) = match &entry.kind {
+        super::entry::Kind::File => (0, b""),
+        super::entry::Kind::Dir => (1, b""),
+        super::entry::Kind::Symlink(target) => (2, target),
+        super::entry::Kind::Hardlink(target) => (3, target),
+        _ => (4, b""),
+    };
+    bytes.push(tag);
+    field(bytes, target);
+    for number in [entry.size, identity.ino, entry.mtime.seconds as u64, identity.ctime.seconds as u64] {
+        bytes.extend_from_slice(&number.to_le_bytes());
+    }
+    for number in [entry.mode, entry.uid, entry.gid, entry.mtime.nanos, identity.ctime.nanos] {
+        bytes.extend_from_slice(&number.to_le_bytes());
+    }
+    field(bytes, entry.user.as_deref().unwrap_or_default().as_bytes());
+    field(bytes, entry.group.as_deref().unwrap_or_default().as_bytes());
 }
 
 fn field(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -74,8 +95,18 @@ fn field(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 impl Remembered {
+    /// A piece of a large file behind the first.
+    pub fn stride(fingerprint: [u8; 32], digest: [u8; 32], piece: Piece) -> Self {
+        Remembered { fingerprint, digest, lengths: Vec::new(), prints: Vec::new(), map: None, piece }
+    }
+
+    /// Whether the piece was cut in this way.
+    pub fn is_cut(&self, cut: u32) -> bool {
+        self.digest[..4] == cut.to_le_bytes()
+    }
+
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(96 + self.lengths.len() * 3 + self.piece.chunks.len() * 36);
+        let mut out = Vec::with_capacity(96 + self.lengths.len() * 19 + self.piece.chunks.len() * 36);
         out.extend_from_slice(&self.fingerprint);
         out.extend_from_slice(&self.digest);
         number(&mut out, self.lengths.len() as u64);
@@ -92,6 +123,8 @@ impl Remembered {
             out.extend_from_slice(&id.0);
             number(&mut out, u64::from(*length));
         }
+        number(&mut out, self.prints.len() as u64);
+        self.prints.iter().for_each(|print| out.extend_from_slice(print));
         out
     }
 
@@ -117,7 +150,15 @@ impl Remembered {
         for _ in 0..read_number(&mut rest)? {
             piece.chunks.push((ChunkId(hash(&mut rest)?), u32::try_from(read_number(&mut rest)?).ok()?));
         }
-        rest.is_empty().then_some(Remembered { fingerprint, digest, lengths, map, piece })
+        let mut prints = Vec::new();
+        // Earlier versions did not keep them.
+        let count = if rest.is_empty() { 0 } else { read_number(&mut rest)? };
+        for _ in 0..count {
+            let (print, after) = rest.split_first_chunk()?;
+            rest = after;
+            prints.push(*print);
+        }
+        rest.is_empty().then_some(Remembered { fingerprint, digest, lengths, prints, map, piece })
     }
 }
 
@@ -159,14 +200,18 @@ mod tests {
             fingerprint: [1; 32],
             digest: [2; 32],
             lengths: vec![512, 0, u64::MAX],
+            prints: vec![[3; 16], [4; 16]],
             map: Some(SparseMap { segments: vec![Segment { offset: 9 << 30, length: 0 }] }),
             piece: Piece { chunks: vec![(ChunkId([7; 32]), 16_384), (ChunkId([8; 32]), 1)] },
         };
         let bytes = r.encode();
         assert_eq!(Remembered::decode(&bytes), Some(r.clone()));
         assert_eq!(Remembered::decode(&Remembered { map: None, ..r.clone() }.encode()).unwrap().map, None);
-        for n in 0..bytes.len() {
+        let without = bytes.len() - 33;
+        for n in (0..bytes.len()).filter(|n| *n != without) {
             assert_eq!(Remembered::decode(&bytes[..n]), None);
         }
+        let earlier = Remembered { prints: vec![], ..r };
+        assert_eq!(Remembered::decode(&bytes[..without]), Some(earlier), "of an earlier version");
     }
 }

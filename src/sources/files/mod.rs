@@ -15,6 +15,7 @@ mod nginx;
 pub mod nginx_conf;
 mod notes;
 mod owners;
+mod parts;
 mod paths;
 mod plan;
 pub mod proof;

@@ -4,14 +4,16 @@
 use super::content::{self, Opened};
 use super::entry::{Entry, Kind, Time, Xattrs};
 use super::frame::{self, Segment, SparseMap};
-use super::memo::{Remembered, differ, fingerprint};
+use super::memo::{Remembered, differ, fingerprint, prints};
 use super::notes::{Note, Notes};
+use super::parts::Parts;
 use super::plan::Plan;
-use super::stream::{LARGE, Observer, Outcome, TreeStream, file_error};
+use super::stream::{LARGE, Observer, Outcome, TreeStream, ends_chunk, file_error};
 use super::walk::{Found, Identity, real_of};
 use super::xattr;
 use crate::sources::SourceError;
 use rustix::fd::AsFd;
+use std::collections::HashMap;
 use std::io::Read;
 use std::path::Path;
 
@@ -30,33 +32,64 @@ impl TreeStream<'_> {
         let first = &group[0].entry.path;
         let key = self.memo_key(first, 0);
         let print = fingerprint(group);
-        let known = self.recall(&key, &print).filter(|r| r.lengths.len() == group.len());
-        let complete = !group.iter().any(|f| matches!(&f.entry.kind, Kind::Hardlink(t) if self.gone.contains_key(t)));
+        let known = self.recall_any(&key);
+        let (known, other) = match known {
+            Some(known) if known.fingerprint == print && known.lengths.len() == group.len() => (Some(known), None),
+            other => (None, other),
+        };
+        let is_link_to_gone =
+            |gone: &HashMap<_, _>, f: &Found| matches!(&f.entry.kind, Kind::Hardlink(t) if gone.contains_key(t));
+        let complete = !group.iter().any(|f| is_link_to_gone(&self.gone, f));
         let start = self.position();
-        if let Some(known) = known.as_ref().filter(|_| complete && !self.is_due(&key))
+        let may_reuse = complete && !self.is_due(&key);
+        if let Some(known) = known.as_ref().filter(|_| may_reuse)
             && self.reuse(&known.piece)?
         {
-            let mut at = start;
-            for (found, length) in group.iter().zip(&known.lengths) {
-                self.list(&found.entry, at, *length)?;
-                at += length;
-            }
+            self.list_all(group, &known.lengths, start)?;
             return Ok(());
         }
+        if let Some(known) = &known {
+            self.expect(known, true)?;
+        }
+        let prints = prints(group);
+        let parts = other.filter(|_| may_reuse).and_then(Parts::of);
         let mut lengths = Vec::with_capacity(group.len());
-        let mut stable = complete;
-        for found in group {
-            let start = self.position();
+        let (mut stable, mut at_cut) = (complete, true);
+        while lengths.len() < group.len() {
+            let (at, start) = (lengths.len(), self.position());
+            let ends = |n: usize, length| ends_chunk(&group[at + n].entry.path, length);
+            if let Some(part) = parts.as_ref().filter(|_| at_cut).and_then(|parts| parts.at(&prints[at..], ends))
+                && let some = &group[at..][..part.lengths.len()]
+                && !some.iter().any(|f| is_link_to_gone(&self.gone, f))
+                && self.reuse_part(&part.piece)?
+            {
+                self.list_all(some, &part.lengths, start)?;
+                lengths.extend(part.lengths);
+                continue;
+            }
+            let found = &group[at];
             let outcome = self.entry(plan, found, notes, observer)?;
             stable &= outcome == Outcome::Stable && self.is_settled(found);
-            lengths.push(self.position() - start);
+            let length = self.position() - start;
+            at_cut = self.end_entry(&found.entry.path, length)?;
+            lengths.push(length);
         }
-        let (piece, digest) = self.end_piece()?;
+        let (piece, digest) = self.end_group()?;
         if stable {
             if known.is_some_and(|k| differ(&k.digest, &digest)) {
                 notes.add(Note::SilentChange, first);
             }
-            self.keep(&key, &Remembered { fingerprint: print, digest, lengths, map: None, piece });
+            self.keep(&key, &Remembered { fingerprint: print, digest, lengths, prints, map: None, piece });
+        }
+        Ok(())
+    }
+
+    /// Lists entries that were taken over, from `start` on.
+    fn list_all(&mut self, group: &[Found], lengths: &[u64], start: u64) -> Result<(), SourceError> {
+        let mut at = start;
+        for (found, length) in group.iter().zip(lengths) {
+            self.list(&found.entry, at, *length)?;
+            at += length;
         }
         Ok(())
     }
@@ -126,7 +159,9 @@ impl TreeStream<'_> {
                 // It has grown beyond what is held in memory.
                 return self.large_unknown(&path, found, notes);
             }
-            let mut bytes = Vec::with_capacity(opened.identity.size as usize + 1);
+            let mut bytes = std::mem::take(&mut self.buffer);
+            bytes.clear();
+            bytes.reserve(opened.identity.size as usize + 1);
             (&opened.file).take(4 * LARGE).read_to_end(&mut bytes).map_err(|e| file_error("read", &path, e))?;
             let after = rustix::fs::fstat(&opened.file).map_err(|e| file_error("read", &path, e))?;
             let held = opened.identity.same(&Identity::of(&after)) && bytes.len() as u64 == opened.identity.size;
@@ -145,6 +180,7 @@ impl TreeStream<'_> {
             let map = if held { content::sparse_map(&opened) } else { None };
             self.content(&entry, map.as_ref(), &bytes)?;
             observer(&entry, &bytes);
+            self.buffer = bytes;
             return Ok(if stable { Outcome::Stable } else { Outcome::Unstable });
         }
         Ok(Outcome::Gone)

@@ -5,6 +5,9 @@
 //! piece of the stream with chunk boundaries at both ends. What is remembered of it from the last run (see
 //! [`super::memo`]) stands in for its bytes when no metadata has changed.
 //!
+//! Within a group, chunks end where entries do (see [`ends_chunk`]), so that what is as it was in a group that has changed
+//! can be taken over too: see [`super::parts`].
+//!
 //! Never remembered: a file whose times lie within [`SETTLE`] seconds of this run's begin, or later (it may change
 //! again without its times telling), and one that changed while it was read. One group in [`ROUNDS`] is read again in
 //! each run, another one each time, so that after that many runs every byte has been read again.
@@ -34,6 +37,10 @@ pub const LARGE: u64 = 1 << 20;
 /// group costs milliseconds, and remembering one costs a hundredth of its size.
 const GROUP: u64 = 1 << 20;
 const ENTRY_WEIGHT: u64 = 4096;
+/// In a group, chunks end where entries do, about as often as this: a file that changes then takes few others with it.
+const CHUNK: u64 = 4 << 10;
+/// Part of what tells how a group is cut: sizes are powers of two.
+const AT_ENTRIES: u32 = 1;
 /// A group never has more entries than this, nor more than eight times its usual weight.
 const GROUP_ENTRIES: usize = 1024;
 /// Seconds; the coarsest file systems keep times to two of them.
@@ -69,6 +76,8 @@ pub struct TreeStream<'a> {
     /// Bytes of the tar that are not in the sink yet.
     out: Vec<u8>,
     lines: Vec<u8>,
+    /// What a file's content is read into.
+    pub(super) buffer: Vec<u8>,
     position: u64,
     group: Vec<Found>,
     weight: u64,
@@ -119,6 +128,7 @@ impl<'a> TreeStream<'a> {
             listing,
             out: Vec::with_capacity(OUT),
             lines: Vec::with_capacity(LINES),
+            buffer: Vec::new(),
             position: 0,
             group: Vec::new(),
             weight: 0,
@@ -253,10 +263,39 @@ impl<'a> TreeStream<'a> {
 
     /// Ends a piece: its chunks, and what tells its bytes.
     pub(super) fn end_piece(&mut self) -> Result<(Piece, [u8; 32]), SourceError> {
+        self.end_with(self.tar.cut())
+    }
+
+    /// The same for a piece in which [`TreeStream::end_entry`] was told of every entry.
+    pub(super) fn end_group(&mut self) -> Result<(Piece, [u8; 32]), SourceError> {
+        self.end_with(self.tar.cut() | AT_ENTRIES)
+    }
+
+    fn end_with(&mut self, cut: u32) -> Result<(Piece, [u8; 32]), SourceError> {
         self.flush_out()?;
         let piece = self.tar.end_piece().map_err(|e| sink_error(self.cx, e))?;
-        let digest = memo::digest(self.tar.cut(), &piece);
+        let digest = memo::digest(cut, &piece);
         Ok((piece, digest))
+    }
+
+    /// The piece that begins is read although it is remembered: its chunks are known already, unless it has changed.
+    pub(super) fn expect(&mut self, known: &Remembered, at_entries: bool) -> Result<(), SourceError> {
+        self.flush_out()?;
+        let cut = self.tar.cut() | if at_entries { AT_ENTRIES } else { 0 };
+        if known.is_cut(cut) {
+            self.tar.expect(&known.piece);
+        }
+        Ok(())
+    }
+
+    /// Ends a chunk behind an entry that does so; whether it did.
+    pub(super) fn end_entry(&mut self, path: &[u8], length: u64) -> Result<bool, SourceError> {
+        let ends = ends_chunk(path, length);
+        if ends {
+            self.flush_out()?;
+            self.tar.end_chunk().map_err(|e| sink_error(self.cx, e))?;
+        }
+        Ok(ends)
     }
 
     /// Takes over a piece; `false` when the repository does not hold it any more.
@@ -270,6 +309,17 @@ impl<'a> TreeStream<'a> {
         Ok(reused)
     }
 
+    /// Takes over a part of a piece, at the end of a chunk.
+    pub(super) fn reuse_part(&mut self, part: &Piece) -> Result<bool, SourceError> {
+        self.flush_out()?;
+        let reused = self.tar.reuse_part(part).map_err(|e| sink_error(self.cx, e))?;
+        if reused {
+            self.position += part.length();
+            self.totals.reused += part.length();
+        }
+        Ok(reused)
+    }
+
     pub(super) fn memo_key(&self, first: &[u8], index: u64) -> String {
         let hash = blake3::Hasher::new().update(first).update(&index.to_le_bytes()).finalize();
         format!("{}/{}", self.key, hash.to_hex())
@@ -277,10 +327,15 @@ impl<'a> TreeStream<'a> {
 
     /// What is remembered under `key`, if it is of the very same metadata.
     pub(super) fn recall(&self, key: &str, print: &[u8; 32]) -> Option<Remembered> {
+        self.recall_any(key).filter(|r| r.fingerprint == *print)
+    }
+
+    /// What is remembered under `key`, of whatever metadata.
+    pub(super) fn recall_any(&self, key: &str) -> Option<Remembered> {
         if !self.remember {
             return None;
         }
-        Remembered::decode(&self.cx.memo.get(key)?).filter(|r| r.fingerprint == *print)
+        Remembered::decode(&self.cx.memo.get(key)?)
     }
 
     pub(super) fn keep(&self, key: &str, remembered: &Remembered) {
@@ -320,6 +375,11 @@ pub(super) fn weigh(entry: &Entry) -> u64 {
 /// Whether a group ends behind this entry: as likely as the entry is heavy.
 pub(super) fn ends_group(path: &[u8], weight: u64) -> bool {
     hash64(path) % GROUP < weight
+}
+
+/// Whether a chunk ends behind an entry that takes `length` bytes of the tar: as likely as it is long.
+pub(super) fn ends_chunk(path: &[u8], length: u64) -> bool {
+    (hash64(path) >> 32) % CHUNK < length
 }
 
 /// Spreads paths evenly; nobody gains by choosing where groups end.

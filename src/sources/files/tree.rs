@@ -16,9 +16,9 @@ use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-/// Entries that the walk hands over together, and how many such handfuls it may be ahead.
+/// Entries that the walk hands over together, and how many such handfuls it may be ahead: a megabyte or two.
 const TOGETHER: usize = 64;
-const AHEAD: usize = 8;
+const AHEAD: usize = 64;
 
 /// Nobody takes what the walk finds: whoever did failed, and its error is the one that counts.
 fn stopped() -> SourceError {

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 /// Deeper levels close their parents and come back through `..`.
@@ -194,7 +195,8 @@ impl<'a> Walk<'a> {
             path.push(b'/');
         }
         path.extend_from_slice(name.to_bytes());
-        if !self.never.is_empty() && self.never.contains(&self.real(path)) {
+        let may_be_never = |path: &PathBuf| path.file_name().is_some_and(|last| last.as_bytes() == name.to_bytes());
+        if self.never.iter().any(may_be_never) && self.never.contains(&self.real(path)) {
             return Ok(None);
         }
         let node = level.node.and_then(|n| n.children.get(name.to_bytes()));
@@ -422,8 +424,9 @@ impl Names {
 
     fn sort(&mut self) {
         let bytes = &self.bytes;
-        let name = |start: u32| name_at(bytes, start).to_bytes();
-        self.starts.sort_unstable_by(|a, b| name(*a).cmp(name(*b)));
+        // Each name ends in a zero, which is less than any other byte, and no two are the same: what is behind is not looked at.
+        let from = |start: u32| &bytes[start as usize..];
+        self.starts.sort_unstable_by(|a, b| from(*a).cmp(from(*b)));
     }
 
     fn len(&self) -> usize {
