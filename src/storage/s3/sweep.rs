@@ -43,8 +43,8 @@ const WORDS: &[&str] = &[
     "\u{feff}",
 ];
 
-/// A server whose every answer is what stands in `body`.
-fn server(body: Arc<Mutex<Vec<u8>>>) -> u16 {
+/// A server whose every answer is of this status, and is what stands in `body`.
+fn server(body: Arc<Mutex<Vec<u8>>>, status: &'static str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -57,7 +57,7 @@ fn server(body: Arc<Mutex<Vec<u8>>>) -> u16 {
                 while reader.read_line(&mut line).is_ok_and(|n| n > 0) {
                     if line == "\r\n" {
                         let body = body.lock().unwrap().clone();
-                        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
                         if stream.write_all(&[head.as_bytes(), &body].concat()).is_err() {
                             return;
                         }
@@ -98,7 +98,7 @@ fn storage(dir: &Path, port: u16, locked: bool) -> S3Storage {
 
 fn sweep(locked: bool, seed: &str, honest: usize) {
     let body = Arc::new(Mutex::new(seed.as_bytes().to_vec()));
-    let port = server(body.clone());
+    let port = server(body.clone(), "200 OK");
     let dir = tempfile::tempdir().unwrap();
     let storage = storage(dir.path(), port, locked);
     assert_eq!(storage.list("").unwrap().len(), honest, "the seed is an honest answer");
@@ -137,4 +137,24 @@ fn sweep_lists_of_versions() {
          </IsLatest><LastModified>2026-11-21T10:00:00.000Z</LastModified></DeleteMarker></ListVersionsResult>",
         1,
     );
+}
+
+#[test]
+fn sweep_errors() {
+    let seed = "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>AuthorizationHeaderMalformed</Code><Message>the region \
+                is wrong</Message><Region>eu-central-1</Region><ServerTime>2026-11-21T10:00:00Z</ServerTime><RequestId>1\
+                </RequestId></Error>";
+    let body = Arc::new(Mutex::new(seed.as_bytes().to_vec()));
+    let port = server(body.clone(), "400 Bad Request");
+    let dir = tempfile::tempdir().unwrap();
+    let storage = storage(dir.path(), port, false);
+    let words =
+        [WORDS, &["<Error>", "<Code>", "</Code>", "<Message>", "<Region>", "</Region>", "RequestTimeTooSkewed"]]
+            .concat();
+    Fuzz::of("s3-error").seed(seed).words(&words).run(|bytes| {
+        *body.lock().unwrap() = bytes.to_vec();
+        // Whatever it says, it is an error, and not longer than somebody reads.
+        let error = storage.list("").unwrap_err();
+        assert!(error.to_string().len() < 2_000, "{error}");
+    });
 }
