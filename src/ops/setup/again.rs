@@ -51,6 +51,16 @@ pub(super) fn said(
     Ok(said)
 }
 
+/// For each host and policy the time of the newest record that somebody else has signed.
+pub(super) fn newest_of_others(said: &[Said]) -> HashMap<Line, DateTime<Utc>> {
+    let mut newest: HashMap<Line, DateTime<Utc>> = HashMap::new();
+    for Said { record, .. } in said.iter().filter(|one| !one.own) {
+        let line = (record.host.clone(), record.policy.clone());
+        newest.entry(line).and_modify(|time| *time = record.time.max(*time)).or_insert(record.time);
+    }
+    newest
+}
+
 /// The length of everything that refs may name; nothing where the key has moved nothing.
 pub(super) fn stored(repository: &Repository, said: &[Said]) -> Result<HashMap<ObjectId, u64>, OpsError> {
     if !said.iter().any(|one| one.own && matches!(one.record.note, Note::Repack { .. })) {
