@@ -1,13 +1,18 @@
 //! Records that a thief signs with a host's key: none of them hinders its revocation, or costs anything once it is done.
 
 use crate::world::{World, tree};
+use chrono::{SecondsFormat, TimeDelta, Utc};
 use lifeboat::pipeline::crypt::object_id;
 use lifeboat::pipeline::sign::Namespace;
 use lifeboat::repository::keys::HostKey;
 use lifeboat::repository::layout;
 use serde_json::{Value, json};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+const KEEP_TWO: &str =
+    "[retention]\nkeep_last = 2\nkeep_daily = 0\nkeep_weekly = 0\nkeep_monthly = 0\nkeep_tagged = false\n";
 
 /// What a signed object says.
 fn line(bytes: &[u8]) -> Value {
@@ -43,6 +48,12 @@ fn said(world: &World) -> Vec<(String, String)> {
         .collect()
 }
 
+fn moved_by(path: &Path, hours: i64) {
+    let by = Duration::from_secs(hours.unsigned_abs() * 3600);
+    let time = if hours < 0 { SystemTime::now() - by } else { SystemTime::now() + by };
+    fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+}
+
 /// Records count by their time, and one that is dated at the end of all time leaves no room for another.
 #[test]
 fn a_record_at_the_end_of_time_stops_neither_the_revocation_nor_what_comes_after() {
@@ -75,4 +86,94 @@ fn a_record_at_the_end_of_time_stops_neither_the_revocation_nor_what_comes_after
         assert_eq!((&shown["tags"], &shown["held"]), (&json!(["first", "more", "never"]), &json!(true)), "{shown:#}");
         world.run(&["verify"]).exits(0);
     }
+}
+
+/// Two snapshots whose archives a repack has put others in the place of, and what was in the newest one.
+fn repacked() -> (World, Vec<u8>) {
+    let world = World::with_snapshot();
+    world.add_to_policy(KEEP_TWO);
+    let mut blob = vec![0; 1_000_000];
+    for n in 0..3u8 {
+        let (common, own) = blob.split_at_mut(500_000);
+        blake3::Hasher::new().finalize_xof().fill(common);
+        blake3::Hasher::new().update(&[n]).finalize_xof().fill(own);
+        fs::write(world.app().join("uploads/blob"), &blob).unwrap();
+        world.run(&["snapshot"]).exits(0);
+    }
+    for folder in ["archives", "index", "refs", "manifests"] {
+        tree(&world.repository().join(folder)).iter().for_each(|(path, _)| moved_by(path, -8 * 24));
+    }
+    let done = world.json(&["prune", "--repack", "--now"]);
+    assert!(done["report"]["repack"]["replaced"].as_u64() > Some(0), "{done:#}");
+    (world, blob)
+}
+
+/// The blob is there as it was.
+#[track_caller]
+fn restores(world: &World, snapshot: &str, out: &str, blob: &[u8]) {
+    world.run(&["restore", snapshot, "--into", out]).exits(0);
+    let restored = tree(&world.path(out)).into_iter().find(|(path, _)| path.ends_with("uploads/blob")).unwrap();
+    assert!(restored.1 == blob);
+}
+
+/// Which of the key's records are a thief's nobody can tell, where only a snapshot is named.
+#[test]
+fn what_a_thief_moved_released_and_untagged_is_as_it_was() {
+    let (world, blob) = repacked();
+    let before = world.snapshots();
+    world.run(&["hold", "latest"]).exits(0);
+    world.run(&["tag", "latest", "kept"]).exits(0);
+    tree(&world.repository().join("records")).iter().for_each(|(path, _)| moved_by(path, -2));
+
+    // The refs of each for the other.
+    let records = tree(&world.repository().join("records"));
+    let honest = records.iter().map(|(_, bytes)| line(bytes)).find(|record| record["note"] == "repack").unwrap();
+    let mut moved = honest["moved"].clone();
+    let refs = [moved[0]["refs"].clone(), moved[1]["refs"].clone()];
+    assert_ne!(refs[0], refs[1]);
+    [moved[0]["refs"], moved[1]["refs"]] = [refs[1].clone(), refs[0].clone()];
+    let later = |seconds| (Utc::now() + TimeDelta::seconds(seconds)).to_rfc3339_opts(SecondsFormat::Secs, true);
+    says(&world, &later(60), &json!({ "note": "repack", "moved": moved }));
+    says(&world, &later(61), &json!({ "note": "release", "snapshot": before[0] }));
+    says(&world, &later(62), &json!({ "note": "untag", "snapshot": before[0], "tag": "kept" }));
+    let shown = world.json(&["show", "latest"]);
+    assert_eq!(
+        (&shown["tags"], &shown["held"]),
+        (&json!([]), &json!(false)),
+        "believed until it is revoked: {shown:#}"
+    );
+    world.run(&["verify", "--deep"]).exits(4);
+
+    let own = key(&world);
+    world.run(&["keys", "revoke", &own, "--last-good", &before[0], "--yes"]).exits(0);
+    assert_eq!(world.snapshots(), before);
+    world.run(&["verify", "--deep"]).exits(0);
+    restores(&world, &before[0], "out", &blob);
+    let shown = world.json(&["show", "latest"]);
+    assert_eq!((&shown["tags"], &shown["held"]), (&json!(["kept"]), &json!(true)), "{shown:#}");
+    // And where nobody has misused the key, what it took away stays away.
+    world.run(&["keys", "rotate"]).exits(0);
+    world.run(&["release", "latest"]).exits(0);
+    world.run(&["untag", "latest", "kept"]).exits(0);
+    let own = key(&world);
+    world.run(&["keys", "revoke", &own, "--all-good", "--yes"]).exits(0);
+    let shown = world.json(&["show", "latest"]);
+    assert_eq!((&shown["tags"], &shown["held"]), (&json!([]), &json!(false)), "{shown:#}");
+    restores(&world, &before[0], "out2", &blob);
+}
+
+/// The theft is noticed late, and an honest repack came between: without its record nothing leads to the chunks.
+#[test]
+fn an_honest_repack_after_the_theft_is_still_found() {
+    let (world, blob) = repacked();
+    let before = world.snapshots();
+    tree(&world.repository().join("records")).iter().for_each(|(path, _)| moved_by(path, 2));
+    let stolen = (Utc::now() + TimeDelta::hours(1)).to_rfc3339_opts(SecondsFormat::Secs, true);
+    let own = key(&world);
+    world.run(&["keys", "revoke", &own, "--stolen", &stolen, "--yes"]).exits(0);
+    assert_eq!(world.snapshots(), before);
+    restores(&world, &before[0], "out", &blob);
+    world.run(&["keys", "rotate"]).exits(0);
+    world.run(&["prune", "--accept-lost", "--yes"]).exits(0);
+    world.run(&["verify", "--deep"]).exits(0);
 }
