@@ -149,6 +149,37 @@ fn a_suspended_writer_does_not_count_on_what_may_be_gone() {
     }
 }
 
+/// What a long run counts on may be condemned before it begins and deleted while it goes on, and the trash that says so with
+/// it: only a look at what is there tells.
+#[test]
+fn the_last_look_finds_index_and_refs_that_are_gone() {
+    for folder in [layout::INDEX, layout::REFS] {
+        let pruned = Pruned::new("keep_last = 1");
+        let world = &pruned.world;
+        let data = noise(1, 500_000);
+        world.snapshot(&[("a", &data)]);
+        let writer = world.writer(&world.open()).unwrap();
+        let mut stream = writer.stream("files", "a", None, true);
+        std::io::Write::write_all(&mut stream, &data).unwrap();
+        let parts = stream.finish().unwrap();
+        for key in world.keys(folder) {
+            world.storage.delete(&key).unwrap();
+        }
+        let entry = world::source_entry("files", vec![world::stream_entry("a", parts)]);
+        let draft = world::draft(writer.sequence(), vec![entry]);
+        let committed = writer.commit(draft, &world.host_key);
+        if folder == layout::REFS {
+            committed.unwrap();
+        } else {
+            let error = committed.unwrap_err();
+            assert!(matches!(error, RepositoryError::ReferencedGone { .. }), "{error}");
+            assert_eq!(pruned.sequences(), [1], "no header, no snapshot");
+            world.snapshot(&[("a", &data)]);
+        }
+        assert!(world.read(pruned.snapshots().last().unwrap())[0].1 == data, "{folder}");
+    }
+}
+
 /// A header that comes between the plan and the deletion saves what it references.
 #[test]
 fn the_last_look_counts() {

@@ -172,7 +172,8 @@ pub(super) fn next_time(
     newest.checked_add_signed(TimeDelta::seconds(1)).filter(|next| *next <= last).ok_or_else(|| {
         OpsError::failed(
             format!("a record of {host}/{policy} is dated {newest}: none can be dated behind it"),
-            "this host's key has signed it; if you did not, revoke the key",
+            "a key that signs for this host has signed it: revoke that key (`lifeboat keys revoke`; --all-good where only a \
+             clock was wrong), then give the host another one (`lifeboat keys rotate`)",
         )
     })
 }

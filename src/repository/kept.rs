@@ -153,7 +153,8 @@ fn number(rest: &mut &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repository::format::StreamNote;
+    use crate::base::fuzz::Fuzz;
+    use crate::repository::format::{Notes, StreamNote};
 
     fn object() -> IndexObject {
         let archive = |n: u8, header: usize| IndexArchive {
@@ -178,6 +179,17 @@ mod tests {
             chunks: (0..100).map(|n| IndexChunk(ChunkId([n as u8; 32]), n % 2, n, 2, 3, u32::MAX)).collect(),
             notes: Notes { streams: vec![note] },
         }
+    }
+
+    #[test]
+    fn sweep_kept_index_objects() {
+        let words: [&[u8]; 4] = [MAGIC, &[0xff; 8], &[0; 52], b"{\"streams\":["];
+        Fuzz::of("kept-index").seed(encode(&object()).unwrap()).words(&words).run(|bytes| {
+            if let Some(object) = decode(bytes) {
+                let again = decode(&encode(&object).unwrap()).unwrap();
+                assert_eq!(format!("{again:?}"), format!("{object:?}"));
+            }
+        });
     }
 
     #[test]

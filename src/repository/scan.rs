@@ -91,7 +91,7 @@ pub fn archive(
 }
 
 /// The entries of a frame's tar.
-fn tar_entries(plain: &[u8]) -> Result<Vec<ChunkPlace>, PipelineError> {
+pub(super) fn tar_entries(plain: &[u8]) -> Result<Vec<ChunkPlace>, PipelineError> {
     let mut entries = Vec::new();
     let mut tar = tar::Archive::new(plain);
     let bad = |_| PipelineError::damaged("frame is not a tar of chunks");

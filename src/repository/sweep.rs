@@ -1,10 +1,10 @@
 //! Hostile bytes for the objects of a repository once they are open: what somebody with every key could have written.
 
-use super::format::{DrillObject, Header, Manifest, Record, RepositoryObject, SignerObject, check_envelope};
+use super::format::{DrillObject, Header, IdsTree, Manifest, Record, RepositoryObject, SignerObject, check_envelope};
 use super::keys::{HostKey, IdentityFile};
 use super::refs::Refs;
 use super::trash::TrashObject;
-use super::{index, layout};
+use super::{index, layout, scan, tree};
 use crate::base::fuzz::Fuzz;
 use crate::storage::StorageKey;
 use serde::Serialize;
@@ -100,4 +100,66 @@ fn sweep_key_files() {
             assert!(!said.contains(&secret[..30]), "{said}");
         }
     });
+}
+
+/// What a repair reads of an archive: nobody's index says where chunks lie.
+#[test]
+fn sweep_tars_of_chunks() {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (n, length) in [3, 600, 0].into_iter().enumerate() {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(length);
+        let name = format!("{n:064x}");
+        builder.append_data(&mut header, name, &vec![7; length as usize][..]).unwrap();
+    }
+    let tar = builder.into_inner().unwrap();
+    assert_eq!(scan::tar_entries(&tar).unwrap().len(), 3);
+    let words =
+        ["ustar\0", "00000000003\0", "77777777777\0", "././@LongLink", "\u{80}\u{ff}\u{ff}", "\n30 path=", "\0\0\0\0"];
+    Fuzz::of("chunk-tar").seed(tar).words(&words).run(|bytes| {
+        let look = |bytes: &[u8]| {
+            for place in scan::tar_entries(bytes).into_iter().flatten() {
+                assert!(bytes.get(place.offset as usize..).is_some_and(|rest| rest.len() >= place.length as usize));
+            }
+        };
+        look(bytes);
+        // Behind the checksum of the first header, which would catch most changes.
+        if bytes.len() >= 512 {
+            let mut bytes = bytes.to_vec();
+            bytes[148..156].fill(b' ');
+            let sum: u64 = bytes[..512].iter().map(|byte| u64::from(*byte)).sum();
+            bytes[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+            look(&bytes);
+        }
+    });
+}
+
+#[test]
+fn sweep_lists_of_ids() {
+    let entry = |n: u8, length: u64| [&[n; 32][..], &length.to_le_bytes()].concat();
+    let list = [entry(1, 16_384), entry(2, 1), entry(3, 8 << 20)].concat();
+    let json = format!("{{\"depth\":1,\"root\":[[\"{}\",16385],[\"{}\",8388608]]}}", "ab".repeat(32), "cd".repeat(32));
+    let words: [&[u8]; 6] = [&[0; 8], &[0xff; 8], &[0; 40], b"\"depth\":255", b"18446744073709551615", b"[["];
+    Fuzz::of("ids").seed(list).seed(json).words(&words).run(|bytes| {
+        let Ok(entries) = tree::parse_entries(bytes) else {
+            assert!(bytes.len() % 40 != 0);
+            return again_tree(bytes);
+        };
+        assert_eq!(entries.len() * 40, bytes.len());
+        let sum = entries.iter().fold(0u64, |sum, (_, length)| sum.wrapping_add(*length));
+        // Nothing is empty, and nothing wraps around.
+        if tree::parse_list(bytes, sum).is_ok() {
+            assert!(entries.iter().all(|(_, length)| *length > 0 && *length <= sum));
+        }
+        assert!(tree::parse_list(bytes, sum.wrapping_add(1)).is_err());
+    });
+}
+
+fn again_tree(json: &[u8]) {
+    again::<IdsTree>(json);
+    let Ok(ids) = serde_json::from_slice::<IdsTree>(json) else { return };
+    let sum = ids.root.iter().fold(0u64, |sum, (_, length)| sum.wrapping_add(*length));
+    if tree::check(&ids, sum).is_ok() {
+        assert!(ids.depth <= 4 && ids.root.len() <= 1024 && ids.root.iter().all(|(_, length)| *length > 0));
+    }
 }

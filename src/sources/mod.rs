@@ -11,6 +11,8 @@ pub mod env_merge;
 pub mod extract;
 pub mod files;
 pub mod git;
+#[cfg(test)]
+mod held;
 pub mod locate;
 pub mod placing;
 pub mod placings;

@@ -15,4 +15,5 @@ mod prune;
 mod revoke;
 mod setup;
 mod signals;
+mod thief;
 mod world;

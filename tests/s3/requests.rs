@@ -54,7 +54,8 @@ fn an_unchanged_snapshot_and_a_read_take_few_requests() {
     let (_, log) = timed("unchanged snapshot", &|| {
         world.snapshot(&[("dump", &data)]);
     });
-    assert!(count(&log, "PUT") <= 4 && count(&log, "HEAD") == 0, "{log:#?}");
+    // Whether its refs are still there is the one question, asked beside the lists.
+    assert!(count(&log, "PUT") <= 4 && count(&log, "HEAD") <= 1, "{log:#?}");
     timed("open and list", &|| {
         world.chain();
     });

@@ -6,7 +6,7 @@ use crate::place::{Docker, PlaceError};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Read};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// A folder of configuration is no larger.
 const TREE_BYTES: u64 = 16 << 20;
@@ -56,14 +56,18 @@ fn read_here(path: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) -> std::io::Re
 }
 
 fn read_through(docker: &Docker, path: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) -> Option<()> {
-    let tar = docker.read_tree(&TreeSource::Path(path.to_owned())).ok()?;
+    read_tar(docker.read_tree(&TreeSource::Path(path.to_owned())).ok()?, path, files)
+}
+
+/// Takes the files of a tar whose first component stands for `path` itself.
+fn read_tar(tar: impl Read, path: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) -> Option<()> {
     let mut archive = tar::Archive::new(tar.take(TREE_BYTES));
     for entry in archive.entries().ok()?.take(MOST_FILES) {
         let Ok(mut entry) = entry else { break };
         let Ok(name) = entry.path().map(|p| p.into_owned()) else { continue };
-        // The first component stands for the path itself.
         let below: PathBuf = name.components().skip(1).collect();
-        if entry.header().entry_type().is_file() && entry.size() <= FILE_BYTES {
+        let is_below = below.components().all(|part| matches!(part, Component::Normal(_)));
+        if is_below && entry.header().entry_type().is_file() && entry.size() <= FILE_BYTES {
             let mut content = Vec::new();
             entry.read_to_end(&mut content).ok()?;
             files.insert(if below.as_os_str().is_empty() { path.to_owned() } else { path.join(below) }, content);
@@ -84,5 +88,26 @@ pub fn exists(docker: Option<&Docker>, path: &Path) -> bool {
             })
         }
         Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::fuzz::Fuzz;
+
+    #[test]
+    fn sweep_trees_that_the_engine_reads() {
+        let words =
+            ["ustar\0", "00000000003\0", "77777777777\0", "././@LongLink", "../", "/", "\n30 path=", "\0\0\0\0"];
+        Fuzz::of("tar").words(&words).run(|bytes| {
+            let (path, mut files) = (Path::new("/etc/nginx"), BTreeMap::new());
+            let _ = read_tar(bytes, path, &mut files);
+            assert!(files.values().all(|content| content.len() <= bytes.len()));
+            for file in files.keys() {
+                let plain = |part| !matches!(part, Component::ParentDir);
+                assert!(file.starts_with(path) && file.components().all(plain), "{}", file.display());
+            }
+        });
     }
 }

@@ -81,6 +81,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn sweep_answers_to_a_health_check() {
+        let seed = "checks.list.0.x\n{\"checks\":{\"list\":[{\"x\":\"ok\"}],\"a.b\":true}}";
+        let words = [".", "..", "0", "18446744073709551616", "\n", "[", "{", "\"a\":", "\"a.a\":", "é"];
+        crate::base::fuzz::Fuzz::of("health").seed(seed).words(&words).run(|bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let (path, body) = text.split_once('\n').unwrap_or((&text, "null"));
+            if let Ok(body) = serde_json::from_str::<Value>(body) {
+                let _ = compare(&body, &[(path.to_owned(), "ok".to_owned())]);
+            }
+        });
+    }
+
+    #[test]
     fn answers_are_compared_by_dotted_paths() {
         let body: Value =
             serde_json::json!({"status": "ok", "checks": {"db": "ok", "n": 3, "a.b": true}, "list": [{"x": null}]});

@@ -2,7 +2,8 @@
 //!
 //! Records can say anything of anything, so no more of them is taken over than is needed or sure: what hashes lead down to; what
 //! was in the storage before the theft; moved chunks where the header's own archives are gone. Where two records disagree on
-//! what a removed header named, the one that was in the storage first is right: names and times inside are the signer's word.
+//! what a removed header named, or on where moved chunks are, the one that was in the storage first is right: names and times
+//! inside are the signer's word. Where nobody knows which are a thief's, none of the key's takes a hold or a tag away.
 
 use crate::base::ids::{ObjectId, Sequence, SnapshotId, Tag};
 use crate::ops::OpsError;
@@ -23,9 +24,11 @@ pub(super) struct Said {
     record: Record,
     /// The key has signed it.
     own: bool,
+    /// And it came after the theft, so nothing that it says is believed which anything else can tell.
+    late: bool,
 }
 
-/// Every record, by the storage's clock the oldest first; of those that the key has signed only what was there `before`.
+/// Every record, by the storage's clock the oldest first; what the key has signed and was not there `before` is late.
 pub(super) fn said(
     repository: &Repository,
     key: &PublicKey,
@@ -36,12 +39,12 @@ pub(super) fn said(
     let read = parallel::at_once(&listed, |object| {
         let bytes = repository.get(&object.key, limits::REFS)?;
         let own = sign::open(&bytes, Namespace::Record, std::slice::from_ref(key)).is_ok();
-        Ok::<Said, RepositoryError>(Said { record: repository.verify_record(&object.key, &bytes)?, own })
+        let late = own && before.is_some_and(|before| object.modified >= before);
+        Ok::<Said, RepositoryError>(Said { record: repository.verify_record(&object.key, &bytes)?, own, late })
     });
     let mut said = Vec::new();
-    for (object, read) in listed.iter().zip(read) {
+    for read in read {
         match read {
-            Ok(one) if one.own && before.is_some_and(|before| object.modified >= before) => {}
             Ok(one) => said.push(one),
             // It counts for nothing as it is.
             Err(e) if e.is_integrity() => {}
@@ -49,6 +52,16 @@ pub(super) fn said(
         }
     }
     Ok(said)
+}
+
+/// For each host and policy the time of the newest record that somebody else has signed.
+pub(super) fn newest_of_others(said: &[Said]) -> HashMap<Line, DateTime<Utc>> {
+    let mut newest: HashMap<Line, DateTime<Utc>> = HashMap::new();
+    for Said { record, .. } in said.iter().filter(|one| !one.own) {
+        let line = (record.host.clone(), record.policy.clone());
+        newest.entry(line).and_modify(|time| *time = record.time.max(*time)).or_insert(record.time);
+    }
+    newest
 }
 
 /// The length of everything that refs may name; nothing where the key has moved nothing.
@@ -69,6 +82,8 @@ pub(super) struct Again<'a> {
     said: Vec<&'a Said>,
     /// In the order in which they count.
     by_time: Vec<&'a Said>,
+    /// The late ones, in none of the two above.
+    late: Vec<&'a Said>,
     /// What each header names as the one before it; of one that is gone, a record says it.
     links: HashMap<ObjectId, Option<ObjectId>>,
     /// What the last good one leads down to, and how far.
@@ -86,7 +101,7 @@ impl<'a> Again<'a> {
     ) -> Self {
         let there = chain.line(&line.0, &line.1);
         let of_line = |one: &&Said| one.record.host == line.0 && one.record.policy == line.1;
-        let said: Vec<&Said> = said.iter().filter(of_line).collect();
+        let (late, said): (Vec<&Said>, Vec<&Said>) = said.iter().filter(of_line).partition(|one| one.late);
         let mut by_time = said.clone();
         by_time.sort_by_key(|one| one.record.time);
         let mut again = Self {
@@ -95,6 +110,7 @@ impl<'a> Again<'a> {
             last,
             said,
             by_time,
+            late,
             links: there.iter().map(|s| (s.header_id, s.header.previous)).collect(),
             good: HashSet::new(),
             lowest: Sequence(0),
@@ -149,12 +165,12 @@ impl<'a> Again<'a> {
         let removed: Vec<HeaderRef> = self.removed_again(honest).into_values().collect();
         let chunks = removed.chunks(HEADERS);
         let mut notes: Vec<Note> = chunks.map(|removed| Note::Prune { removed: removed.to_vec() }).collect();
-        let moved = self.moved_again(repository, stored)?;
+        let moved = self.moved_again(repository, stored, honest)?;
         if !moved.is_empty() {
             notes.push(Note::Repack { moved });
         }
         for snapshot in self.believed() {
-            self.marks_again(snapshot, &mut notes);
+            self.marks_again(snapshot, honest, &mut notes);
         }
         Ok(notes)
     }
@@ -194,10 +210,22 @@ impl<'a> Again<'a> {
     }
 
     /// Moved chunks, where the header's own refs lead to them no more.
-    fn moved_again(&self, repository: &Repository, stored: &HashMap<ObjectId, u64>) -> Result<Vec<Moved>, OpsError> {
-        // For each header what counts first: the latest.
+    fn moved_again(
+        &self,
+        repository: &Repository,
+        stored: &HashMap<ObjectId, u64>,
+        honest: bool,
+    ) -> Result<Vec<Moved>, OpsError> {
+        // What counts first: the latest, by its own word; of the key's, where a thief's may be among them, the one that was
+        // there first. What is late only where nothing else leads to the chunks: an honest repack can have been late.
+        let latest = |own: bool| self.by_time.iter().rev().filter(move |one| honest || one.own == own);
+        let mut order: Vec<&Said> = latest(false).copied().collect();
+        if !honest {
+            order.extend(self.said.iter().filter(|one| one.own));
+        }
+        order.extend(&self.late);
         let mut moves: HashMap<ObjectId, Vec<(ObjectId, bool)>> = HashMap::new();
-        for one in self.by_time.iter().rev() {
+        for one in order {
             if let Note::Repack { moved } = &one.record.note {
                 for to in moved {
                     moves.entry(to.header).or_default().push((to.refs, one.own));
@@ -223,32 +251,52 @@ impl<'a> Again<'a> {
         Ok(again)
     }
 
-    /// Tags and the hold of a snapshot, where the key has said any of it.
-    fn marks_again(&self, snapshot: &Snapshot, notes: &mut Vec<Note>) {
+    /// Tags and the hold of a snapshot, as far as nobody else's records say them.
+    fn marks_again(&self, snapshot: &Snapshot, honest: bool, notes: &mut Vec<Note>) {
         let id = &snapshot.header.id;
-        let given: BTreeSet<Tag> = snapshot.header.tags.iter().cloned().collect();
-        let (mut tags, mut held, mut is_said) = (given.clone(), false, false);
-        for one in self.by_time.iter().filter(|one| marked(&one.record.note) == Some(id)) {
-            is_said |= one.own;
-            match &one.record.note {
-                Note::Tag { tag, .. } => {
-                    tags.insert(tag.clone());
-                }
-                Note::Untag { tag, .. } => {
-                    tags.remove(tag);
-                }
-                Note::Hold { .. } => held = true,
-                Note::Release { .. } => held = false,
-                Note::Prune { .. } | Note::Repack { .. } => {}
+        let given = Marks { tags: snapshot.header.tags.iter().cloned().collect(), held: false };
+        let (mut wanted, mut others) = (given.clone(), given);
+        for one in &self.by_time {
+            // To keep too much is to err on the safe side.
+            let takes_away = matches!(one.record.note, Note::Untag { .. } | Note::Release { .. });
+            if marked(&one.record.note) != Some(id) || (one.own && takes_away && !honest) {
+                continue;
+            }
+            wanted.take(&one.record.note);
+            if !one.own {
+                others.take(&one.record.note);
             }
         }
-        if !is_said {
-            return;
+        let snapshot = || id.clone();
+        notes.extend(
+            wanted.tags.difference(&others.tags).map(|tag| Note::Tag { snapshot: snapshot(), tag: tag.clone() }),
+        );
+        notes.extend(
+            others.tags.difference(&wanted.tags).map(|tag| Note::Untag { snapshot: snapshot(), tag: tag.clone() }),
+        );
+        match (wanted.held, others.held) {
+            (true, false) => notes.push(Note::Hold { snapshot: snapshot() }),
+            (false, true) => notes.push(Note::Release { snapshot: snapshot() }),
+            _ => {}
         }
-        notes.extend(tags.difference(&given).map(|tag| Note::Tag { snapshot: id.clone(), tag: tag.clone() }));
-        notes.extend(given.difference(&tags).map(|tag| Note::Untag { snapshot: id.clone(), tag: tag.clone() }));
-        if held {
-            notes.push(Note::Hold { snapshot: id.clone() });
+    }
+}
+
+/// The tags of a snapshot, and whether it is held.
+#[derive(Clone)]
+struct Marks {
+    tags: BTreeSet<Tag>,
+    held: bool,
+}
+
+impl Marks {
+    fn take(&mut self, note: &Note) {
+        match note {
+            Note::Tag { tag, .. } => drop(self.tags.insert(tag.clone())),
+            Note::Untag { tag, .. } => drop(self.tags.remove(tag)),
+            Note::Hold { .. } => self.held = true,
+            Note::Release { .. } => self.held = false,
+            Note::Prune { .. } | Note::Repack { .. } => {}
         }
     }
 }

@@ -75,6 +75,9 @@ pub struct RevokePlan {
     public: Option<PublicKey>,
     #[serde(skip)]
     notes: Vec<(Line, Note)>,
+    /// The time of each line's newest record that the key has not signed.
+    #[serde(skip)]
+    newest: HashMap<Line, DateTime<Utc>>,
 }
 
 /// A key that snapshots are or were signed with, for people who have to name one.
@@ -170,6 +173,7 @@ pub fn plan_revoke(
         repository_id: repository.id().clone(),
         lines,
         records: notes.len(),
+        newest: again::newest_of_others(&said),
         drills: own_objects(repository, layout::DRILLS, Namespace::Drill, &public)?.len(),
         own,
         public: Some(public),
@@ -281,7 +285,7 @@ pub fn revoke(
             let action = SignerAction::Add { role: Role::Prune, hosts };
             repository.add_signer(&root, &root.public(), action, run.now)?;
         }
-        say(&repository, &access.chain, &root, &plan.notes, run)?;
+        say(&repository, &root, plan, run)?;
     }
     run.cancel.check()?;
     run.events.step(format!("revoking {}", plan.key));
@@ -303,19 +307,13 @@ pub fn revoke(
     Ok(())
 }
 
-/// Writes records by the root key, each dated behind those that are there.
-fn say(
-    repository: &Repository,
-    chain: &Chain,
-    root: &SigningKey,
-    notes: &[(Line, Note)],
-    run: &Run,
-) -> Result<(), OpsError> {
-    let mut newest: HashMap<Line, DateTime<Utc>> = HashMap::new();
-    for (line, note) in notes {
+/// Writes records by the root key, each dated behind those that count once the key is revoked. Not behind its own, which
+/// count for nothing then: one that a thief dates at the end of all time would leave none for any other.
+fn say(repository: &Repository, root: &SigningKey, plan: &RevokePlan, run: &Run) -> Result<(), OpsError> {
+    let mut newest = plan.newest.clone();
+    for (line, note) in &plan.notes {
         run.cancel.check()?;
-        let before = newest.get(line).copied().or_else(|| chain.newest_record(&line.0, &line.1));
-        let time = next_time(before, line, run.now)?;
+        let time = next_time(newest.get(line).copied(), line, run.now)?;
         newest.insert(line.clone(), time);
         let record = Record {
             kind: "record".to_owned(),

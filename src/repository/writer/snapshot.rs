@@ -25,7 +25,7 @@ use crate::repository::table::ChunkTable;
 use crate::repository::table::Location;
 use crate::repository::trust::{ChainHead, to_json};
 use crate::repository::{Repository, RepositoryError, layout, locks, parallel};
-use crate::storage::{LockMode, Locked, StorageKey};
+use crate::storage::{LockMode, Locked, Storage, StorageKey};
 use chrono::{DateTime, Utc};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -355,7 +355,7 @@ impl SnapshotWriter {
         let checked = Uptime::now();
         let (put, seen) = parallel::both(
             || repository.storage().put_new(&layout::manifest(sealed.id()), sealed.bytes()),
-            || self.check(&refs, refs_id),
+            || self.check(&refs, refs_id, &refs_bytes),
         );
         put.ok_or(RepositoryError::Worker)??;
         seen?;
@@ -370,7 +370,7 @@ impl SnapshotWriter {
         shared.state.remove_unfinished_index(repository.id(), &finished)?;
         if checked.elapsed() >= CHECK_HOLDS {
             // Stopped, or sent to sleep, at the last moment: a prune may not have seen the header coming.
-            self.check(&refs, refs_id)?;
+            self.check(&refs, refs_id, &refs_bytes)?;
         }
         Ok(Committed { header, header_id })
     }
@@ -498,18 +498,35 @@ impl SnapshotWriter {
     }
 
     /// Everything that the header will name is there with its length, seen just now, and not condemned for so long that
-    /// it may be gone when the header is there. The manifest is this snapshot's own.
-    fn check(&self, refs: &Refs, refs_id: ObjectId) -> Result<(), RepositoryError> {
+    /// it may be gone when the header is there. Trash alone does not tell: it goes with what it condemned, while a long run
+    /// goes on. Refs that are gone are put again; the manifest is this snapshot's own.
+    fn check(&self, refs: &Refs, refs_id: ObjectId, refs_bytes: &[u8]) -> Result<(), RepositoryError> {
         let repository = &self.shared.repository;
-        let (archives, condemned) = parallel::both(|| stored(repository, layout::ARCHIVES), || repository.condemned());
-        let (archives, condemned) = (archives.ok_or(RepositoryError::Worker)??, condemned?);
-        let gone = refs.archives.iter().find(|(id, length)| archives.get(id) != Some(length)).map(|(id, _)| *id);
+        let put_refs = || put_where_gone(repository.storage().as_ref(), &layout::refs(refs_id), refs_bytes);
+        let (listed, (refs_there, condemned)) = parallel::both(
+            || parallel::both(|| stored(repository, layout::ARCHIVES), || stored(repository, layout::INDEX)),
+            || parallel::both(put_refs, || repository.condemned()),
+        );
+        let (archives, index) = listed.ok_or(RepositoryError::Worker)?;
+        let (archives, index, condemned) = (archives.ok_or(RepositoryError::Worker)??, index?, condemned?);
+        refs_there.ok_or(RepositoryError::Worker)??;
+        let gone = |named: &BTreeMap<ObjectId, u64>, there: &HashMap<ObjectId, u64>| {
+            named.iter().find(|(id, length)| there.get(id) != Some(length)).map(|(id, _)| *id)
+        };
+        let gone = gone(&refs.archives, &archives).or_else(|| gone(&refs.index, &index));
         let mut named = refs.archives.keys().chain(refs.index.keys()).chain([&refs_id]);
         match gone.or_else(|| named.find(|id| condemned.is_lost(id)).copied()) {
             Some(id) => Err(RepositoryError::ReferencedGone { id }),
             None => Ok(()),
         }
     }
+}
+
+fn put_where_gone(storage: &dyn Storage, key: &StorageKey, bytes: &[u8]) -> Result<(), RepositoryError> {
+    if storage.head(key)?.is_none_or(|there| there.length != bytes.len() as u64) {
+        storage.put_new(key, bytes)?;
+    }
+    Ok(())
 }
 
 impl Drop for SnapshotWriter {

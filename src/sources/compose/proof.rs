@@ -15,7 +15,7 @@ use crate::sources::proof::{Check, Proof, Prove, Trial};
 use crate::sources::run::{one_line, run};
 use serde_json::Value;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -23,6 +23,8 @@ const OUTPUT_BYTES: usize = 16 << 20;
 /// Files that come with the code; more is no project.
 const MAX_BROUGHT: usize = 100;
 const FILE_BYTES: u64 = 16 << 20;
+/// All that the snapshot's streams bring, however often its facts name one.
+const MOST_BYTES: u64 = 64 << 20;
 /// An engine that nobody answers for.
 const NO_ENGINE: &str = "unix:///nonexistent/docker.sock";
 
@@ -87,13 +89,17 @@ fn config(trial: &Trial<'_>) -> Result<Check, SourceError> {
     let work = trial.scratch.join("compose");
     let failed = |source| SourceError::File { action: "put together", path: work.clone(), source };
     DirBuilder::new().mode(0o755).create(&work).map_err(failed)?;
+    let mut left = MOST_BYTES;
     for file in &files {
-        let mut content = Vec::new();
         trial.streams.info(file.stream)?;
-        let read = trial.streams.open(file.stream).and_then(|mut s| io::copy(&mut s, &mut content));
-        if let Err(e) = read {
-            return Ok(Check::failed(name, subject, "whole files", file.path.display().to_string(), e.to_string()));
-        }
+        let read = trial.streams.open(file.stream).and_then(|stream| whole(stream, FILE_BYTES.min(left)));
+        let content = match read {
+            Ok(content) => content,
+            Err(e) => {
+                return Ok(Check::failed(name, subject, "whole files", file.path.display().to_string(), e.to_string()));
+            }
+        };
+        left -= content.len() as u64;
         put(&work, &file.path, &content).map_err(failed)?;
     }
     let trees = Restored::of(trial.trees, None, &["env"]);
@@ -115,6 +121,16 @@ fn config(trial: &Trial<'_>) -> Result<Check, SourceError> {
     };
     let project = Project { trial, cell, work, working, files: &files, program };
     project.ask(subject)
+}
+
+/// All of a stream, which has at most `most` bytes.
+fn whole(stream: impl Read, most: u64) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    stream.take(most.saturating_add(1)).read_to_end(&mut content)?;
+    match content.len() as u64 > most {
+        true => Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than any file of a project")),
+        false => Ok(content),
+    }
 }
 
 /// `docker compose`, else `docker-compose`, with its version.
@@ -373,4 +389,18 @@ fn image(trial: &Trial<'_>, docker: &Docker, service: &Value) -> Result<Check, S
 
 fn short(id: &str) -> &str {
     id.strip_prefix("sha256:").and_then(|hex| hex.get(..12)).unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_as_far_as_one_may_be_long() {
+        let mut endless = io::repeat(b'x').take(1 << 20);
+        let said = whole(&mut endless, 1000).unwrap_err().to_string();
+        assert!(said.contains("larger than any file of a project") && endless.limit() > (1 << 20) - 2000, "{said}");
+        assert_eq!(whole(&[7u8; 1000][..], 1000).unwrap().len(), 1000);
+        assert!(whole(&b""[..], u64::MAX).unwrap().is_empty());
+    }
 }

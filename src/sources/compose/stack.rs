@@ -116,3 +116,45 @@ fn name_of(dir: &Path) -> String {
     let name: String = name.chars().filter(fits).collect();
     name.trim_start_matches(['_', '-']).to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::fuzz::Fuzz;
+
+    #[test]
+    fn sweep_facts_of_compose() {
+        let policy = crate::policy::parse(
+            Path::new("shop.toml"),
+            "[app]\nname = \"shop\"\nroot = \"/srv/shop\"\n[repository]\nurl = \"/nowhere\"\n\
+             recipients = [\"age1u4kztcqhr4gfml0q9kt5u4gmta79cyaujtwv7whpjv3zgvp0756s3m77fz\"]\n\
+             [schedule]\ntimezone = \"UTC\"\n",
+        )
+        .unwrap();
+        let file = |path: &str, role: &str| {
+            serde_json::json!({"path": path, "role": role, "stream": path, "bytes": 5, "mode": 420, "uid": 0, "gid": 0,
+                "mtime": [1, 2], "tracked": true})
+        };
+        let seed = serde_json::json!({
+            "present": true, "running": true, "project": "shop", "working_dir": "/srv/shop",
+            "files": [file("compose.yaml", "compose"), file(".env", "env")], "profiles": ["web"],
+            "services": [{"service": "web", "image": "nginx:1", "image_id": "sha256:1", "digests": [], "built_here": false,
+                "platform": "linux/amd64", "image_bytes": 1, "scale": 2, "containers": [], "ports": [["80", "8080"]],
+                "networks": ["default"], "mounts": [], "user": "", "hostname": "", "restart_policy": null, "pin": null,
+                "saved": null}],
+        });
+        let app = &policy.app;
+        let (project, set) = recorded(&seed, app).unwrap();
+        assert_eq!((project.name.as_str(), project.files.len(), set.services.len()), ("shop", 1, 1));
+        let words = ["{", "}", "[", "]", "\"", ":", ",", "null", "-1", "1e400", "18446744073709551616", "../", "/"];
+        Fuzz::of("compose-facts").seed(seed.to_string()).words(&words).run(|bytes| {
+            let Ok(facts) = serde_json::from_slice::<Value>(bytes) else { return };
+            if let Ok(facts) = Facts::read(&facts) {
+                let _ = (facts.name(), facts.set());
+                if let Some(project) = facts.project(app) {
+                    assert!(project.dir.is_absolute() && !project.files.is_empty());
+                }
+            }
+        });
+    }
+}

@@ -68,7 +68,7 @@ pub(super) fn choose(
         if tracked {
             continue;
         }
-        total += file.bytes;
+        total = file.bytes.saturating_add(total);
         if total > MOST_BYTES {
             return Err(SourceError::problem("the files of the compose project are larger than any project's"));
         }
@@ -182,7 +182,13 @@ fn content(stored: &Stored<'_>, stream: &str, bytes: u64) -> Result<Vec<u8>, Sou
     let failed = |source| SourceError::File { action: "read", path: stream.into(), source };
     stored.streams.info(stream)?;
     let mut content = Vec::new();
-    stored.streams.open(stream).map_err(failed)?.take(bytes + 1).read_to_end(&mut content).map_err(failed)?;
+    stored
+        .streams
+        .open(stream)
+        .map_err(failed)?
+        .take(bytes.saturating_add(1))
+        .read_to_end(&mut content)
+        .map_err(failed)?;
     if content.len() as u64 != bytes {
         return Err(SourceError::problem(format!("{stream:?} is not as long as the snapshot says")));
     }
@@ -246,5 +252,43 @@ impl Streams for Written {
 
     fn lay_out(&self, _: &Path) -> Result<Report, SourceError> {
         Err(SourceError::problem("the files of a project are only put in place"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::files::Role;
+    use super::*;
+    use crate::sources::held::Held;
+    use serde_json::Value;
+
+    fn file(bytes: u64) -> StoredFile {
+        let (path, stream) = ("nowhere/compose.yaml".to_owned(), "one".to_owned());
+        StoredFile { path, role: Role::Compose, stream, bytes, mode: 0o644, uid: 0, gid: 0, mtime: None, tracked: None }
+    }
+
+    /// What the facts say of lengths is said by whoever made the snapshot.
+    #[test]
+    fn lengths_beyond_all_bounds_are_refused() {
+        let held = Held::of("one", *b"services: {}\n");
+        let snapshot = "20261121T024039Z-aa941656".parse().unwrap();
+        let stored = Stored { snapshot: &snapshot, streams: &held, facts: &Value::Null };
+        assert_eq!(content(&stored, "one", 13).unwrap(), b"services: {}\n");
+        for wrong in [0, 12, 14, u64::MAX] {
+            assert!(content(&stored, "one", wrong).unwrap_err().to_string().contains("not as long as"), "{wrong}");
+        }
+        let policy = crate::policy::parse(
+            Path::new("shop.toml"),
+            "[app]\nname = \"shop\"\nroot = \"/srv/shop\"\n[repository]\nurl = \"/nowhere\"\n\
+             recipients = [\"age1u4kztcqhr4gfml0q9kt5u4gmta79cyaujtwv7whpjv3zgvp0756s3m77fz\"]\n\
+             [schedule]\ntimezone = \"UTC\"\n",
+        )
+        .unwrap();
+        for lengths in [&[MOST_BYTES + 1][..], &[5, u64::MAX], &[MOST_BYTES, 1]] {
+            let files = lengths.iter().map(|bytes| file(*bytes)).collect();
+            let facts = Facts { files, ..Facts::default() };
+            let said = choose(&policy, &stored, &facts, (0, 0), (Duration::from_secs(1), &Cancel::new())).unwrap_err();
+            assert!(said.to_string().contains("larger than any project's"), "{lengths:?}: {said}");
+        }
     }
 }

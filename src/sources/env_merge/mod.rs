@@ -23,6 +23,7 @@ use super::trees::lay_over;
 use crate::base::ids::SourceName;
 use crate::policy::dotenv;
 use crate::policy::model::{App, SourcePolicy, SourceSpec};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::io::{self, ErrorKind, Read};
@@ -32,6 +33,9 @@ use std::path::{Path, PathBuf};
 
 /// No env file is larger.
 const MAX_FILE: u64 = 1 << 20;
+/// All of them together, and how many: no application has more.
+const MAX_ALL: usize = 64 << 20;
+const MAX_FILES: usize = 10_000;
 
 /// The env files of a snapshot.
 pub fn captured(streams: &dyn Streams) -> Result<Vec<EnvFile>, SourceError> {
@@ -42,6 +46,7 @@ pub fn captured(streams: &dyn Streams) -> Result<Vec<EnvFile>, SourceError> {
     let mut archive = Archive::new(streams.open(TAR).map_err(failed)?);
     let broken = |e: super::extract::ExtractError| super::trees::extract_error(e);
     let mut files: Vec<EnvFile> = Vec::new();
+    let (mut places, mut held) = (HashMap::new(), 0);
     while let Some(member) = archive.next_member().map_err(|e| broken(e.into()))? {
         if member.entry.kind != Kind::File || member.entry.size > MAX_FILE {
             continue;
@@ -49,9 +54,20 @@ pub fn captured(streams: &dyn Streams) -> Result<Vec<EnvFile>, SourceError> {
         let mut content = Vec::new();
         write_content(&mut archive, &member, &mut content).map_err(broken)?;
         let path = Path::new("/").join(OsStr::from_bytes(&member.entry.path));
+        held += member.entry.path.len() + content.len();
+        if held > MAX_ALL || files.len() == MAX_FILES {
+            let problem = "the snapshot's env files are more, or larger, than any application's";
+            return Err(SourceError::hint(problem, "restore them with `lifeboat restore --into`, and choose by hand"));
+        }
+        let file = EnvFile { path: path.clone(), mode: member.entry.mode, content };
         // One that changed while it was read stands twice, and the last one counts.
-        files.retain(|f| f.path != path);
-        files.push(EnvFile { path, mode: member.entry.mode, content });
+        match places.entry(path) {
+            Entry::Occupied(place) => files[*place.get()] = file,
+            Entry::Vacant(place) => {
+                place.insert(files.len());
+                files.push(file);
+            }
+        }
     }
     Ok(files)
 }
@@ -167,4 +183,41 @@ pub(super) fn parsed<'f>(
         all.push((file, entries));
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::held::Held;
+
+    /// A tar of files.
+    fn tar<'a>(files: impl Iterator<Item = (String, &'a [u8])>) -> Held {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, content) in files {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o600);
+            builder.append_data(&mut header, name, content).unwrap();
+        }
+        Held::of(TAR, builder.into_inner().unwrap())
+    }
+
+    #[test]
+    fn the_last_of_two_that_are_called_alike_counts() {
+        let (old, new, other) = (&b"A=1\n"[..], &b"A=2\n"[..], &b"B=1\n"[..]);
+        let three = [("srv/.env", old), ("srv/other.env", other), ("srv/.env", new)];
+        let files = captured(&tar(three.into_iter().map(|(name, content)| (name.to_owned(), content)))).unwrap();
+        let read: Vec<_> = files.iter().map(|f| (f.path.to_str().unwrap(), &f.content[..])).collect();
+        assert_eq!(read, [("/srv/.env", new), ("/srv/other.env", other)]);
+    }
+
+    #[test]
+    fn more_or_larger_files_than_any_application_has_are_refused() {
+        let large = vec![b'#'; MAX_FILE as usize];
+        let many = |count: usize, content| tar((0..count).map(move |n| (format!("srv/{n}.env"), content)));
+        let said = |held: &Held| captured(held).err().map_or_else(String::new, |e| e.to_string());
+        assert!(said(&many(MAX_ALL / large.len() + 1, &large)).contains("more, or larger"));
+        assert!(said(&many(MAX_FILES + 1, b"A=1\n")).contains("more, or larger"));
+        assert_eq!(captured(&many(MAX_FILES, b"")).unwrap().len(), MAX_FILES);
+    }
 }

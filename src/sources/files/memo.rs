@@ -194,16 +194,30 @@ fn read_number(rest: &mut &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn comes_back_as_it_was_and_refuses_damage() {
-        let r = Remembered {
+    fn remembered() -> Remembered {
+        Remembered {
             fingerprint: [1; 32],
             digest: [2; 32],
             lengths: vec![512, 0, u64::MAX],
             prints: vec![[3; 16], [4; 16]],
             map: Some(SparseMap { segments: vec![Segment { offset: 9 << 30, length: 0 }] }),
             piece: Piece { chunks: vec![(ChunkId([7; 32]), 16_384), (ChunkId([8; 32]), 1)] },
-        };
+        }
+    }
+
+    #[test]
+    fn sweep_remembered_files() {
+        let words: [&[u8]; 3] = [&[0xff; 10], &[0x80; 9], &[0; 36]];
+        crate::base::fuzz::Fuzz::of("remembered").seed(remembered().encode()).words(&words).run(|bytes| {
+            if let Some(found) = Remembered::decode(bytes) {
+                assert_eq!(Remembered::decode(&found.encode()), Some(found));
+            }
+        });
+    }
+
+    #[test]
+    fn comes_back_as_it_was_and_refuses_damage() {
+        let r = remembered();
         let bytes = r.encode();
         assert_eq!(Remembered::decode(&bytes), Some(r.clone()));
         assert_eq!(Remembered::decode(&Remembered { map: None, ..r.clone() }.encode()).unwrap().map, None);

@@ -116,14 +116,19 @@ fn not_set(e: SourceError) -> Result<Option<String>, SourceError> {
 }
 
 /// The refs that a bundle's head names; the stream stands behind it.
-fn head(stream: &mut impl BufRead) -> std::io::Result<Vec<(String, String)>> {
+pub(super) fn head(stream: &mut impl BufRead) -> std::io::Result<Vec<(String, String)>> {
     let mut refs = Vec::new();
     let mut limited = stream.take(MAX_HEAD);
     let mut line = Vec::new();
     loop {
         line.clear();
-        if limited.read_until(b'\n', &mut line)? == 0 {
-            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "it is no bundle"));
+        let invalid = |what: String| Err(std::io::Error::new(std::io::ErrorKind::InvalidData, what));
+        limited.read_until(b'\n', &mut line)?;
+        if limited.limit() == 0 {
+            return invalid(format!("it is no bundle: its head is longer than {} MiB", MAX_HEAD >> 20));
+        }
+        if line.last() != Some(&b'\n') {
+            return invalid("it is no bundle: its head does not end".to_owned());
         }
         if line == b"\n" {
             return Ok(refs);
@@ -137,5 +142,36 @@ fn head(stream: &mut impl BufRead) -> std::io::Result<Vec<(String, String)>> {
         {
             refs.push((id.to_owned(), name.to_owned()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::fuzz::Fuzz;
+
+    #[test]
+    fn a_head_that_does_not_end_is_no_bundle_and_is_not_read_for_ever() {
+        let said = |bytes: &mut dyn Read| head(&mut BufReader::new(bytes)).unwrap_err().to_string();
+        // As long as the stream is, whatever that is.
+        let mut endless = std::io::repeat(b'a').take(MAX_HEAD + (8 << 20));
+        assert!(said(&mut endless).contains("longer than 64 MiB"));
+        assert!(endless.limit() >= 7 << 20, "{} bytes were left", endless.limit());
+        assert!(said(&mut &b"# v2 git bundle\nnot a ref\n"[..]).contains("does not end"));
+        assert!(said(&mut &b""[..]).contains("does not end"));
+    }
+
+    #[test]
+    fn sweep_heads_of_bundles() {
+        let id = "1b".repeat(20);
+        let seed = format!("# v2 git bundle\n-{id} before\n{id} HEAD\n{id} refs/heads/main\n\nPACK");
+        Fuzz::of("bundle").seed(seed).words(&["\n", " ", "refs/", "..", "\0", "é", &id]).run(|bytes| {
+            let mut stream = bytes;
+            let Ok(refs) = head(&mut stream) else { return };
+            // Each becomes a line of what git is told.
+            assert!(refs.iter().all(|(id, name)| !id.contains(['\n', '\0']) && !name.contains(['\n', '\0'])));
+            // What is behind the empty line is untouched.
+            assert!(bytes.ends_with(stream) && bytes[..bytes.len() - stream.len()].ends_with(b"\n"));
+        });
     }
 }

@@ -368,3 +368,22 @@ fn names_of(facts: &Value) -> Edited<'_> {
     let names: BTreeSet<&str> = facts["names"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     Edited { complete: facts["count"].as_u64() == Some(names.len() as u64), names }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweep_facts_of_git() {
+        let seed = serde_json::json!({"head": {"commit": "1b".repeat(20)}, "tags": ["v1.0.0"], "dirty": true,
+            "edited": {"count": 2, "names": ["a", "b"]}, "bundle": {"stream": "repository.bundle", "refs": 3}});
+        assert_eq!(summary(&seed), "commit 1b1b1b1b1b (v1.0.0) with 2 edited");
+        let words = ["{", "}", "[", "]", "\"", ":", ",", "null", "-1", "1e400", "18446744073709551616", "é"];
+        crate::base::fuzz::Fuzz::of("git-facts").seed(seed.to_string()).words(&words).run(|bytes| {
+            let Ok(facts) = serde_json::from_slice::<Value>(bytes) else { return };
+            let _ = (summary(&facts), refs_check(&facts, "", 3));
+            let edited = names_of(&facts["edited"]);
+            assert!(!edited.complete || facts["edited"]["count"].as_u64() == Some(edited.names.len() as u64));
+        });
+    }
+}

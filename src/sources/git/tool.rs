@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// The most output that a command may give that is read as a whole.
 const OUTPUT_BYTES: usize = 16 << 20;
+/// A name with what stands beside it: far longer than a file system takes.
+const MAX_RECORD: u64 = 1 << 20;
 
 /// What any repository's own settings must not turn on. Git knows no switch for all of them, so each is named.
 pub(super) const SETTINGS: &[&str] = &[
@@ -293,12 +295,14 @@ impl Git {
             let mut record = Vec::new();
             loop {
                 record.clear();
-                let n = reader.read_until(0, &mut record).map_err(|e| self.read_error(e))?;
+                let n = (&mut reader).take(MAX_RECORD).read_until(0, &mut record).map_err(|e| self.read_error(e))?;
                 if n == 0 {
                     break;
                 }
                 if record.last() == Some(&0) {
                     record.pop();
+                } else if n as u64 == MAX_RECORD {
+                    return Err(SourceError::problem("git names a file by a name that is longer than any"));
                 }
                 if !take(&record)? {
                     // Dropping it ends the command, whose status no longer matters.

@@ -79,3 +79,37 @@ pub fn read(streams: &dyn Streams) -> Result<Bundle, SourceError> {
         text,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::fuzz::Fuzz;
+    use crate::sources::held::Held;
+
+    #[test]
+    fn sweep_recovery_bundles() {
+        let seed = serde_json::json!({
+            "format": FORMAT, "application": "shop", "root": "/srv/shop",
+            "policy": {"file": "/etc/lifeboat/policies/shop.toml", "text": "[app]\nname = \"shop\"\n"},
+            "host": {"name": "web-1", "system": "Debian GNU/Linux 12 (bookworm)"},
+            "accounts": [{"name": "shop", "uid": 1000, "gid": 1000, "home": "/srv/shop", "shell": "/bin/sh", "groups": ["www-data"]}],
+            "crontabs": [{"path": "/etc/cron.d/shop", "text": "0 3 * * * root true\n"}],
+            "units": [{"path": "/etc/systemd/system/shop.service", "text": "[Service]\n"}],
+            "packages": {"installed": {"nginx": "1.22.1-9"}},
+            "firewall": {"tool": "nft", "rules": "table inet filter {}\n"},
+            "docker": {"engine": "26.1.5", "compose": "2.26.1", "external_networks": [{"name": "edge", "driver": "bridge",
+                "internal": false, "labels": {}, "options": {}, "subnets": ["172.20.0.0/16"]}],
+                "external_volumes": [{"name": "data", "driver": "local", "labels": {}, "options": {}}]},
+        });
+        let bundle = read(&Held::of(STREAM, seed.to_string())).unwrap();
+        assert_eq!((bundle.accounts.len(), bundle.networks.len(), bundle.volumes.len()), (1, 1, 1));
+        let words = ["{", "}", "[", "]", "\"", ":", ",", "null", "-1", "1e400", "\\u0000", "\\ud800", "4294967296"];
+        Fuzz::of("recovery").seed(seed.to_string()).words(&words).run(|bytes| {
+            match read(&Held::of(STREAM, bytes)) {
+                Ok(bundle) => assert!(bundle.text == bytes),
+                // What it says of secrets is not repeated.
+                Err(e) => assert!(e.to_string().len() < 200, "{e}"),
+            }
+        });
+    }
+}

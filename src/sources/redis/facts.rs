@@ -80,3 +80,21 @@ pub struct Keys {
     /// Those with a time to live: a restored file may have lost them by then.
     pub expires: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::fuzz::Fuzz;
+
+    #[test]
+    fn sweep_facts_of_redis() {
+        let databases = vec![Keys { database: 0, keys: 3, expires: 1 }];
+        let facts = Facts { rdb_version: 10, databases, used_memory: Some(1 << 20), ..Facts::default() };
+        let words = ["{", "}", "[", "]", "\"", ":", ",", "null", "-1", "1e400", "18446744073709551616"];
+        Fuzz::of("redis-facts").seed(serde_json::to_vec(&facts).unwrap()).words(&words).run(|bytes| {
+            let Ok(facts) = serde_json::from_slice::<Facts>(bytes) else { return };
+            let text = serde_json::to_string(&facts).unwrap();
+            assert_eq!(serde_json::to_string(&serde_json::from_str::<Facts>(&text).unwrap()).unwrap(), text);
+        });
+    }
+}

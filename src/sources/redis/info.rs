@@ -81,6 +81,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn sweep_infos() {
+        let seed = "# Server\r\nredis_version:7.0.15\r\nused_memory:1\r\nmodule:name=bf,ver=20612\r\n\
+                    rdb_last_load_keys_loaded:7\r\nrdb_last_load_keys_expired:1\r\ndb0:keys=7,expires=3,avg_ttl=5\r\n";
+        let words = [":", ",", "=", "\r\n", "db", "module:", "name=", "keys=", "expires=", "18446744073709551616"];
+        crate::base::fuzz::Fuzz::of("redis-info").seed(seed).words(&words).run(|bytes| {
+            let info = Info::parse(&String::from_utf8_lossy(bytes));
+            let mut facts = Facts::default();
+            info.fill(&mut facts);
+            let databases = info.keyspace();
+            assert!(databases.is_sorted_by_key(|keys| keys.database));
+            let _ = (info.is_empty(), info.loaded());
+        });
+    }
+
+    #[test]
     fn keyspace_and_modules() {
         let info = Info::parse(
             "# Server\r\nredis_version:7.0.15\r\n# Modules\r\nmodule:name=bf,ver=20612,api=1\r\n# Keyspace\r\ndb10:keys=1,expires=0,avg_ttl=0\r\ndb2:keys=7,expires=3,avg_ttl=5\r\n",

@@ -44,6 +44,62 @@ pub(super) struct Link {
     peer: String,
 }
 
+/// What the server says, byte by byte.
+type Bytes<'a> = &'a mut dyn FnMut() -> io::Result<u8>;
+
+/// One line without its end.
+fn line(byte: Bytes<'_>) -> io::Result<String> {
+    let mut line = Vec::new();
+    loop {
+        match byte()? {
+            b'\n' => break,
+            byte => line.push(byte),
+        }
+        if line.len() > MAX_LINE_BYTES {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a line of the server is too long"));
+        }
+    }
+    if line.last() == Some(&b'\r') {
+        line.pop();
+    }
+    Ok(String::from_utf8_lossy(&line).into_owned())
+}
+
+/// One answer; the elements of arrays one after the other.
+fn reply(byte: Bytes<'_>, out: &mut Vec<String>, depth: u32) -> Result<(), LinkError> {
+    let strange = |line: &str| {
+        let text = format!("the server does not speak Redis: {:?}", line.chars().take(60).collect::<String>());
+        LinkError::Broken(io::Error::new(io::ErrorKind::InvalidData, text))
+    };
+    let line = line(byte)?;
+    let Some(rest) = line.get(1..) else { return Err(strange(&line)) };
+    match line.as_bytes().first() {
+        Some(b'+' | b':') => out.push(rest.to_owned()),
+        Some(b'-') if depth == 0 => return Err(LinkError::Refused(rest.to_owned())),
+        Some(b'-') => out.push(rest.to_owned()),
+        Some(b'$') => match rest.parse::<i64>().map_err(|_| strange(&line))? {
+            n if n < 0 => out.push(String::new()),
+            n if n as u64 > MAX_BULK_BYTES => return Err(strange(&line)),
+            n => {
+                let bytes = (0..n + 2).map(|_| byte()).collect::<io::Result<Vec<u8>>>()?;
+                out.push(String::from_utf8_lossy(&bytes[..n as usize]).into_owned());
+            }
+        },
+        Some(b'*') => {
+            let n = rest.parse::<i64>().map_err(|_| strange(&line))?;
+            // However they are nested.
+            if n > MAX_ELEMENTS - out.len() as i64 || depth >= MAX_DEPTH {
+                return Err(strange(&line));
+            }
+            for _ in 0..n.max(0) {
+                reply(byte, out, depth + 1)?;
+            }
+        }
+        _ => return Err(strange(&line)),
+    }
+    Ok(())
+}
+
 impl Link {
     pub fn connect(address: &Address, stall: Duration, deadline: Deadline, cancel: &Cancel) -> io::Result<Self> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
@@ -101,22 +157,8 @@ impl Link {
         Ok(byte)
     }
 
-    /// One line without its end.
     fn line(&mut self) -> io::Result<String> {
-        let mut line = Vec::new();
-        loop {
-            match self.byte()? {
-                b'\n' => break,
-                byte => line.push(byte),
-            }
-            if line.len() > MAX_LINE_BYTES {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "a line of the server is too long"));
-            }
-        }
-        if line.last() == Some(&b'\r') {
-            line.pop();
-        }
-        Ok(String::from_utf8_lossy(&line).into_owned())
+        line(&mut || self.byte())
     }
 
     fn send(&mut self, words: &[&str]) -> io::Result<()> {
@@ -135,41 +177,8 @@ impl Link {
     pub fn ask(&mut self, words: &[&str]) -> Result<String, LinkError> {
         self.send(words)?;
         let mut out = Vec::new();
-        self.reply(&mut out, 0)?;
+        reply(&mut || self.byte(), &mut out, 0)?;
         Ok(out.join("\n"))
-    }
-
-    fn reply(&mut self, out: &mut Vec<String>, depth: u32) -> Result<(), LinkError> {
-        let strange = |line: &str| {
-            let text = format!("the server does not speak Redis: {:?}", line.chars().take(60).collect::<String>());
-            LinkError::Broken(io::Error::new(io::ErrorKind::InvalidData, text))
-        };
-        let line = self.line()?;
-        let Some(rest) = line.get(1..) else { return Err(strange(&line)) };
-        match line.as_bytes().first() {
-            Some(b'+' | b':') => out.push(rest.to_owned()),
-            Some(b'-') if depth == 0 => return Err(LinkError::Refused(rest.to_owned())),
-            Some(b'-') => out.push(rest.to_owned()),
-            Some(b'$') => match rest.parse::<i64>().map_err(|_| strange(&line))? {
-                n if n < 0 => out.push(String::new()),
-                n if n as u64 > MAX_BULK_BYTES => return Err(strange(&line)),
-                n => {
-                    let bytes = (0..n + 2).map(|_| self.byte()).collect::<io::Result<Vec<u8>>>()?;
-                    out.push(String::from_utf8_lossy(&bytes[..n as usize]).into_owned());
-                }
-            },
-            Some(b'*') => {
-                let n = rest.parse::<i64>().map_err(|_| strange(&line))?;
-                if n > MAX_ELEMENTS || depth >= MAX_DEPTH {
-                    return Err(strange(&line));
-                }
-                for _ in 0..n.max(0) {
-                    self.reply(out, depth + 1)?;
-                }
-            }
-            _ => return Err(strange(&line)),
-        }
-        Ok(())
     }
 
     /// Asks for a full copy.
@@ -257,5 +266,25 @@ impl Read for Replication {
             End::Reached => {}
         }
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::fuzz::Fuzz;
+
+    #[test]
+    fn sweep_answers_of_redis() {
+        let seeds = ["*2\r\n$3\r\ndir\r\n*1\r\n$5\r\n/data\r\n", "$-1\r\n", "-NOPERM no\r\n", ":7\r\n", "+OK\r\n"];
+        let words = ["*", "$", "-", "+", ":", "\r\n", "*1048576\r\n", "*1\r\n", "$33554432\r\n", "*-1\r\n", "é"];
+        let fuzz = seeds.iter().fold(Fuzz::of("redis-answers"), |fuzz, seed| fuzz.seed(*seed));
+        fuzz.words(&words).run(|bytes| {
+            let (mut left, mut out) = (bytes.iter(), Vec::new());
+            let mut byte = || left.next().copied().ok_or(io::ErrorKind::UnexpectedEof.into());
+            if reply(&mut byte, &mut out, 0).is_ok() {
+                assert!(out.len() <= bytes.len() && out.len() as i64 <= MAX_ELEMENTS);
+            }
+        });
     }
 }

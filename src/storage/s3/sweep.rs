@@ -44,8 +44,8 @@ const WORDS: &[&str] = &[
     "\u{feff}",
 ];
 
-/// A server whose every answer is what `answer` says.
-fn server(answer: impl Fn() -> Vec<u8> + Clone + Send + 'static) -> u16 {
+/// A server whose every answer is of this status, and is what `answer` says.
+fn server(status: &'static str, answer: impl Fn() -> Vec<u8> + Clone + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -58,7 +58,7 @@ fn server(answer: impl Fn() -> Vec<u8> + Clone + Send + 'static) -> u16 {
                 while reader.read_line(&mut line).is_ok_and(|n| n > 0) {
                     if line == "\r\n" {
                         let body = answer();
-                        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
                         if stream.write_all(&[head.as_bytes(), &body].concat()).is_err() {
                             return;
                         }
@@ -97,6 +97,12 @@ fn storage(dir: &Path, port: u16, locked: bool) -> S3Storage {
     .unwrap()
 }
 
+/// One whose answers are what stands in `body`.
+fn server_of(status: &'static str, body: &Arc<Mutex<Vec<u8>>>) -> u16 {
+    let body = body.clone();
+    server(status, move || body.lock().unwrap().clone())
+}
+
 /// What of an answer must hold for its list to be believed, as far as its plain text shows it.
 fn is_credible(body: &[u8], found: &[ObjectInfo]) {
     let mut text = String::from_utf8_lossy(body).into_owned();
@@ -120,10 +126,7 @@ fn is_credible(body: &[u8], found: &[ObjectInfo]) {
 /// `lies`: what is replaced by what in the honest answer.
 fn sweep(locked: bool, seed: &str, honest: usize, lies: &[(&str, &str)]) {
     let body = Arc::new(Mutex::new(seed.as_bytes().to_vec()));
-    let port = {
-        let body = body.clone();
-        server(move || body.lock().unwrap().clone())
-    };
+    let port = server_of("200 OK", &body);
     let dir = tempfile::tempdir().unwrap();
     let storage = storage(dir.path(), port, locked);
     assert_eq!(storage.list("").unwrap().len(), honest, "the seed is an honest answer");
@@ -211,7 +214,7 @@ fn no_list_goes_round_in_circles() {
         let asked = Arc::new(AtomicUsize::new(0));
         let port = {
             let asked = asked.clone();
-            server(move || {
+            server("200 OK", move || {
                 let next = next[asked.fetch_add(1, Ordering::Relaxed) % 2];
                 format!("<{result}><IsTruncated>true</IsTruncated><{next}></{result}>").into_bytes()
             })
@@ -221,4 +224,24 @@ fn no_list_goes_round_in_circles() {
         assert!(format!("{error:?}").contains("circles"), "{error:?}");
         assert!(asked.load(Ordering::Relaxed) < 10);
     }
+}
+
+#[test]
+fn sweep_errors() {
+    let seed = "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>AuthorizationHeaderMalformed</Code><Message>the region \
+                is wrong</Message><Region>eu-central-1</Region><ServerTime>2026-11-21T10:00:00Z</ServerTime><RequestId>1\
+                </RequestId></Error>";
+    let body = Arc::new(Mutex::new(seed.as_bytes().to_vec()));
+    let port = server_of("400 Bad Request", &body);
+    let dir = tempfile::tempdir().unwrap();
+    let storage = storage(dir.path(), port, false);
+    let words =
+        [WORDS, &["<Error>", "<Code>", "</Code>", "<Message>", "<Region>", "</Region>", "RequestTimeTooSkewed"]]
+            .concat();
+    Fuzz::of("s3-error").seed(seed).words(&words).run(|bytes| {
+        *body.lock().unwrap() = bytes.to_vec();
+        // Whatever it says, it is an error, and not longer than somebody reads.
+        let error = storage.list("").unwrap_err();
+        assert!(error.to_string().len() < 2_000, "{error}");
+    });
 }

@@ -4,6 +4,7 @@
 //! of the other by a rename. A plan has a scratch folder instead, and new objects go there too: nothing in the
 //! repository is written.
 
+use super::super::anew::head as bundle_head;
 use super::super::explain;
 use super::super::tool::{Git, mask_of};
 use super::intent::{Head, Repository};
@@ -11,7 +12,7 @@ use crate::base::cancel::Cancel;
 use crate::place::account::Account;
 use crate::sources::SourceError;
 use crate::sources::streams::Streams;
-use std::io::{self, BufRead, BufReader, Cursor};
+use std::io::{self, BufReader, Cursor};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -206,15 +207,7 @@ impl Ground {
         streams.info(name)?;
         let read = |source| SourceError::File { action: "read", path: name.into(), source };
         let mut stream = BufReader::new(streams.open(name).map_err(read)?);
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            match stream.read_until(b'\n', &mut line).map_err(read)? {
-                0 => return Err(SourceError::problem(format!("stream {name:?} is no bundle"))),
-                _ if line == b"\n" => break,
-                _ => {}
-            }
-        }
+        bundle_head(&mut stream).map_err(read)?;
         self.git.feed(&["index-pack", "--stdin", "--fix-thin"], &mut stream)?;
         Ok(())
     }
