@@ -5,7 +5,8 @@ use crate::site::{Cases, SNAPSHOT, Site, points};
 use std::collections::BTreeMap;
 use std::fs;
 
-/// Calls that change something, by what they change. strace counts the calls of a set together.
+/// Calls that change something, by what they change. strace counts each call of a set by itself, in each thread: one number
+/// may hit several.
 const CHANGES: &[&str] = &[
     "write,pwrite64,writev,pwritev2,copy_file_range,sendfile,splice",
     "fsync,fdatasync,syncfs,sync_file_range",
