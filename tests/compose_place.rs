@@ -23,6 +23,7 @@ use lifeboat::sources::project::Places;
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -953,6 +954,45 @@ fn version_1_removes_then_creates() {
     plan.env("PATH", "/nonexistent");
     let said = said_by(plan);
     assert!(said.contains("neither docker compose nor docker-compose is on this host"), "{said}");
+}
+
+/// Version 2 makes a container anew under another name, stops and removes the old one, and renames. It was killed: the old
+/// one is still there, or gone.
+#[test]
+fn what_a_killed_up_has_left_is_no_obstacle() {
+    let slow = "services:\n  web:\n    image: {image}\n    environment: { LEVEL: one }\n    \
+                command: [\"sh\", \"-c\", \"trap 'sleep 2; exit 0' TERM; while :; do sleep 0.1; done\"]\n";
+    let stack = Stack::up(slow, "tag", "", &[], |_| {});
+    let (project, set) = stack.bench.live();
+    let name = format!("{}-web-1", stack.project.name);
+    let id = docker(["inspect", "-f", "{{.Id}}", &name]);
+    let to_be = format!("{}_{name}", &id[..12]);
+    let is_there = |name: &str| try_docker(["inspect", name]).status.success();
+
+    stack.edit("docker/compose.yaml", "LEVEL: one", "LEVEL: two");
+    let mut up = Command::new("docker");
+    up.args(["compose", "-p", &stack.project.name, "up", "-d"]).current_dir(stack.root().join("docker"));
+    let mut up = up.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn().unwrap();
+    while !is_there(&to_be) {
+        assert!(up.try_wait().unwrap().is_none(), "it was too quick");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // The plugin is a program of its own.
+    assert!(Command::new("kill").args(["-9", "--", &format!("-{}", up.id())]).status().unwrap().success());
+    up.wait().unwrap();
+    docker(["stop", &name]);
+    assert!(is_there(&to_be), "the new one never got its name");
+    compose().up(&project, &set).unwrap();
+    assert!(!is_there(&to_be));
+    assert_eq!(
+        (stack.running(), stack.inside("web", &["sh", "-c", "echo $LEVEL"])),
+        (vec!["-web-1".into()], "two".into())
+    );
+
+    let id = docker(["inspect", "-f", "{{.Id}}", &name]);
+    docker(["rename", &name, &format!("{}_{name}", &id[..12])]);
+    compose().up(&project, &set).unwrap();
+    assert_eq!((stack.running(), docker(["inspect", "-f", "{{.Id}}", &name])), (vec!["-web-1".into()], id));
 }
 
 /// Makes a service's container anew as version 1's: its labels say so. The container's id.

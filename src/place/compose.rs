@@ -5,6 +5,8 @@
 //! rolled back). The engine is the one that [`super::Docker`] talks to. Nothing is pulled, nobody's orphans are removed,
 //! and only the services named are touched: a finished job that another service depends on does not run again.
 //!
+//! What version 2 was doing when it was killed is tidied up before the next `up`, which would fail over it.
+//!
 //! Version 1 cannot adopt containers that version 2 made, nor recreate any on a newer engine: what is to change is
 //! removed first, then created. A container with a volume that has no name is not removed for it: its successor would
 //! begin with an empty one.
@@ -17,7 +19,7 @@ use super::{Command, Docker, HostPlace, Place, PlaceError};
 use crate::base::cancel::Cancel;
 use crate::base::yaml;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -190,6 +192,8 @@ impl Compose {
         }
         if self.is_v1() {
             self.make_way(project, set)?;
+        } else {
+            self.tidy_up(project, set)?;
         }
         let scales: Vec<String> = set.services.iter().map(|(name, count)| format!("{name}={count}")).collect();
         let mut words = vec!["up", how, "--no-build", "--no-deps"];
@@ -202,6 +206,24 @@ impl Compose {
         words.push("--");
         words.extend(set.services.iter().map(|(name, _)| name.as_str()));
         self.run(project, &words, self.limit).map(drop)
+    }
+
+    /// For version 2: what is left of a container that was being made anew when Compose was killed. The new one has a name
+    /// with an id before it until the old one is gone. One that never ran goes, because the next one would want its name;
+    /// where the old one is gone already it gets its own name, because Compose would leave it the other for ever.
+    fn tidy_up(&self, project: &ComposeProject, set: &UpSet) -> Result<(), PlaceError> {
+        let docker = Docker::connect(&self.cancel)?;
+        let containers = docker.project(&project.name)?;
+        let mut names: BTreeSet<&str> = containers.iter().map(|c| c.name.as_str()).collect();
+        for left in containers.iter().filter(|c| c.compose().is_some_and(|labels| set.has(&labels.service))) {
+            let Some(name) = name_to_be(&left.name) else { continue };
+            if names.insert(name) {
+                docker.rename_container(&left.id, name)?;
+            } else if left.state == "created" {
+                docker.remove_container(&left.id)?;
+            }
+        }
+        Ok(())
     }
 
     /// For version 1: removes the containers that it would have to make anew.
@@ -353,4 +375,9 @@ fn values(file: &Path) -> Vec<String> {
         found.extend([value, bare].into_iter().filter(|v| v.len() >= SECRET_FROM_BYTES).map(str::to_owned));
     }
     found
+}
+/// The name that a container gets once the one in whose place it comes is gone: `<twelve digits of that one's id>_<name>`.
+fn name_to_be(name: &str) -> Option<&str> {
+    let (id, name) = name.split_once('_')?;
+    (id.len() == 12 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) && !name.is_empty()).then_some(name)
 }

@@ -36,6 +36,15 @@ impl Docker {
         }
     }
 
+    /// Gives a container another name.
+    pub fn rename_container(&self, id: &str, name: &str) -> Result<(), PlaceError> {
+        if !is_object_name(id) || !is_object_name(name) {
+            return Err(PlaceError::NoContainer { name: name.to_owned() });
+        }
+        let options = query::RenameContainerOptionsBuilder::new().name(name).build();
+        self.call(format!("rename container {id} to {name}"), self.client().rename_container(id, options))
+    }
+
     /// Removes a container that has been stopped; one that is gone is no error. Its volumes stay.
     pub fn remove_container(&self, name: &str) -> Result<(), PlaceError> {
         if !is_object_name(name) {

@@ -43,9 +43,7 @@ pub fn excuse(site: &Site, done: &Done, call: &Call) -> Option<&'static str> {
         );
     }
     if ends("history.db") || ends("history.db-wal") {
-        return done
-            .said
-            .contains("not remembered")
+        return (done.said.contains("not remembered") || is_mute(done))
             .then_some("the run is done, and a warning says that the history does not know");
     }
     if below("state/repository/refs") && done.said.contains("removed") && paths.iter().all(|p| !p.exists()) {
@@ -81,6 +79,11 @@ pub fn excuse(site: &Site, done: &Done, call: &Call) -> Option<&'static str> {
         return Some("a temporary name: the next write of its kind takes it away");
     }
     None
+}
+
+/// Whether the same fault has hit standard error: then no warning is to be seen.
+fn is_mute(done: &Done) -> bool {
+    done.injected().any(|call| call.name == "write" && call.fd(0).is_some_and(|to| to.fd == 2))
 }
 
 fn calls(done: &Done) -> Vec<&Call> {

@@ -73,7 +73,10 @@ fn sweep_of_a_restore_in_place() {
                     for call in done.injected() {
                         match excuse(&site, &done, call) {
                             Some(why) => *excuses.entry(why).or_insert(0) += 1,
-                            None => false_successes.push(format!("{what} {n}: {} {:?}", call.name, call.paths())),
+                            None => {
+                                let (name, paths) = (&call.name, call.paths());
+                                false_successes.push(format!("{what} {n}: {name} {paths:?}: {}", done.said));
+                            }
                         }
                     }
                 }

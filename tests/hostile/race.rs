@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 const FOLDERS: usize = 6;
 const FILES: usize = 25;
 /// How often a folder changes its place before the next one does.
-const SWAPS: usize = 64;
+const SWAPS: u64 = 64;
+/// How often one that is still to come is tried, so that it is taken the moment it is made.
+const PATIENCE: usize = 2000;
 
 /// An application, and a victim beside it with some of the names in the application's own folders: some could be
 /// changed or removed there, others be new.
@@ -76,16 +78,22 @@ impl Site {
                             std::thread::yield_now();
                             let _ = fs::remove_file(dir);
                         }
-                        let _ = symlink(&self.victim, &aside);
+                        let mut patience = if symlink(&self.victim, &aside).is_ok() { PATIENCE } else { 0 };
                         // And a file that is still to come is a link; the victim itself has one of that name.
                         let last = dir.join(format!("file-{}", FILES - 1));
                         let _ = symlink(self.victim.join("file-0"), &last);
-                        for _ in 0..SWAPS {
-                            if renameat_with(CWD, dir, CWD, &aside, RenameFlags::EXCHANGE).is_err() {
+                        let mut swaps = 0;
+                        while swaps < SWAPS {
+                            if renameat_with(CWD, dir, CWD, &aside, RenameFlags::EXCHANGE).is_ok() {
+                                swaps += 1;
+                            } else if patience > 0 {
+                                patience -= 1;
+                            } else {
                                 break;
                             }
-                            swapped.fetch_add(1, Ordering::Relaxed);
                         }
+                        swapped.fetch_add(swaps, Ordering::Relaxed);
+                        let is_to_come = swaps == 0 && aside.is_symlink();
                         // However often it went, the folder is a folder in the end, as most of what is restored is.
                         if dir.is_symlink() && !aside.is_symlink() {
                             let _ = renameat_with(CWD, dir, CWD, &aside, RenameFlags::EXCHANGE);
@@ -93,6 +101,10 @@ impl Site {
                         let _ = fs::remove_file(&aside);
                         if last.is_symlink() {
                             let _ = fs::remove_file(&last);
+                        }
+                        // The next one comes after this one.
+                        if is_to_come {
+                            break;
                         }
                     }
                 }

@@ -1,9 +1,11 @@
 //! The folder that is restored into: empty before, and empty again when the run cannot go on.
 
 use crate::ops::OpsError;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -100,20 +102,24 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            open_up(path)?;
+            open_up(CWD, path)?;
             fs::remove_dir_all(path)
         }
         other => other,
     }
 }
 
-/// Gives this account its rights in every folder of a tree that it has made.
-fn open_up(dir: &Path) -> io::Result<()> {
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(dir)? {
+/// Gives this account its rights in every folder of a tree that it has made. Whoever owns the folders by now may put a
+/// link in the place of one: each is opened from its parent, and changed by its descriptor.
+fn open_up(parent: impl AsFd, name: impl AsRef<Path>) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = openat(parent, name.as_ref(), flags, Mode::empty())?;
+    let own = format!("/proc/self/fd/{}", dir.as_raw_fd());
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(&own)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            open_up(&entry.path())?;
+            open_up(&dir, entry.file_name())?;
         }
     }
     Ok(())
@@ -141,7 +147,7 @@ pub fn damaged(into: &Path, source: &str, is_taken: impl Fn(&str) -> bool) -> Pa
 
 /// Gives what is complete its name. Nothing is replaced.
 pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    use rustix::fs::{CWD, RenameFlags};
+    use rustix::fs::RenameFlags;
     match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         // Not every file system knows the flag.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if to.symlink_metadata().is_err() => {
@@ -183,6 +189,23 @@ mod tests {
         fs::write(dir.path().join("mine/x"), b"x").unwrap();
         ground.clear();
         assert_eq!(fs::read_dir(dir.path().join("mine")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn rights_are_given_in_folders_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let mode = |name: &str| fs::metadata(at(name)).unwrap().permissions().mode() & 0o777;
+        for (name, bits) in [("tree", 0o500), ("tree/sub", 0o711), ("tree/sub/deep", 0o111), ("other", 0o755)] {
+            fs::create_dir(at(name)).unwrap();
+            fs::set_permissions(at(name), fs::Permissions::from_mode(bits | 0o200)).unwrap();
+        }
+        std::os::unix::fs::symlink(at("other"), at("tree/sub/link")).unwrap();
+        open_up(CWD, at("tree")).unwrap();
+        assert_eq!(["tree", "tree/sub", "tree/sub/deep", "other"].map(mode), [0o700, 0o700, 0o700, 0o755]);
+        // What was a folder a moment ago.
+        assert!(open_up(CWD, at("tree/sub/link")).is_err());
+        assert_eq!(mode("other"), 0o755);
     }
 
     #[test]
