@@ -94,20 +94,18 @@ impl State {
         self.cache(repository).join("index")
     }
 
-    /// Drops decrypted index objects that the repository no longer has, and what else lies there: an earlier version kept them
-    /// under other names. What cannot be dropped costs room only.
+    /// Drops decrypted index objects that the repository no longer has, and those that an earlier version kept as CBOR. What
+    /// cannot be dropped costs room only.
     pub fn tidy_index_cache(&self, repository: &RepositoryId, is_there: impl Fn(&ObjectId) -> bool) {
         let cache = self.index_cache(repository);
         atomic::remove_all_left_behind(&cache);
         let Ok(entries) = fs::read_dir(cache) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            // One that is being written.
-            if name.as_encoded_bytes().starts_with(b".") {
-                continue;
-            }
-            let id = name.to_str().and_then(crate::repository::kept::id_of);
-            if !id.is_some_and(|id| is_there(&id)) {
+            let Some(name) = name.to_str() else { continue };
+            let id = crate::repository::kept::id_of(name);
+            let is_of_before = name.strip_suffix(".cbor").is_some_and(|id| id.parse::<ObjectId>().is_ok());
+            if is_of_before || id.is_some_and(|id| !is_there(&id)) {
                 let _ = fs::remove_file(entry.path());
             }
         }
@@ -495,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_keeps_what_it_knows_and_nothing_else() {
+    fn the_cache_drops_what_is_of_no_use_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let state = State::open(dir.path()).unwrap();
         let repository: RepositoryId = format!("SHA256:{}", "A".repeat(43)).parse().unwrap();
@@ -511,7 +509,7 @@ mod tests {
         let mut left: Vec<String> =
             fs::read_dir(&cache).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         left.sort();
-        assert_eq!(left, [now, format!("{there}.index"), "folder".to_owned()]);
+        assert_eq!(left, [now, format!("{there}.index"), "folder".to_owned(), "notes".to_owned()]);
     }
 
     #[test]
