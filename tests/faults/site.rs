@@ -2,6 +2,7 @@
 
 use crate::calls::{self, Call, Event};
 use crate::cli::{Ran, World, tree};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::AssertUnwindSafe;
@@ -107,41 +108,42 @@ impl Site {
 
     /// How often each of these calls is made by the busiest thread: strace counts for each thread by itself.
     pub fn calls(&self, calls: &str, arguments: &[&str]) -> usize {
-        let log = self.world.path("trace");
-        let trace = format!("trace={calls}");
-        let wrapper = ["strace", "-f", "-qq", "-o", log.to_str().unwrap(), "-e", &trace];
-        let output = self.under(&wrapper, arguments).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        let text = fs::read_to_string(&log).unwrap();
-        let mut threads: std::collections::BTreeMap<&str, usize> = Default::default();
-        for line in text.lines().filter(|l| l.contains('(') && !l.contains("resumed>")) {
-            *threads.entry(line.split(' ').next().unwrap()).or_default() += 1;
+        let mut threads: BTreeMap<String, usize> = BTreeMap::new();
+        for (thread, _) in self.traced(calls, arguments) {
+            *threads.entry(thread).or_default() += 1;
         }
-        self.put_back();
-        threads.values().copied().max().unwrap_or(0)
+        threads.into_values().max().unwrap_or(0)
     }
 
     /// The same for each of them by itself, as far as it is made.
-    pub fn calls_by_name(&self, calls: &str, arguments: &[&str]) -> std::collections::BTreeMap<String, usize> {
+    pub fn calls_by_name(&self, calls: &str, arguments: &[&str]) -> BTreeMap<String, usize> {
+        let mut threads: BTreeMap<(String, String), usize> = BTreeMap::new();
+        for (thread, name) in self.traced(calls, arguments) {
+            *threads.entry((name, thread)).or_default() += 1;
+        }
+        let mut busiest = BTreeMap::new();
+        for ((name, _), count) in threads {
+            let most = busiest.entry(name).or_insert(0);
+            *most = count.max(*most);
+        }
+        busiest
+    }
+
+    /// Each of these calls that is made: its thread and its name. What the command does is taken back.
+    fn traced(&self, calls: &str, arguments: &[&str]) -> Vec<(String, String)> {
         let log = self.world.path("trace");
         let trace = format!("trace={calls}");
         let wrapper = ["strace", "-f", "-qq", "-o", log.to_str().unwrap(), "-e", &trace];
         let output = self.under(&wrapper, arguments).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         let text = fs::read_to_string(&log).unwrap();
-        let mut threads: std::collections::BTreeMap<(&str, &str), usize> = Default::default();
-        for line in text.lines().filter(|l| !l.contains("resumed>")) {
-            let Some((thread, call)) = line.split_once(' ') else { continue };
-            let Some((name, _)) = call.trim_start().split_once('(') else { continue };
-            *threads.entry((name, thread)).or_default() += 1;
-        }
-        let mut busiest = std::collections::BTreeMap::new();
-        for ((name, _), count) in threads {
-            let most = busiest.entry(name.to_owned()).or_insert(0);
-            *most = count.max(*most);
-        }
         self.put_back();
-        busiest
+        let one = |line: &str| {
+            let (thread, call) = line.split_once(' ')?;
+            let (name, _) = call.trim_start().split_once('(')?;
+            Some((thread.to_owned(), name.to_owned()))
+        };
+        text.lines().filter(|line| !line.contains("resumed>")).filter_map(one).collect()
     }
 
     /// The command with a fault: `what` as strace has it, such as `signal=KILL:when=3`.

@@ -171,3 +171,12 @@ impl ComposeSource {
         )
     }
 }
+
+/// A policy for the tests of this module.
+#[cfg(test)]
+fn shop() -> crate::policy::Policy {
+    let text = "[app]\nname = \"shop\"\nroot = \"/srv/shop\"\n[repository]\nurl = \"/nowhere\"\n\
+                recipients = [\"age1u4kztcqhr4gfml0q9kt5u4gmta79cyaujtwv7whpjv3zgvp0756s3m77fz\"]\n\
+                [schedule]\ntimezone = \"UTC\"\n";
+    crate::policy::parse(std::path::Path::new("shop.toml"), text).unwrap()
+}

@@ -124,13 +124,7 @@ mod tests {
 
     #[test]
     fn sweep_facts_of_compose() {
-        let policy = crate::policy::parse(
-            Path::new("shop.toml"),
-            "[app]\nname = \"shop\"\nroot = \"/srv/shop\"\n[repository]\nurl = \"/nowhere\"\n\
-             recipients = [\"age1u4kztcqhr4gfml0q9kt5u4gmta79cyaujtwv7whpjv3zgvp0756s3m77fz\"]\n\
-             [schedule]\ntimezone = \"UTC\"\n",
-        )
-        .unwrap();
+        let policy = crate::sources::compose::shop();
         let file = |path: &str, role: &str| {
             serde_json::json!({"path": path, "role": role, "stream": path, "bytes": 5, "mode": 420, "uid": 0, "gid": 0,
                 "mtime": [1, 2], "tracked": true})

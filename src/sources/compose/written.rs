@@ -277,13 +277,7 @@ mod tests {
         for wrong in [0, 12, 14, u64::MAX] {
             assert!(content(&stored, "one", wrong).unwrap_err().to_string().contains("not as long as"), "{wrong}");
         }
-        let policy = crate::policy::parse(
-            Path::new("shop.toml"),
-            "[app]\nname = \"shop\"\nroot = \"/srv/shop\"\n[repository]\nurl = \"/nowhere\"\n\
-             recipients = [\"age1u4kztcqhr4gfml0q9kt5u4gmta79cyaujtwv7whpjv3zgvp0756s3m77fz\"]\n\
-             [schedule]\ntimezone = \"UTC\"\n",
-        )
-        .unwrap();
+        let policy = crate::sources::compose::shop();
         for lengths in [&[MOST_BYTES + 1][..], &[5, u64::MAX], &[MOST_BYTES, 1]] {
             let files = lengths.iter().map(|bytes| file(*bytes)).collect();
             let facts = Facts { files, ..Facts::default() };

@@ -302,22 +302,22 @@ impl<'a> TreeStream<'a> {
     pub(super) fn reuse(&mut self, piece: &Piece) -> Result<bool, SourceError> {
         self.flush_out()?;
         let reused = self.tar.reuse_piece(piece).map_err(|e| sink_error(self.cx, e))?;
-        if reused {
-            self.position += piece.length();
-            self.totals.reused += piece.length();
-        }
-        Ok(reused)
+        Ok(self.took(piece, reused))
     }
 
     /// Takes over a part of a piece, at the end of a chunk.
     pub(super) fn reuse_part(&mut self, part: &Piece) -> Result<bool, SourceError> {
         self.flush_out()?;
         let reused = self.tar.reuse_part(part).map_err(|e| sink_error(self.cx, e))?;
+        Ok(self.took(part, reused))
+    }
+
+    fn took(&mut self, piece: &Piece, reused: bool) -> bool {
         if reused {
-            self.position += part.length();
-            self.totals.reused += part.length();
+            self.position += piece.length();
+            self.totals.reused += piece.length();
         }
-        Ok(reused)
+        reused
     }
 
     pub(super) fn memo_key(&self, first: &[u8], index: u64) -> String {
