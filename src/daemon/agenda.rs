@@ -175,13 +175,13 @@ impl Agenda {
         }
     }
 
-    /// Puts in a run that was cut short, where it is to be run again: as the next attempt at its slot.
+    /// Puts in a run that was cut short, where it is to be run again: as the attempt at its slot that comes after so many.
     pub fn resume(
         &mut self,
         policy: &PolicyName,
         what: What,
         slot: DateTime<Utc>,
-        attempt: u32,
+        attempts: u32,
         now: DateTime<Utc>,
     ) -> bool {
         let found = self.entries.iter_mut().find(|e| e.policy == *policy && e.what == what);
@@ -189,9 +189,9 @@ impl Agenda {
             return false;
         };
         // Whatever keeps killing it is not helped for ever.
-        let again = attempt <= entry.rule.retries.max(1);
+        let again = attempts <= entry.rule.retries.max(1);
         if again {
-            entry.waiting = Some(Waiting { slot, attempt: attempt + 1, not_before: now, busy: 0 });
+            entry.waiting = Some(Waiting { slot, attempt: attempts + 1, not_before: now, busy: 0 });
         }
         again
     }
@@ -229,9 +229,15 @@ impl Agenda {
 
     fn start(&mut self, now: DateTime<Utc>, jobs: &mut Vec<Job>) {
         let ready = |e: &Entry| e.waiting.as_ref().filter(|w| w.not_before <= now).map(|w| (w.slot, e.what));
+        let snapshot = |policy: &PolicyName| {
+            self.entries.iter().any(|e| e.policy == *policy && e.what == What::Snapshot && ready(e).is_some())
+        };
+        // What would only have to make way does not begin, however old its slot is.
+        let in_vain = |e: &Entry| matches!(e.what, What::Verify | What::Drill) && snapshot(&e.policy);
         // The oldest slot first, and of one slot the snapshot before what works with it.
-        let order: BTreeSet<_> =
-            self.entries.iter().enumerate().filter_map(|(at, e)| ready(e).map(|key| (key, at))).collect();
+        let order: BTreeSet<_> = (self.entries.iter().enumerate())
+            .filter_map(|(at, e)| ready(e).filter(|_| !in_vain(e)).map(|key| (key, at)))
+            .collect();
         for (_, at) in order {
             let entry = &mut self.entries[at];
             if self.running.len() >= self.at_once || self.running.iter().any(|r| r.0 == entry.policy) {

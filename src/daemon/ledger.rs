@@ -6,7 +6,7 @@ use super::child::Exited;
 use crate::base::ids::{HostName, PolicyName};
 use crate::ops::OpsError;
 use crate::ops::notify::{queue, queue_weekly};
-use crate::ops::runs::{Begin, Book, End, RunRecord, What};
+use crate::ops::runs::{Begin, Book, End, MADE_WAY, RunRecord, What};
 use crate::policy::Policy;
 use chrono::{DateTime, Utc};
 
@@ -55,7 +55,7 @@ pub fn settle(
         stopped == Stopped::GaveWay && (open || found.as_ref().is_some_and(|r| r.outcome() == Some("cancelled")));
     if open || killed || made_way || stopped == Stopped::TimedOut {
         let (outcome, error) = match (stopped, exited) {
-            (Stopped::GaveWay, _) => ("cancelled", "it made way for a snapshot that was due".to_owned()),
+            (Stopped::GaveWay, _) => ("cancelled", MADE_WAY.to_owned()),
             (Stopped::TimedOut, _) => ("timeout", "it took longer than its time_limit and was stopped".to_owned()),
             (_, Exited { signal: Some(signal), .. }) => ("interrupted", format!("it was killed by signal {signal}")),
             (Stopped::No, Exited { code: code @ (130 | 143), .. }) => {
@@ -139,7 +139,8 @@ pub fn tell(
     }
 }
 
-/// The same for a retry that a new slot has overtaken.
+/// The same for a retry that a new slot has overtaken. Where it made way for a snapshot, what came out is what came out
+/// before it.
 pub fn tell_newest(
     book: &mut Book,
     policy: Option<&Policy>,
@@ -147,7 +148,7 @@ pub fn tell_newest(
     host: &HostName,
     now: DateTime<Utc>,
 ) -> Result<(), OpsError> {
-    match book.newest(name, what)? {
+    match book.came_out(name, what)? {
         Some(run) => tell(book, policy, &run, host, now),
         None => Ok(()),
     }

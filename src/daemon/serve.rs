@@ -157,8 +157,12 @@ impl Daemon {
         let mut again = Vec::new();
         for cut in self.book.unfinished()? {
             tracing::warn!("the {} of {} for {} was cut short", cut.what.as_str(), cut.policy, rfc3339(cut.slot));
-            if self.agenda.resume(&cut.policy, cut.what, cut.slot, cut.attempt, Utc::now()) {
+            let attempts = if cut.made_way { cut.attempt.saturating_sub(1) } else { cut.attempt };
+            if self.agenda.resume(&cut.policy, cut.what, cut.slot, attempts, Utc::now()) {
                 again.push((cut.policy, cut.what));
+            } else if cut.made_way && attempts > 0 {
+                let policy = self.policies.get(&cut.policy);
+                ledger::tell_newest(&mut self.book, policy, (&cut.policy, cut.what), &self.host, Utc::now())?;
             }
         }
         // How the others came out is known now.
@@ -272,11 +276,18 @@ impl Daemon {
             Verdict::Final => tracing::warn!("{what} of {policy}: {word}{why}"),
             Verdict::Again(at) => tracing::warn!("{what} of {policy}: {word}, again at {}{why}", rfc3339(at)),
         }
-        let made_way = how == super::agenda::Ended::GaveWay;
-        if verdict == Verdict::Final && !made_way && !self.wakeup.stop_asked() {
-            ledger::tell(&mut self.book, self.policies.get(policy), &run, &self.host, now)?;
+        if verdict != Verdict::Final || self.wakeup.stop_asked() {
+            return Ok(());
         }
-        Ok(())
+        let known = self.policies.get(policy);
+        match how {
+            // A first attempt that made way has come to no end; behind another one, that one's is how it came out.
+            super::agenda::Ended::GaveWay if job.attempt == 1 => Ok(()),
+            super::agenda::Ended::GaveWay => {
+                ledger::tell_newest(&mut self.book, known, (policy, job.what), &self.host, now)
+            }
+            _ => ledger::tell(&mut self.book, known, &run, &self.host, now),
+        }
     }
 
     fn start_due(&mut self) {

@@ -265,3 +265,52 @@ fn what_was_told_shows_a_repository_that_was_put_back() {
     world.run(&stranger).exits(0);
     world.run(&[&stranger[..], &["--expect", &expect]].concat()).exits(4).says(&["ALARM", "is not there"]);
 }
+
+/// A verification that made way for a snapshot, and that its next slot has overtaken: what came of it before is told, and
+/// nothing where nothing did. (The service did not stop it with itself.)
+#[test]
+fn what_made_way_and_was_overtaken_is_told_as_what_it_came_to_before() {
+    for (had_failed, is_caught_up) in [(true, true), (false, true), (true, false)] {
+        let ear = Ear::new();
+        let world = one(&hook(&ear));
+        world.run(&["snapshot"]).exits(0);
+        begin_history_of(&world);
+        let file = world.path("config/policies/shop.toml");
+        let policy = fs::read_to_string(&file).unwrap();
+        let verify = format!("verify = \"0 * * * *\"\ncatch_up = {is_caught_up}");
+        fs::write(&file, policy.replace("verify = \"off\"", &verify)).unwrap();
+        let db = rusqlite::Connection::open(world.path("state/history.db")).unwrap();
+        let slot = (chrono::Utc::now().timestamp() - 3 * 3600) / 3600 * 3600;
+        db.execute("insert or replace into settled values ('shop', 'verify', ?1)", [slot]).unwrap();
+        let insert = "insert into runs (policy, what, trigger, slot, attempt, begun, ended, outcome, exit, error)
+                      values ('shop', 'verify', 'schedule', ?1, ?2, ?1 + ?2, ?1 + ?2, ?3, 1, ?4)";
+        // The slot before came out well.
+        let last = rusqlite::params![slot - 3600, 1, "done", None::<String>];
+        db.execute(insert, last).unwrap();
+        if had_failed {
+            db.execute(insert, rusqlite::params![slot, 1, "failed", "no route to the store"]).unwrap();
+        }
+        let attempt = 1 + i64::from(had_failed);
+        let way = rusqlite::params![slot, attempt, "cancelled", "it made way for a snapshot that was due"];
+        db.execute(insert, way).unwrap();
+        let daemon = Daemon::start(&world, &[]);
+        if is_caught_up {
+            daemon.says("verify of shop: done");
+        }
+        if had_failed {
+            ear.wait(1 + usize::from(is_caught_up));
+        } else {
+            std::thread::sleep(std::time::Duration::from_millis(500));
+        }
+        assert_eq!(daemon.stop().0, Some(0));
+        let heard = ear.heard();
+        if had_failed {
+            assert_eq!(events(&heard[..1]), [told("failure", "failed")]);
+            assert_eq!(heard[0].json()["error"], "no route to the store");
+            let after: &[_] = if is_caught_up { &[told("recovery", "done")] } else { &[] };
+            assert_eq!(events(&heard[1..]), after);
+        } else {
+            assert_eq!(events(&heard), []);
+        }
+    }
+}

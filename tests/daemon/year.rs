@@ -356,3 +356,47 @@ fn a_snapshot_waits_for_no_verification_and_no_drill() {
         assert_eq!(agenda.due(at("2026-01-02T01:29:00Z")), Due::default());
     }
 }
+
+/// What would have to make way at once does not begin, however long it has waited.
+#[test]
+fn nothing_begins_that_would_have_to_make_way_at_once() {
+    let rule = |when: &str| Rule {
+        when: When::Cron(when.to_owned()),
+        zone: Some(Tz::UTC),
+        delay: TimeDelta::zero(),
+        catch_up: true,
+        retries: 1,
+        retry: TimeDelta::minutes(5),
+    };
+    let (shop, blog): (PolicyName, PolicyName) = ("shop".parse().unwrap(), "blog".parse().unwrap());
+    let started = |due: &Due| due.start.iter().map(|job| (job.policy.clone(), job.what)).collect::<Vec<_>>();
+    for looks in [What::Verify, What::Drill] {
+        let mut agenda = Agenda::new(1);
+        let rules = vec![
+            (shop.clone(), looks, rule("30 1 * * *")),
+            (shop.clone(), What::Snapshot, rule("0 2 * * *")),
+            (blog.clone(), What::Snapshot, rule("45 1 * * *")),
+        ];
+        // All were missed: the machine was off.
+        agenda.set(rules, |_, _| Some(at("2026-01-01T00:00:00Z")), at("2026-01-01T03:00:00Z"));
+        let now = at("2026-01-01T03:00:00Z");
+        let mut order = Vec::new();
+        for _ in 0..3 {
+            let due = agenda.due(now);
+            assert!(due.give_way.is_empty(), "nothing had to be stopped");
+            assert_eq!(started(&agenda.due(now)), [], "there is room for one");
+            order.extend(started(&due));
+            agenda.ended(&order.last().unwrap().0.clone(), Ended::Done, now);
+        }
+        let (shops, blogs) = ((shop.clone(), What::Snapshot), (blog.clone(), What::Snapshot));
+        assert_eq!(order, [blogs, shops, (shop.clone(), looks)]);
+        // A snapshot that is to be tried again later keeps nothing waiting until then.
+        let mut agenda = Agenda::new(1);
+        let rules = vec![(shop.clone(), looks, rule("5 2 * * *")), (shop.clone(), What::Snapshot, rule("0 2 * * *"))];
+        agenda.set(rules, |_, _| None, at("2026-01-01T00:00:00Z"));
+        assert_eq!(started(&agenda.due(at("2026-01-01T02:00:00Z"))), [(shop.clone(), What::Snapshot)]);
+        let again = agenda.ended(&shop, Ended::Failed, at("2026-01-01T02:04:00Z"));
+        assert_eq!(again, Verdict::Again(at("2026-01-01T02:09:00Z")));
+        assert_eq!(started(&agenda.due(at("2026-01-01T02:05:00Z"))), [(shop.clone(), looks)]);
+    }
+}

@@ -73,7 +73,12 @@ pub struct Unfinished {
     pub what: What,
     pub slot: DateTime<Utc>,
     pub attempt: u32,
+    /// It made way for a snapshot, which is no attempt.
+    pub made_way: bool,
 }
+
+/// The error of a run that is `cancelled` because it made way: it came to no end of its own, and is told to nobody.
+pub const MADE_WAY: &str = "it made way for a snapshot that was due";
 
 pub(super) fn time(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(seconds, 0).unwrap_or_default()
@@ -256,6 +261,18 @@ impl Book {
         found.map_err(self.failed("look for a run in"))
     }
 
+    /// How the newest slot of this kind came out last, but for runs that made way.
+    pub fn came_out(&self, policy: &PolicyName, what: What) -> Result<Option<RunRecord>, OpsError> {
+        let of = "policy = ?1 and what = ?2";
+        let newest = "order by begun desc, id desc limit 1";
+        let sql = format!(
+            "select {COLUMNS} from runs where {of} and outcome is not null and error is not ?3 \
+             and slot is (select slot from runs where {of} {newest}) {newest}"
+        );
+        let found = self.db.query_row(&sql, params![policy.as_str(), what.as_str(), MADE_WAY], record).optional();
+        found.map_err(self.failed("look for a run in"))
+    }
+
     /// The newest run of this kind that was done.
     pub fn newest_done(&self, policy: &PolicyName, what: What) -> Result<Option<RunRecord>, OpsError> {
         self.newest_where(policy, what, "outcome = 'done'")
@@ -381,7 +398,8 @@ impl Book {
         };
         let runs = look().map_err(self.failed("look for runs in"))?;
         let unfinished = |run: RunRecord| {
-            Some(Unfinished { policy: run.policy, what: run.what, slot: run.slot?, attempt: run.attempt })
+            let made_way = run.error.as_deref() == Some(MADE_WAY);
+            Some(Unfinished { policy: run.policy, what: run.what, slot: run.slot?, attempt: run.attempt, made_way })
         };
         Ok(runs.into_iter().filter_map(unfinished).collect())
     }

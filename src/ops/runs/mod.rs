@@ -10,7 +10,7 @@ mod book;
 mod outbox;
 
 pub use alarm::{Change, is_failure};
-pub use book::{Begin, Book, End, Unfinished};
+pub use book::{Begin, Book, End, MADE_WAY, Unfinished};
 pub use outbox::Waiting;
 
 use crate::base::ids::PolicyName;
