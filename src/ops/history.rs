@@ -1,6 +1,6 @@
 //! `history`: what happened to an application's backups, newest first: snapshots and drills, from the repository alone;
 //! and every run on this host, from its run history where there is one. A run that made a snapshot or a drill that is
-//! there is told with it.
+//! there is told with it. Where the policy cannot be read any more, the runs are all there is to show.
 
 use crate::base::ids::{HostName, PolicyName, SnapshotId, Tag};
 use crate::ops::OpsError;
@@ -86,7 +86,8 @@ impl Happened {
 /// What `history` shows.
 #[derive(Debug, Clone, Serialize)]
 pub struct HistoryReport {
-    pub repository: String,
+    /// Absent where nobody can say any more which one it is.
+    pub repository: Option<String>,
     /// Newest first.
     pub events: Vec<Happened>,
     /// Older ones that were not asked for.
@@ -126,15 +127,28 @@ pub fn history(
     });
     let mut events: Vec<Happened> = snapshots.chain(drilled).collect();
     tell_runs(&mut events, runs);
+    let left_out = newest(&mut events, last) + older;
+    Ok(HistoryReport {
+        repository: Some(access.repository.storage().describe()),
+        events,
+        left_out,
+        problems: drills.problems.iter().map(|e| full_text(e)).collect(),
+    })
+}
+
+/// The same without a repository: every run stands for itself.
+pub fn of_runs((runs, older): (Vec<RunRecord>, usize), last: Option<usize>) -> HistoryReport {
+    let mut events = runs.into_iter().map(|run| Happened::Run { run }).collect();
+    let left_out = newest(&mut events, last) + older;
+    HistoryReport { repository: None, events, left_out, problems: Vec::new() }
+}
+
+/// Sorts, and keeps the newest; how many it lets go.
+fn newest(events: &mut Vec<Happened>, last: Option<usize>) -> usize {
     events.sort_by_key(|e| std::cmp::Reverse(e.order()));
     let left_out = last.map_or(0, |last| events.len().saturating_sub(last));
     events.truncate(events.len() - left_out);
-    Ok(HistoryReport {
-        repository: access.repository.storage().describe(),
-        events,
-        left_out: left_out + older,
-        problems: drills.problems.iter().map(|e| full_text(e)).collect(),
-    })
+    left_out
 }
 
 /// Puts each run to what it left, or among the others.

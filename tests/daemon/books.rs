@@ -41,6 +41,40 @@ fn runs_by_hand_are_remembered_with_what_they_left() {
     assert!(json["events"].as_array().unwrap().iter().all(|e| e["what"] != "run" && e["run"].is_null()), "{json:#}");
 }
 
+/// A policy that is broken or gone has run all the same, under the name by which it was entered.
+#[test]
+fn runs_of_a_policy_that_cannot_be_read_are_shown() {
+    let world = one("");
+    world.run(&["snapshot"]).exits(0);
+    world.run(&["verify"]).exits(0);
+    let file = world.path("config/policies/shop.toml");
+    let policy = std::fs::read_to_string(&file).unwrap();
+    let shown = |args: &[&str], why: &str| {
+        let ran = world.run(args).exits(0).shows(&["snapshot", "verify"]);
+        assert!(ran.err.contains(why) && ran.err.contains("only the runs of shop on this host"), "{}", ran.err);
+    };
+    std::fs::write(&file, policy.replace("recipients", "recipents")).unwrap();
+    shown(&["history"], "errors in");
+    shown(&["-p", "shop", "history"], "errors in");
+    let json = world.json(&["history", "--last", "1"]);
+    let events = json["events"].as_array().unwrap();
+    assert!(json["repository"].is_null() && json["left_out"] == 1 && events.len() == 1, "{json:#}");
+    assert_eq!((&events[0]["policy"], &events[0]["does"]), (&"shop".into(), &"verify".into()), "{json:#}");
+    assert!(json["warnings"].to_string().contains("only the runs of shop"), "{json:#}");
+    // Its file has another name than it, and a timer's run had read it once.
+    let other = world.path("other.toml");
+    let named = other.to_str().unwrap();
+    std::fs::write(&other, &policy).unwrap();
+    world.run(&["-p", named, "--scheduled", "-q", "snapshot"]).exits(0);
+    std::fs::write(&other, "").unwrap();
+    shown(&["-p", named, "history"], "other.toml");
+    // It is gone.
+    std::fs::remove_file(&file).unwrap();
+    shown(&["-p", "shop", "history"], "no policy is installed");
+    world.run(&["history"]).exits(2).one_error_with_a_hint();
+    world.run(&["-p", "nobody", "history"]).exits(2).one_error_with_a_hint();
+}
+
 #[test]
 fn ten_thousand_runs_are_shown_at_once() {
     let world = one("");

@@ -10,9 +10,15 @@ use crate::cli::output::{Align, Paint, Table};
 use crate::cli::session::Session;
 use crate::ops::history::{self, Happened, HistoryReport};
 use crate::ops::runs::{Book, RunRecord};
+use crate::policy;
 
 pub fn run(session: &Session, args: &HistoryArgs) -> Result<Exit, Failure> {
     let read = || -> Result<HistoryReport, Failure> {
+        if args.reading.repository.is_none()
+            && let Err(failure) = session.policy()
+        {
+            return without_policy(session, args, failure);
+        }
         let access = session.open(&args.reading)?;
         let runs = runs(session, args, access.policy.as_ref())?;
         Ok(history::history(&access, runs, args.last)?)
@@ -44,6 +50,21 @@ fn runs(
     Ok(book.newest_runs(policy, args.last)?)
 }
 
+/// What this host has run of a policy that is broken or gone, under the name by which it was entered.
+fn without_policy(session: &Session, args: &HistoryArgs, failure: Failure) -> Result<HistoryReport, Failure> {
+    let file = session.policy_file().ok();
+    let before = file.as_ref().and_then(|file| policy::recall(&session.installation.state_dir, file));
+    let stem = file.as_ref().and_then(|file| file.file_stem()).and_then(|stem| stem.to_str()).map(str::to_owned);
+    let named = || stem.or_else(|| session.global.policy.clone())?.parse().ok();
+    let Some(name) = before.map(|policy| policy.app.name).or_else(named) else { return Err(failure) };
+    let found = runs(session, args, Some(&name))?;
+    if found.0.is_empty() && found.1 == 0 {
+        return Err(failure);
+    }
+    session.out.alarm(&format!("{}: only the runs of {name} on this host are shown", failure.message()));
+    Ok(history::of_runs(found, args.last))
+}
+
 /// An error in a table's last column.
 const ERROR_CHARS: usize = 120;
 
@@ -69,8 +90,8 @@ fn run_cell(run: &RunRecord) -> (&str, Paint) {
 }
 
 fn text(session: &Session, report: &HistoryReport) -> String {
-    if report.events.is_empty() {
-        return format!("nothing has happened yet in {}\n", report.repository);
+    if let (Some(repository), true) = (&report.repository, report.events.is_empty()) {
+        return format!("nothing has happened yet in {repository}\n");
     }
     let out = &session.out;
     let mut table = Table::new(&[
