@@ -3,7 +3,7 @@
 //!
 //! - [`facts`]: what the page says of this host; its digest is the page's code
 //! - [`sheet`]: the page's words and commands, without a form
-//! - [`text`], [`page`]: the sheet for a terminal, and for a printer
+//! - [`text`], [`page`]: the sheet for a terminal, and for a printer, on as many sheets of paper as it takes ([`leaves`])
 //! - [`carried`]: the identity on the page, where somebody asked for it
 //! - [`record`]: which page was confirmed, and whether it still says the truth
 //!
@@ -12,6 +12,7 @@
 
 mod carried;
 mod facts;
+mod leaves;
 mod page;
 mod record;
 mod sheet;

@@ -1,6 +1,8 @@
 //! The sheet as a page to print: one self-contained file, black on white, no script, nothing fetched. It fits one page
-//! of A4 for an application with a few copies and recipients; what is longer goes on on a second one.
+//! of A4 for an application with a few copies and recipients; of what is longer each sheet says which one it is, and of
+//! how many.
 
+use super::leaves::{Leaf, leaves};
 use super::sheet::{BLANK, Sheet};
 use crate::base::html::Html;
 use crate::ops::OpsError;
@@ -19,7 +21,8 @@ pre{margin:.5mm 0 0;padding:.8mm 1.5mm;border-left:.8mm solid #000;white-space:p
 .secret{display:flex;gap:4mm;align-items:center;border:.6mm solid #000;padding:2mm;margin:1mm 0;break-inside:avoid}
 .secret pre{border:0;padding:0;flex:1;overflow-wrap:anywhere}.secret svg{width:34mm;height:34mm;flex:none}
 footer{border-top:.3mm solid #000;margin-top:2mm;padding-top:1mm;font-size:8.4pt}
-@media screen{body{padding:8mm;max-width:202mm}}";
+.next{break-before:page}
+@media screen{body{padding:8mm;max-width:202mm}.next{margin-top:12mm}}";
 
 /// The page.
 pub fn page(sheet: &Sheet) -> Result<String, OpsError> {
@@ -36,34 +39,57 @@ fn write_page(out: &mut String, sheet: &Sheet, square: Option<&str>) -> std::fmt
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-         <title>{0}</title>\n<style>{STYLE}</style></head>\n<body>\n<h1>{0}</h1>\n<p>{1}</p>\n<table>",
-        Html(&sheet.title),
-        Html(&sheet.lead)
+         <title>{}</title>\n<style>{STYLE}</style></head>\n<body>",
+        Html(&sheet.title)
     )?;
-    for (n, (name, lines)) in sheet.facts.iter().enumerate() {
+    let leaves = leaves(sheet);
+    for (n, leaf) in leaves.iter().enumerate() {
+        let which = if leaves.len() > 1 { format!(", sheet {} of {}", n + 1, leaves.len()) } else { String::new() };
+        let class = if n > 0 { " class=\"next\"" } else { "" };
+        writeln!(out, "<h1{class}>{}{which}</h1>", Html(&sheet.title))?;
+        if n == 0 {
+            writeln!(out, "<p>{}</p>", Html(&sheet.lead))?;
+        }
+        write_leaf(out, leaf)?;
+        if leaf.secret
+            && let (Some((name, secret)), Some(square)) = (&sheet.secret, square)
+        {
+            writeln!(out, "<div class=\"secret\"><pre><b>{}</b>\n{}</pre>{square}</div>", Html(name), Html(secret))?;
+        }
+        writeln!(out, "<footer>")?;
+        for line in &sheet.foot {
+            writeln!(out, "<div>{}</div>", Html(line))?;
+        }
+        writeln!(out, "</footer>")?;
+    }
+    writeln!(out, "</body></html>")
+}
+
+fn write_leaf(out: &mut String, leaf: &Leaf<'_>) -> std::fmt::Result {
+    if !leaf.rows.is_empty() {
+        writeln!(out, "<table>")?;
+    }
+    for row in &leaf.rows {
         // The three things that are needed stand first.
-        let class = if n < 3 { " class=\"bold\"" } else { "" };
-        write!(out, "<tr{class}><th>{}</th><td>", Html(name))?;
-        for line in lines {
+        let class = if row.bold { " class=\"bold\"" } else { "" };
+        let more = if row.goes_on { ", more" } else { "" };
+        write!(out, "<tr{class}><th>{}{more}</th><td>", Html(row.name))?;
+        for line in &row.lines {
             write!(out, "<div>{}</div>", with_blanks(line))?;
         }
         writeln!(out, "</td></tr>")?;
     }
-    writeln!(out, "</table>\n<ol>")?;
-    for step in &sheet.steps {
+    if !leaf.rows.is_empty() {
+        writeln!(out, "</table>")?;
+    }
+    let Some((first, _)) = leaf.steps.first() else { return Ok(()) };
+    writeln!(out, "<ol start=\"{first}\">")?;
+    for (_, step) in &leaf.steps {
         write!(out, "<li><b>{}.</b>{}", Html(step.title), Html(&step.text))?;
         let commands: Vec<String> = step.commands.iter().map(|c| Html(c).to_string()).collect();
         writeln!(out, "<pre>{}</pre></li>", commands.join("\n"))?;
     }
-    writeln!(out, "</ol>")?;
-    if let (Some((name, secret)), Some(square)) = (&sheet.secret, square) {
-        writeln!(out, "<div class=\"secret\"><pre><b>{}</b>\n{}</pre>{square}</div>", Html(name), Html(secret))?;
-    }
-    writeln!(out, "<footer>")?;
-    for line in &sheet.foot {
-        writeln!(out, "<div>{}</div>", Html(line))?;
-    }
-    writeln!(out, "</footer>\n</body></html>")
+    writeln!(out, "</ol>")
 }
 
 /// A line to write on in the place of underscores.
@@ -93,7 +119,7 @@ fn square(text: &str) -> Result<String, OpsError> {
 mod tests {
     use super::*;
     use crate::ops::kit::carried::Carried;
-    use crate::ops::kit::facts::tests::facts;
+    use crate::ops::kit::facts::{Facts, tests::facts};
     use crate::ops::kit::sheet::Notes;
     use crate::ops::kit::{Kit, Program, text};
     use crate::pipeline::crypt::object_id;
@@ -101,6 +127,10 @@ mod tests {
     fn sheet(carried: &Carried, policy: &str) -> Sheet {
         let mut facts = facts();
         facts.root = policy.into();
+        sheet_of(facts, carried)
+    }
+
+    fn sheet_of(facts: Facts, carried: &Carried) -> Sheet {
         let code = facts.code().unwrap();
         let program = Program { version: "0.1.0", target: "linux x86_64".into(), sha256: object_id(b"x") };
         let kit = Kit { facts, newest: None, program, code, shared: false };
@@ -115,6 +145,48 @@ mod tests {
         assert!(html.contains("/srv/&lt;b&gt;\\x1b[2J\\u202e") && !html.contains('\u{1b}'), "{html}");
         let text = text::text(&sheet);
         assert!(text.contains("/srv/<b>\\u{1b}[2J\\u{202e}"), "{text}");
+    }
+
+    /// As many as take several sheets, and what a sheet is then.
+    #[test]
+    fn what_is_longer_than_a_sheet_says_which_sheet_it_is() {
+        let secret = || Carried::Plain("AGE-SECRET-KEY-1QQQ\n".to_owned().into());
+        let html = page(&sheet(&secret(), "/a")).unwrap();
+        assert!(!html.contains("sheet 1") && !html.contains("class=\"next\""), "one sheet needs no number");
+        let mut facts = facts();
+        let copy = |n: u32| crate::ops::kit::Place { url: format!("/mnt/copy-{n}"), ..facts.places[0].clone() };
+        facts.places = (0..8).map(copy).collect();
+        for (recipients, sheets) in [(20, 2), (150, 4)] {
+            facts.recipients = (0..recipients).map(|n| format!("age1-{n}-{}", "q".repeat(55))).collect();
+            let sheet = sheet_of(facts.clone(), &secret());
+            let html = page(&sheet).unwrap();
+            let code = facts.code().unwrap();
+            let parts: Vec<&str> = html.split("class=\"next\"").collect();
+            assert_eq!(parts.len(), sheets, "{html}");
+            for (n, part) in parts.iter().enumerate() {
+                assert!(
+                    part.contains(&format!(", sheet {} of {sheets}</h1>", n + 1)) && part.contains(&code),
+                    "{part}"
+                );
+            }
+            // Nothing is left out, and nothing is there twice.
+            let all = sheet.commands().into_iter().chain(facts.recipients.iter().map(String::as_str));
+            for text in all.chain(["AGE-SECRET-KEY-1QQQ"]) {
+                assert_eq!(html.matches(&Html(text).to_string()).count(), text_count(&sheet, text), "{text}");
+            }
+            let starts: Vec<&str> = html.split("<ol start=\"").skip(1).map(|part| &part[..1]).collect();
+            assert!(starts[0] == "1" && html.matches("<li>").count() == sheet.steps.len(), "{starts:?}");
+            assert_eq!(html.matches("<th>The identity, more</th>").count(), usize::from(recipients > 100) * 2);
+        }
+    }
+
+    /// How often a text stands in the sheet itself.
+    fn text_count(sheet: &Sheet, text: &str) -> usize {
+        let facts = sheet.facts.iter().flat_map(|(_, lines)| lines.iter());
+        let steps = sheet.steps.iter().flat_map(|step| step.commands.iter().chain([&step.text]));
+        let secret = sheet.secret.iter().map(|(_, secret)| secret);
+        let all = facts.chain(steps).chain(secret).chain(&sheet.foot).chain([&sheet.lead]);
+        all.map(|line| line.matches(text).count()).sum()
     }
 
     #[test]
