@@ -199,3 +199,71 @@ impl Running {
         self.child.id()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// Whatever becomes of a test, it leaves no process.
+    struct Ended(Running);
+
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            self.0.signal(Signal::KILL);
+            let _ = self.0.child.wait();
+        }
+    }
+
+    /// A program that does not stop when it is asked to, for a policy with these hooks.
+    fn deaf(dir: &Path, what: What, hooks: &str) -> Ended {
+        let path = dir.join("deaf");
+        let begun = dir.join("begun");
+        let _ = fs::remove_file(&begun);
+        let text = format!("#!/bin/sh\ntrap '' TERM\ntouch {}\nwhile :; do sleep 0.1; done\n", begun.display());
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        let text = format!(
+            "[app]\nname = \"shop\"\nroot = \"/srv\"\n[repository]\nurl = \"/r\"\nrecipients = \
+             [\"age1u4kztcqhr4gfml0q9kt5u4gmta79cyaujtwv7whpjv3zgvp0756s3m77fz\"]\n[hooks]\n{hooks}\n"
+        );
+        let policy = crate::policy::parse(Path::new("/etc/shop.toml"), &text).unwrap();
+        let installation = Installation { config_dir: dir.to_owned(), state_dir: dir.to_owned() };
+        let slot = "2026-11-21T02:00:00Z".parse().unwrap();
+        let job = Job { policy: "shop".parse().unwrap(), what, slot, attempt: 1 };
+        let running = Ended(Program { path, installation }.run(&job, &policy).unwrap());
+        while !begun.exists() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        running
+    }
+
+    #[test]
+    fn hooks_that_bring_something_back_are_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let two = "after_snapshot = ['a', 'b']\ntimeout = \"30s\"";
+        for (what, hooks, seconds) in [
+            (What::Snapshot, "", 20),
+            (What::Snapshot, two, 80),
+            (What::Snapshot, "before_snapshot = 'a'", 20),
+            // Nothing but a snapshot runs them.
+            (What::Verify, two, 20),
+            // Nobody waits for ever.
+            (What::Snapshot, "after_snapshot = 'a'\ntimeout = \"400d\"", 86_420),
+        ] {
+            let mut deaf = deaf(dir.path(), what, hooks);
+            let running = &mut deaf.0;
+            running.stop();
+            let asked = running.asked.unwrap();
+            let end = asked + Duration::from_secs(seconds);
+            assert_eq!(running.look_again(), end, "{what:?} {hooks}");
+            running.watch(end - Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(running.ended().unwrap().is_none() && running.killed.is_none(), "{what:?} {hooks}");
+            running.watch(end);
+            let ended = running.child.wait().unwrap();
+            assert_eq!(Exited::from(ended), Exited { code: 137, signal: Some(9) }, "{what:?} {hooks}");
+        }
+    }
+}

@@ -108,6 +108,16 @@ fn a_server_of_before_gets_a_cluster_of_its_own() {
     let version = fs::read_to_string(volume(&site).join(&kept[0]).join("data/PG_VERSION")).unwrap();
     assert_eq!(version.trim(), "16");
 
+    // Once it is not kept any more, all the rest stays as it is: a server on another one's cluster is worse than none.
+    let (aside, away) = (volume(&site).join(&kept[0]), volume(&site).join("away"));
+    fs::rename(&aside, &away).unwrap();
+    let started = site.inspect("api", "{{.State.StartedAt}}");
+    let refused = site.run(&["rollback", "--undo", "--yes"]).exits(2).one_error_with_a_hint();
+    refused.says(&["the data folder of db is not kept any more", "safety snapshot"]);
+    assert_eq!(site.inspect("api", "{{.State.StartedAt}}"), started, "nothing has been touched");
+    is(&site, 1);
+    fs::rename(&away, &aside).unwrap();
+
     // On request it comes back, and what was written since is in a snapshot.
     sql(&site, "INSERT INTO orders VALUES (1001)");
     site.run(&["rollback", "--undo", "--dry-run"]).exits(0).shows(&["volume data", "data folder", "_data)"]);
