@@ -5,7 +5,8 @@ use super::text::{quoted, scalar, size};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 
-/// How far a text in quotes or brackets, which grows line by line, has been looked through: each character once.
+/// How far a text in quotes or brackets, which grows line by line, has been looked through: each character once. Only here
+/// it is known what stands within quotes, so comments between brackets are taken away here.
 #[derive(Default)]
 pub(super) struct Whole {
     at: usize,
@@ -14,8 +15,9 @@ pub(super) struct Whole {
 }
 
 impl Whole {
-    /// Looks on from where it was. Whether the quotes, or all brackets, are closed.
-    pub fn is(&mut self, text: &str) -> bool {
+    /// Looks on from where it was. Whether the quotes, or all brackets, are closed; where not, the text ends without the
+    /// comment of its last line.
+    pub fn is(&mut self, text: &mut String) -> bool {
         if self.at > text.len() {
             // A backslash at the end of a line was taken away, and the one before it counts anew.
             self.at = text.len() - 1;
@@ -41,6 +43,11 @@ impl Whole {
                 }
                 Some(_) => {}
                 None => match c {
+                    '#' if self.depth > 0 && text[..self.at].ends_with(char::is_whitespace) => {
+                        text.truncate(text[..self.at].trim_end_matches([' ', '\t']).len());
+                        self.at = text.len();
+                        return false;
+                    }
                     '[' | '{' => self.depth += 1,
                     ']' | '}' => {
                         self.depth = self.depth.saturating_sub(1);
@@ -48,7 +55,7 @@ impl Whole {
                             return true;
                         }
                     }
-                    '"' | '\'' if self.at == 0 || text[..self.at].ends_with(['[', '{', ',', ' ', ':']) => {
+                    '"' | '\'' if self.at == 0 || text[..self.at].ends_with(['[', '{', ',', ':', ' ', '\t', '\n']) => {
                         self.quote = Some(c);
                     }
                     _ => {}

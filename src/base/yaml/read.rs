@@ -300,7 +300,7 @@ impl Reader {
     fn joined(&mut self, text: &str, parent: Option<usize>) -> Result<String, YamlError> {
         let mut text = text.to_owned();
         let mut whole = Whole::default();
-        while !whole.is(&text) {
+        while !whole.is(&mut text) {
             let Some(line) = self.lines.get(self.at) else {
                 return Err(self.wrong("quotes or brackets without an end"));
             };
@@ -318,11 +318,7 @@ impl Reader {
                 } else if !text.ends_with('\n') {
                     text.push(' ');
                 }
-                let in_flow = text.starts_with(['[', '{']);
-                text.push_str(if in_flow && (body.starts_with('#')) { "" } else { body });
-                if in_flow && has_comment(body) {
-                    text.truncate(text.len() - (body.len() - uncommented(body).len()));
-                }
+                text.push_str(body);
             }
             self.at += 1;
         }
@@ -463,6 +459,13 @@ volumes:
                 assert!(begun.elapsed().as_secs() < 5, "{begin:?} {line:?}: {:?}", begun.elapsed());
             }
         }
+    }
+
+    #[test]
+    fn comments_between_brackets_take_nothing_with_them() {
+        let text = "a: [sh, -c,  # how\n  # a whole line, longer than what stands before it\n  \"b # c\",\n\n  # behind nothing\n\n\t'x #y', z#1\n  ] # the end\nd: {e: 1, # ]\n  f: 2}\n";
+        let expected = json!({ "a": ["sh", "-c", "b # c", "x #y", "z#1"], "d": { "e": 1, "f": 2 } });
+        assert_eq!(read(text).unwrap(), expected);
     }
 
     #[test]
