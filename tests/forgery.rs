@@ -770,7 +770,7 @@ fn ids_trees_that_go_nowhere_are_refused() {
     let huge: Vec<u8> = (0..3).flat_map(|_| entry(key.id(&data), u64::MAX / 2)).collect();
     let cut_short = vec![7; 41];
     let writer = world.writer(&world.open()).unwrap();
-    let mut stream = writer.stream("files", "lists", None, false);
+    let mut stream = writer.stream("files", "lists", StreamKind::Tar, None);
     for list in [&data, &nothing, &nothings, &wrong, &huge, &cut_short] {
         stream.write_all(list).unwrap();
         stream.end_piece().unwrap();

@@ -10,6 +10,7 @@ mod world;
 
 use chrono::TimeDelta;
 use lifeboat::base::ids::ObjectId;
+use lifeboat::base::stream::StreamKind;
 use lifeboat::ops::OpsError;
 use lifeboat::ops::prune::{self as ops, PruneOptions};
 use lifeboat::ops::setup::{self, Good, plan_revoke};
@@ -88,7 +89,7 @@ fn a_long_first_upload_is_left_alone() {
     let writer = world.writer(&world.open()).unwrap();
     let mut streams = Vec::new();
     for hours in 0..8u64 {
-        let mut stream = writer.stream("files", "a", None, true);
+        let mut stream = writer.stream("files", "a", StreamKind::Raw, None);
         // More than one archive holds, so that it is stored while the run goes on.
         std::io::Write::write_all(&mut stream, &noise(hours, 17 << 20)).unwrap();
         streams.push(stream.finish().unwrap());
@@ -120,7 +121,7 @@ fn a_suspended_writer_does_not_count_on_what_may_be_gone() {
         world.snapshot(&[("b", &other)]);
         pruned.pass(DAY * 8);
         let writer = world.writer(&world.open()).unwrap();
-        let mut stream = writer.stream("files", "a", None, true);
+        let mut stream = writer.stream("files", "a", StreamKind::Raw, None);
         std::io::Write::write_all(&mut stream, &data).unwrap();
         let parts = stream.finish().unwrap();
         // The first prune of this host: its key is vouched for only now, and the writer must learn of that.
@@ -159,7 +160,7 @@ fn the_last_look_finds_index_and_refs_that_are_gone() {
         let data = noise(1, 500_000);
         world.snapshot(&[("a", &data)]);
         let writer = world.writer(&world.open()).unwrap();
-        let mut stream = writer.stream("files", "a", None, true);
+        let mut stream = writer.stream("files", "a", StreamKind::Raw, None);
         std::io::Write::write_all(&mut stream, &data).unwrap();
         let parts = stream.finish().unwrap();
         for key in world.keys(folder) {
@@ -191,7 +192,7 @@ fn the_last_look_counts() {
     }
     pruned.pass(DAY * 8);
     let writer = world.writer(&world.open()).unwrap();
-    let mut stream = writer.stream("files", "a", None, true);
+    let mut stream = writer.stream("files", "a", StreamKind::Raw, None);
     std::io::Write::write_all(&mut stream, &data).unwrap();
     let parts = stream.finish().unwrap();
     assert!(pruned.prune().unwrap().condemned.objects > 0);

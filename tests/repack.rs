@@ -11,6 +11,7 @@ mod world;
 use chrono::TimeDelta;
 use lifeboat::base::cancel::Cancel;
 use lifeboat::base::ids::ObjectId;
+use lifeboat::base::stream::StreamKind;
 use lifeboat::ops::OpsError;
 use lifeboat::ops::access::AccessRequest;
 use lifeboat::ops::copy::{self, CopyReport, CopyRequest, Target};
@@ -504,7 +505,7 @@ fn a_writer_beside_it() {
         let world = &pruned.world;
         let common = noise(1000, 1_000_000);
         let writer = world.writer(&world.open()).unwrap();
-        let mut stream = writer.stream("files", "common", None, true);
+        let mut stream = writer.stream("files", "common", StreamKind::Raw, None);
         std::io::Write::write_all(&mut stream, &common).unwrap();
         let parts = stream.finish().unwrap();
         assert_eq!(pruned.repack().unwrap().1.replaced, 1);

@@ -4,6 +4,7 @@
 mod world;
 
 use lifeboat::base::ids::Sequence;
+use lifeboat::base::stream::StreamKind;
 use lifeboat::repository::chain::{Snapshot, resolve};
 use lifeboat::repository::keys::HostKey;
 use lifeboat::repository::trust::Pin;
@@ -55,7 +56,7 @@ fn a_run_that_was_killed_is_taken_up_again() {
     let large = noise(2, 60 << 20);
     let repository = world.open();
     let writer = world.writer(&repository).unwrap();
-    let mut stream = writer.stream("files", "large", None, true);
+    let mut stream = writer.stream("files", "large", StreamKind::Raw, None);
     stream.write_all(&large).unwrap();
     drop(stream);
     drop(writer);

@@ -7,7 +7,7 @@ use crate::base::direct::Aligned;
 use crate::base::ids::ObjectId;
 use crate::pipeline::crypt::{Identities, MAX_HEADER, Recipients, SealedObject, object_id};
 use crate::pipeline::payload::{self, PayloadKey, Sealer};
-use crate::pipeline::segment::{ChunkPlace, FrameEncoder, Segment, TAR_END};
+use crate::pipeline::segment::{ChunkPlace, FrameDecoder, FrameEncoder, Segment, TAR_END};
 use crate::pipeline::{PipelineError, limits};
 use std::borrow::Cow;
 use std::io;
@@ -191,25 +191,58 @@ pub fn walk(
         return Err(PipelineError::damaged("archive has an impossible length"));
     }
     let (key, payload) = identities.unwrap(bytes)?;
-    let mut plain = Vec::with_capacity(payload.len());
-    let opened = key.open_pieces(payload, 0, true, |piece| plain.extend_from_slice(piece));
-    let mut decoder = crate::pipeline::segment::FrameDecoder::new()?;
-    let mut at = 0;
-    while at < plain.len() {
-        let length = match zstd::zstd_safe::find_frame_compressed_size(&plain[at..]) {
-            Ok(length) => length,
-            Err(_) if opened.is_err() => break,
-            Err(_) => return Err(PipelineError::damaged("bytes between zstd frames")),
-        };
-        let skippable =
-            plain[at..].first_chunk::<4>().is_some_and(|m| u32::from_le_bytes(*m) & 0xFFFF_FFF0 == 0x184D_2A50);
-        if !skippable {
-            let frame = decoder.decode(&plain[at..at + length], limits::FRAME)?;
-            visit(at as u32, length as u32, &frame)?;
+    let mut frames = Frames { plain: Vec::new(), at: 0, wanted: 1, decoder: FrameDecoder::new()?, decoded: Vec::new() };
+    let mut visited = Ok(());
+    let opened = key.open_pieces(payload, 0, true, |piece| {
+        if visited.is_ok() {
+            frames.plain.extend_from_slice(piece);
+            visited = frames.visit(&mut visit);
         }
-        at += length;
+    });
+    visited?;
+    frames.wanted = 1;
+    frames.visit(&mut visit)?;
+    opened?;
+    if frames.plain.is_empty() { Ok(()) } else { Err(PipelineError::damaged("bytes between zstd frames")) }
+}
+
+/// The frames of an archive's plaintext as it comes: what is held is the one that is not whole yet.
+struct Frames {
+    plain: Vec<u8>,
+    /// Where in the plaintext `plain` begins.
+    at: usize,
+    /// Not before so many bytes are there a frame is looked for again: twice as many as did not hold one.
+    wanted: usize,
+    decoder: FrameDecoder,
+    decoded: Vec<u8>,
+}
+
+impl Frames {
+    /// Visits the frames that are whole.
+    fn visit(
+        &mut self,
+        visit: &mut impl FnMut(u32, u32, &[u8]) -> Result<(), PipelineError>,
+    ) -> Result<(), PipelineError> {
+        let mut from = 0;
+        while self.plain.len() - from >= self.wanted {
+            let rest = &self.plain[from..];
+            let Ok(length) = zstd::zstd_safe::find_frame_compressed_size(rest) else {
+                self.wanted = 2 * rest.len();
+                break;
+            };
+            self.wanted = 1;
+            let skippable =
+                rest.first_chunk::<4>().is_some_and(|m| u32::from_le_bytes(*m) & 0xFFFF_FFF0 == 0x184D_2A50);
+            if !skippable {
+                self.decoder.decode_into(&rest[..length], limits::FRAME, &mut self.decoded)?;
+                visit((self.at + from) as u32, length as u32, &self.decoded)?;
+            }
+            from += length;
+        }
+        self.plain.drain(..from);
+        self.at += from;
+        Ok(())
     }
-    opened
 }
 
 #[cfg(test)]
@@ -217,7 +250,6 @@ mod tests {
     use super::*;
     use crate::pipeline::chunk::ChunkIdKey;
     use crate::pipeline::crypt::Identity;
-    use crate::pipeline::segment::FrameDecoder;
 
     fn noise(seed: u8, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];

@@ -10,6 +10,7 @@
 
 use crate::base::ids::{ChunkId, DedupKeyId};
 use crate::base::secret::Secret;
+use crate::base::stream::StreamKind;
 use crate::pipeline::{limits, noise};
 use fastcdc::v2020::{Normalization, cut_gear, select_masks};
 
@@ -62,9 +63,11 @@ impl ChunkAverage {
     }
 
     /// The average for a stream of about `length` bytes: 16 KiB up to 4 GiB, then such that the stream has about
-    /// 262,144 chunks, so that index and ids tree stay small for any size.
-    pub fn for_length(length: u64) -> Self {
-        let ideal = (length >> 18).next_power_of_two().clamp(16 << 10, u64::from(Self::MAX.0));
+    /// 262,144 chunks, so that index and ids tree stay small for any size. Of files it is 32 KiB at least: what changes
+    /// among them are mostly whole files, so a day's changes are no more, and the first day is less.
+    pub fn fitting(kind: StreamKind, length: u64) -> Self {
+        let finest = if kind == StreamKind::Tar { 32 << 10 } else { 16 << 10 };
+        let ideal = (length >> 18).next_power_of_two().clamp(finest, u64::from(Self::MAX.0));
         Self(ideal as u32)
     }
 
@@ -125,19 +128,19 @@ pub struct Chunker {
     coarse: Lengths,
 }
 
-/// The second way of cutting of format 1: noise is cut coarser.
-const WAY: u32 = 2;
+/// The third way of cutting of format 1: noise is cut eight times as coarse.
+const WAY: u32 = 3;
 /// Chunks of noise are so many times as long.
-const COARSER: usize = 4;
+const COARSER: usize = 8;
 
 impl Chunker {
-    /// Chunks of a quarter of the average at least (but the last), and eight times it at most; of noise half and four
-    /// times the coarser average.
+    /// Chunks of a quarter of the average at least (but the last), and eight times it at most; of noise half and twice
+    /// the coarser average.
     pub fn new(table: GearTable, average: ChunkAverage) -> Self {
         let avg = average.0 as usize;
         let fine = Lengths::new(avg / 4, avg, (avg * 8).min(limits::CHUNK));
         let avg = (avg * COARSER).min(ChunkAverage::MAX.0 as usize);
-        let coarse = Lengths::new(avg / 2, avg, avg * 4);
+        let coarse = Lengths::new(avg / 2, avg, avg * 2);
         Self { table, average, fine, coarse }
     }
 
@@ -157,11 +160,28 @@ impl Chunker {
         self.fine.max.max(self.coarse.max)
     }
 
-    /// The length of the first chunk of `bytes`, which hold [`Chunker::max`] bytes or reach to the end of the piece.
+    /// The length of the first chunk of `bytes`, which reach to the end of the piece (or hold [`Chunker::max`] bytes).
     pub fn cut(&self, bytes: &[u8]) -> usize {
+        self.cut_to(bytes, self.lengths(bytes))
+    }
+
+    /// The same where the piece goes on; none as long as what follows may decide.
+    pub fn cut_known(&self, bytes: &[u8]) -> Option<usize> {
+        if bytes.len() <= self.coarse.min {
+            return None;
+        }
+        let lengths = self.lengths(bytes);
+        let length = self.cut_to(bytes, lengths);
+        (length < bytes.len() || length == lengths.max).then_some(length)
+    }
+
+    fn lengths(&self, bytes: &[u8]) -> &Lengths {
         let is_noise =
             bytes.len() > self.coarse.min && noise::is_noise::<NOISE_RUN>(&bytes[..self.coarse.min], NOISE_RUNS);
-        let lengths = if is_noise { &self.coarse } else { &self.fine };
+        if is_noise { &self.coarse } else { &self.fine }
+    }
+
+    fn cut_to(&self, bytes: &[u8], lengths: &Lengths) -> usize {
         if bytes.len() <= lengths.min {
             return bytes.len();
         }
@@ -203,6 +223,11 @@ mod tests {
         while !bytes.is_empty() {
             let n = chunker.cut(&bytes[..bytes.len().min(chunker.max())]);
             assert_eq!(n, chunker.cut(bytes), "what lies behind the longest chunk is not looked at");
+            for ahead in [n / 2, n, n + 1, n * 3, chunker.max()].map(|ahead| ahead.min(bytes.len())) {
+                let known = chunker.cut_known(&bytes[..ahead]);
+                assert!(known.is_none_or(|known| known == n), "{known:?} is known of {n} by {ahead}");
+                assert!(known.is_some() || ahead < chunker.max(), "the longest chunk is known");
+            }
             chunks.push(bytes[..n].to_vec());
             bytes = &bytes[n..];
         }
@@ -257,7 +282,7 @@ mod tests {
         let random = noise(3, 4 << 20);
         let text: Vec<u8> = random.iter().map(|b| b'a' + b % 16).collect();
         let mean = |bytes: &[u8]| bytes.len() / cut_all(&chunker, bytes).len();
-        assert!((60 << 10..100 << 10).contains(&mean(&random)), "{}", mean(&random));
+        assert!((120 << 10..200 << 10).contains(&mean(&random)), "{}", mean(&random));
         assert!((14 << 10..26 << 10).contains(&mean(&text)), "{}", mean(&text));
         let known: std::collections::HashSet<_> = [&text, &random].iter().flat_map(|b| cut_all(&chunker, b)).collect();
         let both = cut_all(&chunker, &[&text[..], &random[..], &text[7777..]].concat());
@@ -267,10 +292,11 @@ mod tests {
 
     #[test]
     fn averages_grow_with_the_stream() {
-        assert_eq!(ChunkAverage::for_length(0).bytes(), 16 << 10);
-        assert_eq!(ChunkAverage::for_length(4 << 30).bytes(), 16 << 10);
-        assert_eq!(ChunkAverage::for_length(20 << 30).bytes(), 128 << 10);
-        assert_eq!(ChunkAverage::for_length(u64::MAX).bytes(), 1 << 20);
+        let of = |kind, length| ChunkAverage::fitting(kind, length).bytes();
+        assert_eq!((of(StreamKind::PgDump, 0), of(StreamKind::Tar, 0)), (16 << 10, 32 << 10));
+        assert_eq!((of(StreamKind::PgDump, 4 << 30), of(StreamKind::Tar, 8 << 30)), (16 << 10, 32 << 10));
+        assert_eq!((of(StreamKind::PgDump, 20 << 30), of(StreamKind::Tar, 20 << 30)), (128 << 10, 128 << 10));
+        assert_eq!(of(StreamKind::Raw, u64::MAX), 1 << 20);
         assert!(ChunkAverage::new(5000).is_none() && ChunkAverage::new(2 << 20).is_none());
     }
 }

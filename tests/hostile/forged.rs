@@ -63,7 +63,7 @@ pub fn forge(installation: &Installation, repository: &Path, made: Vec<Made<'_>>
     let writer = SnapshotWriter::begin(repository, &chain, &host_key, state, options).unwrap();
     let sources = made.into_iter().map(|mut made| {
         let stream = |name: &str, kind, bytes: &mut dyn Read| {
-            let mut out = writer.stream(made.name, name, None, false);
+            let mut out = writer.stream(made.name, name, StreamKind::Tar, None);
             std::io::copy(bytes, &mut out).unwrap();
             StreamEntry { kind, ..world::stream_entry(name, out.finish().unwrap()) }
         };

@@ -298,7 +298,7 @@ pub fn run() -> Run {
 
 fn entry(writer: &SnapshotWriter, name: &str, streams: &[(&str, &[u8])]) -> io::Result<SourceEntry> {
     let streams = streams.iter().map(|(stream, bytes)| {
-        let mut out = writer.stream(name, stream, None, true);
+        let mut out = writer.stream(name, stream, StreamKind::Raw, None);
         for part in bytes.chunks(10_007) {
             out.write_all(part)?;
         }

@@ -29,8 +29,7 @@ impl Sink for RepositorySink<'_> {
         if taken {
             return Err(io::Error::other(format!("stream {name} has been written already")));
         }
-        let writer =
-            self.scene.writer.stream(self.source.as_str(), name.as_str(), expected_bytes, kind.is_read_whole());
+        let writer = self.scene.writer.stream(self.source.as_str(), name.as_str(), kind, expected_bytes);
         Ok(Box::new(RepositoryStream { sink: self, name, kind, writer, told: 0 }))
     }
 }

@@ -6,6 +6,7 @@ use super::workers::{Shared, Spare, UPLOADS, UPLOADS_NEAR, Written};
 use super::{lock, stored};
 use crate::base::cancel::Cancel;
 use crate::base::ids::{HostName, ObjectId, PolicyName, Sequence, SnapshotId, Tag};
+use crate::base::stream::StreamKind;
 use crate::base::uptime::Uptime;
 use crate::pipeline::archive::SealedArchive;
 use crate::pipeline::chunk::{ChunkAverage, GearTable};
@@ -250,15 +251,15 @@ impl SnapshotWriter {
     }
 
     /// Begins a stream. An average once chosen stays until the fitting one is four times another.
-    pub fn stream(&self, source: &str, stream: &str, expected: Option<u64>, sha256: bool) -> StreamWriter<'_> {
+    pub fn stream(&self, source: &str, stream: &str, kind: StreamKind, expected: Option<u64>) -> StreamWriter<'_> {
         let note = self.note(source, stream);
         let length = expected.or(note.as_ref().and_then(|n| n.lengths.last().copied())).unwrap_or(0);
-        let ideal = ChunkAverage::for_length(length);
+        let ideal = ChunkAverage::fitting(kind, length);
         let average = match note.and_then(|n| ChunkAverage::new(n.average)) {
             Some(old) if old.bytes() / ideal.bytes() < 4 && ideal.bytes() / old.bytes() < 4 => old,
             _ => ideal,
         };
-        StreamWriter::new(self, average, self.gear.clone(), sha256)
+        StreamWriter::new(self, average, self.gear.clone(), kind.is_read_whole())
     }
 
     /// Ends the snapshot: everything is stored, then the header.

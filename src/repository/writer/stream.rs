@@ -24,8 +24,10 @@ pub struct StreamParts {
 pub struct StreamWriter<'a> {
     writer: &'a SnapshotWriter,
     chunker: Chunker,
-    /// Bytes behind the last chunk: less than the longest one.
+    /// Bytes behind the last chunk: not much more than the longest one.
     held: Vec<u8>,
+    /// With fewer bytes behind the last chunk than these its end is not looked for again.
+    wanted: usize,
     segment: Segment,
     entries: Vec<tree::Entry>,
     /// Where the entries of the current piece begin.
@@ -50,6 +52,7 @@ impl<'a> StreamWriter<'a> {
             writer,
             chunker: Chunker::new(gear, average),
             held: Vec::new(),
+            wanted: 1,
             segment: Segment::default(),
             entries: Vec::new(),
             piece_start: 0,
@@ -69,59 +72,72 @@ impl<'a> StreamWriter<'a> {
 
     /// Cuts what can be cut: of what is held back and what comes behind it. The rest is held back.
     fn feed(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let max = self.chunker.max();
         let mut rest = bytes;
         while !self.held.is_empty() && !rest.is_empty() {
-            let more = rest.len().min(max - self.held.len());
+            let more = rest.len().min(self.chunker.max() / 2);
             self.held.extend_from_slice(&rest[..more]);
             rest = &rest[more..];
-            if self.held.len() < max {
-                return Ok(());
-            }
             let held = std::mem::take(&mut self.held);
-            let n = self.cut(&held)?;
-            let left = held.len() - n;
+            let at = self.cut_known(&held)?;
+            let left = held.len() - at;
             self.held = held;
             // What is left of the held bytes mostly came from `bytes`: there it need not be copied again.
             if left <= more {
                 self.held.clear();
                 rest = &bytes[bytes.len() - rest.len() - left..];
-            } else {
-                self.held.copy_within(n.., 0);
+            } else if at > 0 {
+                self.held.copy_within(at.., 0);
                 self.held.truncate(left);
             }
         }
-        while rest.len() >= max {
-            rest = &rest[self.cut(rest)?..];
-        }
-        self.held.extend_from_slice(rest);
+        let at = self.cut_known(rest)?;
+        self.held.extend_from_slice(&rest[at..]);
         Ok(())
+    }
+
+    /// Cuts the chunks whose ends are known, whatever follows; where the rest begins.
+    fn cut_known(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut at = 0;
+        while bytes.len() - at >= self.wanted {
+            match self.cut(&bytes[at..], false)? {
+                Some(n) => (at, self.wanted) = (at + n, 1),
+                None => self.wanted = bytes.len() - at + self.chunker.max() / 8,
+            }
+        }
+        Ok(at)
     }
 
     /// Cuts what is held back, to its end: a piece ends here.
     fn cut_rest(&mut self) -> io::Result<()> {
         let held = std::mem::take(&mut self.held);
         let mut rest = &held[..];
-        while !rest.is_empty() {
-            rest = &rest[self.cut(rest)?..];
+        while let Some(n) = self.cut(rest, true)? {
+            rest = &rest[n..];
         }
+        self.wanted = 1;
         self.held = held;
         self.held.clear();
         Ok(())
     }
 
-    /// The length of the first chunk of `bytes`, which is cut off.
-    fn cut(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    /// The length of the first chunk of `bytes`, which is cut off. None where `bytes` are not the piece's last and do not tell.
+    fn cut(&mut self, bytes: &[u8], is_last: bool) -> io::Result<Option<usize>> {
+        let is_ahead = self.expected.last().is_some_and(|(_, length)| bytes.len() < *length as usize);
+        if bytes.is_empty() || is_ahead && !is_last {
+            return Ok(None);
+        }
         let (id, chunk) = match self.cut_as_expected(bytes) {
             Some(cut) => cut,
             None => {
-                let chunk = &bytes[..self.chunker.cut(bytes)];
+                let length = if is_last { Some(self.chunker.cut(bytes)) } else { self.chunker.cut_known(bytes) };
+                let Some(length) = length else { return Ok(None) };
+                let chunk = &bytes[..length];
                 (self.writer.shared.key.id(chunk), chunk)
             }
         };
         self.entries.push((id, chunk.len() as u64));
         self.keep(id, chunk)?;
-        Ok(chunk.len())
+        Ok(Some(chunk.len()))
     }
 
     /// The first chunk of `bytes` if it is the expected one. From the first that is not, nothing is expected any more.

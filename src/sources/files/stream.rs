@@ -46,8 +46,8 @@ const GROUP_ENTRIES: usize = 1024;
 /// Seconds; the coarsest file systems keep times to two of them.
 const SETTLE: i64 = 2;
 const ROUNDS: u64 = 30;
-/// Bytes of a large file that are read at once.
-pub(super) const BUFFER: usize = 1 << 20;
+/// Bytes of a large file that are read at once: several of the longest chunks.
+pub(super) const BUFFER: usize = 2 << 20;
 /// Bytes that are gathered for the sink: several chunks, or the sink would have to put them together again.
 const OUT: usize = 1 << 20;
 /// Bytes of the listing that are.
