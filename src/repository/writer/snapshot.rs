@@ -250,15 +250,11 @@ impl SnapshotWriter {
         (sum > 0).then_some(sum)
     }
 
-    /// Begins a stream. An average once chosen stays until the fitting one is four times another.
+    /// Begins a stream.
     pub fn stream(&self, source: &str, stream: &str, kind: StreamKind, expected: Option<u64>) -> StreamWriter<'_> {
         let note = self.note(source, stream);
         let length = expected.or(note.as_ref().and_then(|n| n.lengths.last().copied())).unwrap_or(0);
-        let ideal = ChunkAverage::fitting(kind, length);
-        let average = match note.and_then(|n| ChunkAverage::new(n.average)) {
-            Some(old) if old.bytes() / ideal.bytes() < 4 && ideal.bytes() / old.bytes() < 4 => old,
-            _ => ideal,
-        };
+        let average = ChunkAverage::after(note.map(|n| n.average), kind, length);
         StreamWriter::new(self, average, self.gear.clone(), kind.is_read_whole())
     }
 
