@@ -306,6 +306,112 @@ mod tests {
         assert_eq!(walked, 7);
     }
 
+    /// A whole archive of this plaintext.
+    fn sealed(plain: &[u8]) -> (Aligned, Identities) {
+        let identity = age::x25519::Identity::generate();
+        let recipients = Recipients::parse(&[identity.to_public().to_string()]).unwrap();
+        let mut sealer = recipients.begin(Aligned::default()).unwrap();
+        sealer.write(plain).unwrap();
+        (sealer.finish().unwrap(), Identities::new(vec![Identity::X25519(identity)]))
+    }
+
+    /// What a walk shows, and how it ends.
+    type Walked = (Vec<(u32, u32, Vec<u8>)>, Result<(), PipelineError>);
+
+    fn walked(bytes: &[u8], identities: &Identities) -> Walked {
+        let mut shown = Vec::new();
+        let ended = walk(bytes, identities, |offset, length, plain| {
+            shown.push((offset, length, plain.to_vec()));
+            Ok(())
+        });
+        (shown, ended)
+    }
+
+    /// Frames of all lengths, the smallest behind the largest, with something to be skipped in front of some of them; and
+    /// where each lies.
+    fn frames() -> (Vec<u8>, Vec<(u32, u32, Vec<u8>)>) {
+        let skipped = [&0x184D_2A5Fu32.to_le_bytes()[..], &70_000u32.to_le_bytes(), &[7; 70_000]].concat();
+        let mut encoder = FrameEncoder::new(3).unwrap();
+        let (mut plain, mut frames) = (Vec::new(), Vec::new());
+        for (n, length) in [1, 300_000, 10, 10, 70_000, 1, 65_000, 200_000, 2].into_iter().enumerate() {
+            if n % 3 == 0 {
+                plain.extend_from_slice(&skipped);
+            }
+            let content = noise(n as u8, length);
+            let frame = encoder.encode(&content).unwrap();
+            frames.push((plain.len() as u32, frame.len() as u32, content));
+            plain.extend_from_slice(frame);
+        }
+        plain.extend_from_slice(&skipped);
+        (plain, frames)
+    }
+
+    #[test]
+    fn a_walk_shows_every_frame_once_and_where_it_lies() {
+        let (plain, frames) = frames();
+        let (bytes, identities) = sealed(&plain);
+        let (shown, ended) = walked(&bytes, &identities);
+        ended.unwrap();
+        assert!(shown == frames, "{:?}", shown.iter().map(|(at, length, _)| (at, length)).collect::<Vec<_>>());
+        // Who has seen enough is shown nothing more.
+        let mut seen = 0;
+        let stopped = walk(&bytes, &identities, |_, _, _| {
+            seen += 1;
+            if seen == 2 { Err(PipelineError::damaged("stopped")) } else { Ok(()) }
+        });
+        assert!(stopped.is_err() && seen == 2, "{seen}");
+    }
+
+    /// The frames before it are shown, each of them authentic, and the end is an error.
+    #[test]
+    fn a_walk_shows_what_lies_before_the_damage_and_says_that_there_is_some() {
+        let (plain, frames) = frames();
+        let before = |end: usize| frames.iter().take_while(|f| (f.0 + f.1) as usize <= end).count();
+        for behind in [&b"x"[..], &[0; 100_000], &frames[0].2] {
+            let (bytes, identities) = sealed(&[&plain[..], behind].concat());
+            let (shown, ended) = walked(&bytes, &identities);
+            assert!(shown == frames && ended.unwrap_err().to_string().contains("between zstd frames"));
+        }
+        let (bytes, identities) = sealed(&plain);
+        let start = header_length(&bytes).unwrap();
+        let pieces = plain.len().div_ceil(payload::PIECE);
+        for piece in 0..pieces {
+            let (from, authentic) = (start + piece * payload::SEALED_PIECE, before(piece * payload::PIECE));
+            // Of the first byte, and of the tag alone, without which the bytes are the right ones and nobody vouches for them.
+            for at in [from, (from + payload::SEALED_PIECE).min(bytes.len()) - 1] {
+                let mut changed = bytes.to_vec();
+                changed[at] ^= 1;
+                let (shown, ended) = walked(&changed, &identities);
+                assert!(shown == frames[..authentic] && ended.is_err(), "piece {piece}: {} frames", shown.len());
+            }
+            let (shown, ended) = walked(&bytes[..from], &identities);
+            assert!(
+                ended.is_err() && shown == frames[..before((piece.max(1) - 1) * payload::PIECE)],
+                "cut before {piece}"
+            );
+        }
+    }
+
+    /// What has been shown is let go: what is held is a frame that is not whole yet, and less than as much again.
+    #[test]
+    fn a_walk_holds_little_of_an_archive() {
+        let (plain, frames) = frames();
+        let longest = frames.iter().map(|f| f.1 as usize).max().unwrap();
+        let decoder = FrameDecoder::new().unwrap();
+        let mut held = Frames { plain: Vec::new(), at: 0, wanted: 1, decoder, decoded: Vec::new() };
+        let mut shown = 0;
+        for piece in plain.chunks(payload::PIECE) {
+            held.plain.extend_from_slice(piece);
+            held.visit(&mut |_, _, _| {
+                shown += 1;
+                Ok(())
+            })
+            .unwrap();
+            assert!(held.plain.len() < 2 * longest, "{} bytes are held", held.plain.len());
+        }
+        assert!(shown >= 7, "{shown} frames were shown before the end");
+    }
+
     #[test]
     fn a_changed_piece_is_noticed() {
         let (archive, identities, _) = archive(2);
