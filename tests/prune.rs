@@ -151,34 +151,75 @@ fn a_suspended_writer_does_not_count_on_what_may_be_gone() {
 }
 
 /// What a long run counts on may be condemned before it begins and deleted while it goes on, and the trash that says so with
-/// it: only a look at what is there tells.
+/// it: only a look at what is there tells. What is there and shorter is as good as gone.
 #[test]
-fn the_last_look_finds_index_and_refs_that_are_gone() {
-    for folder in [layout::INDEX, layout::REFS] {
-        let pruned = Pruned::new("keep_last = 1");
-        let world = &pruned.world;
-        let data = noise(1, 500_000);
-        world.snapshot(&[("a", &data)]);
-        let writer = world.writer(&world.open()).unwrap();
-        let mut stream = writer.stream("files", "a", StreamKind::Raw, None);
-        std::io::Write::write_all(&mut stream, &data).unwrap();
-        let parts = stream.finish().unwrap();
-        for key in world.keys(folder) {
-            world.storage.delete(&key).unwrap();
-        }
-        let entry = world::source_entry("files", vec![world::stream_entry("a", parts)]);
-        let draft = world::draft(writer.sequence(), vec![entry]);
-        let committed = writer.commit(draft, &world.host_key);
-        if folder == layout::REFS {
-            committed.unwrap();
-        } else {
-            let error = committed.unwrap_err();
-            assert!(matches!(error, RepositoryError::ReferencedGone { .. }), "{error}");
-            assert_eq!(pruned.sequences(), [1], "no header, no snapshot");
+fn the_last_look_finds_whatever_is_gone() {
+    for folder in [layout::ARCHIVES, layout::INDEX, layout::REFS] {
+        for shorter in [false, true] {
+            let pruned = Pruned::new("keep_last = 1");
+            let world = &pruned.world;
+            let data = noise(1, 500_000);
             world.snapshot(&[("a", &data)]);
+            let writer = world.writer(&world.open()).unwrap();
+            let mut stream = writer.stream("files", "a", StreamKind::Raw, None);
+            std::io::Write::write_all(&mut stream, &data).unwrap();
+            let parts = stream.finish().unwrap();
+            for key in world.keys(folder) {
+                let bytes = world.get(&key);
+                world.storage.delete(&key).unwrap();
+                if shorter {
+                    world.storage.put_new(&key, &bytes[..bytes.len() - 1]).unwrap();
+                }
+            }
+            let entry = world::source_entry("files", vec![world::stream_entry("a", parts)]);
+            let draft = world::draft(writer.sequence(), vec![entry]);
+            let committed = writer.commit(draft, &world.host_key);
+            let what = format!("{folder}, shorter: {shorter}");
+            if folder == layout::REFS && !shorter {
+                committed.unwrap();
+            } else {
+                let error = committed.unwrap_err();
+                // Nobody puts other bytes where some are.
+                let said = matches!(error, RepositoryError::ReferencedGone { .. }) || folder == layout::REFS;
+                assert!(said, "{what}: {error}");
+                assert_eq!(pruned.sequences(), [1], "{what}: no header, no snapshot");
+                if shorter {
+                    continue;
+                }
+                world.snapshot(&[("a", &data)]);
+            }
+            assert!(world.read(pruned.snapshots().last().unwrap())[0].1 == data, "{what}");
         }
-        assert!(world.read(pruned.snapshots().last().unwrap())[0].1 == data, "{folder}");
     }
+}
+
+/// Refs have the name that their content gives them: a run that needs what a removed snapshot needed has refs that may be
+/// condemned while it goes on, whatever else it counts on.
+#[test]
+fn the_last_look_counts_on_no_refs_that_were_condemned_meanwhile() {
+    let pruned = Pruned::new("keep_last = 1");
+    let world = &pruned.world;
+    let (data, other) = (noise(1, 500_000), noise(2, 500_000));
+    world.snapshot(&[("a", &data)]);
+    world.snapshot(&[("a", &data), ("b", &other)]);
+    pruned.pass(DAY * 8);
+    let writer = world.writer(&world.open()).unwrap();
+    let mut stream = writer.stream("files", "a", StreamKind::Raw, None);
+    std::io::Write::write_all(&mut stream, &data).unwrap();
+    let parts = stream.finish().unwrap();
+    assert!(pruned.prune().unwrap().condemned.objects > 0);
+    pruned.pass(HOUR * 19);
+    let entry = world::source_entry("files", vec![world::stream_entry("a", parts)]);
+    let draft = world::draft(writer.sequence(), vec![entry]);
+    let error = writer.commit(draft, &world.host_key).unwrap_err();
+    let RepositoryError::ReferencedGone { id } = error else { panic!("{error}") };
+    assert!(world.keys(layout::REFS).contains(&layout::refs(id)), "{id} are no refs");
+    assert_eq!(pruned.sequences(), [2], "no header, no snapshot");
+    world.snapshot(&[("a", &data)]);
+    pruned.pass(HOUR * 37);
+    pruned.prune().unwrap();
+    pruned.is_sound("stored anew");
+    assert!(world.read(pruned.snapshots().last().unwrap())[0].1 == data);
 }
 
 /// A header that comes between the plan and the deletion saves what it references.
