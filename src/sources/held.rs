@@ -4,14 +4,34 @@ use super::SourceError;
 use super::extract::Report;
 use super::streams::{StreamInfo, Streams};
 use crate::base::stream::StreamKind;
-use std::io::{self, Cursor, Read};
+use std::io::{self, Read};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-pub struct Held(Vec<(String, Vec<u8>)>);
+pub struct Held {
+    streams: Vec<(String, Vec<u8>)>,
+    read: AtomicU64,
+}
 
 impl Held {
     pub fn of(name: &str, bytes: impl Into<Vec<u8>>) -> Self {
-        Self(vec![(name.to_owned(), bytes.into())])
+        Self { streams: vec![(name.to_owned(), bytes.into())], read: AtomicU64::new(0) }
+    }
+
+    /// Bytes that were read, of all of them and however often.
+    pub fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+}
+
+/// One of them being read.
+struct Counted<'a>(&'a [u8], &'a AtomicU64);
+
+impl Read for Counted<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let n = self.0.read(out)?;
+        self.1.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
     }
 }
 
@@ -22,12 +42,12 @@ impl Streams for Held {
             kind: StreamKind::Raw,
             length: bytes.len() as u64,
         };
-        self.0.iter().map(info).collect()
+        self.streams.iter().map(info).collect()
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send + '_>> {
-        let found = self.0.iter().find(|(own, _)| own == name).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Box::new(Cursor::new(&found.1[..])))
+        let found = self.streams.iter().find(|(own, _)| own == name).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Box::new(Counted(&found.1, &self.read)))
     }
 
     fn lay_out(&self, _: &Path) -> Result<Report, SourceError> {

@@ -13,6 +13,7 @@ use crate::sources::cell::Cell;
 use crate::sources::files::proof::{Item, Restored};
 use crate::sources::proof::{Check, Proof, Prove, Trial};
 use crate::sources::run::{one_line, run};
+use crate::sources::streams::Streams;
 use serde_json::Value;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -91,15 +92,12 @@ fn config(trial: &Trial<'_>) -> Result<Check, SourceError> {
     DirBuilder::new().mode(0o755).create(&work).map_err(failed)?;
     let mut left = MOST_BYTES;
     for file in &files {
-        trial.streams.info(file.stream)?;
-        let read = trial.streams.open(file.stream).and_then(|stream| whole(stream, FILE_BYTES.min(left)));
-        let content = match read {
+        let content = match read(trial.streams, file.stream, &mut left)? {
             Ok(content) => content,
             Err(e) => {
                 return Ok(Check::failed(name, subject, "whole files", file.path.display().to_string(), e.to_string()));
             }
         };
-        left -= content.len() as u64;
         put(&work, &file.path, &content).map_err(failed)?;
     }
     let trees = Restored::of(trial.trees, None, &["env"]);
@@ -121,6 +119,14 @@ fn config(trial: &Trial<'_>) -> Result<Check, SourceError> {
     };
     let project = Project { trial, cell, work, working, files: &files, program };
     project.ask(subject)
+}
+
+/// A file of the project, of at most so many bytes as are left for all of them.
+fn read(streams: &dyn Streams, name: &str, left: &mut u64) -> Result<io::Result<Vec<u8>>, SourceError> {
+    streams.info(name)?;
+    let read = streams.open(name).and_then(|stream| whole(stream, FILE_BYTES.min(*left)));
+    *left -= read.as_ref().map_or(0, |content| content.len() as u64);
+    Ok(read)
 }
 
 /// All of a stream, which has at most `most` bytes.
@@ -394,6 +400,25 @@ fn short(id: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sources::held::Held;
+
+    /// However often the facts name one stream, and whatever they say of it.
+    #[test]
+    fn all_files_together_are_as_large_as_a_project_may_be() {
+        let held = Held::of("one", vec![b'x'; FILE_BYTES as usize - 1]);
+        let mut left = MOST_BYTES;
+        for _ in 0..MOST_BYTES / FILE_BYTES {
+            assert_eq!(read(&held, "one", &mut left).unwrap().unwrap().len() as u64, FILE_BYTES - 1);
+        }
+        assert_eq!(left, MOST_BYTES / FILE_BYTES);
+        let before = held.read();
+        assert!(read(&held, "one", &mut left).unwrap().is_err(), "there is no room for another one");
+        assert!(held.read() - before <= left + 1, "{} bytes were read", held.read() - before);
+        let mut left = MOST_BYTES;
+        let large = Held::of("one", vec![b'x'; FILE_BYTES as usize + 1]);
+        assert!(read(&large, "one", &mut left).unwrap().is_err() && left == MOST_BYTES);
+        assert!(read(&held, "another", &mut left).is_err());
+    }
 
     #[test]
     fn a_file_is_read_as_far_as_one_may_be_long() {

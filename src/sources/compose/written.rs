@@ -277,6 +277,10 @@ mod tests {
         for wrong in [0, 12, 14, u64::MAX] {
             assert!(content(&stored, "one", wrong).unwrap_err().to_string().contains("not as long as"), "{wrong}");
         }
+        // No more is read of a stream than the facts say that it has.
+        let long = Held::of("one", vec![b'x'; 1 << 20]);
+        let endless = Stored { snapshot: &snapshot, streams: &long, facts: &Value::Null };
+        assert!(content(&endless, "one", 1000).is_err() && long.read() == 1001, "{} bytes were read", long.read());
         let policy = crate::sources::compose::shop();
         for lengths in [&[MOST_BYTES + 1][..], &[5, u64::MAX], &[MOST_BYTES, 1]] {
             let files = lengths.iter().map(|bytes| file(*bytes)).collect();

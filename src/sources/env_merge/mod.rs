@@ -219,5 +219,9 @@ mod tests {
         assert!(said(&many(MAX_ALL / large.len() + 1, &large)).contains("more, or larger"));
         assert!(said(&many(MAX_FILES + 1, b"A=1\n")).contains("more, or larger"));
         assert_eq!(captured(&many(MAX_FILES, b"")).unwrap().len(), MAX_FILES);
+        // What is larger than any is left out, and counts for nothing.
+        let larger = vec![b'#'; MAX_FILE as usize + 1];
+        assert!(captured(&many(MAX_ALL / larger.len() + 2, &larger)).unwrap().is_empty());
+        assert_eq!(captured(&many(2, &large)).unwrap().len(), 2);
     }
 }

@@ -290,25 +290,11 @@ impl Git {
         mut take: impl FnMut(&[u8]) -> Result<bool, SourceError>,
     ) -> Result<(), SourceError> {
         let mut running = self.start(arguments, false).map_err(explain)?;
-        if let Some(stdout) = running.stdout() {
-            let mut reader = BufReader::new(stdout);
-            let mut record = Vec::new();
-            loop {
-                record.clear();
-                let n = (&mut reader).take(MAX_RECORD).read_until(0, &mut record).map_err(|e| self.read_error(e))?;
-                if n == 0 {
-                    break;
-                }
-                if record.last() == Some(&0) {
-                    record.pop();
-                } else if n as u64 == MAX_RECORD {
-                    return Err(SourceError::problem("git names a file by a name that is longer than any"));
-                }
-                if !take(&record)? {
-                    // Dropping it ends the command, whose status no longer matters.
-                    return Ok(());
-                }
-            }
+        if let Some(stdout) = running.stdout()
+            && !records(stdout, |e| self.read_error(e), &mut take)?
+        {
+            // Dropping it ends the command, whose status no longer matters.
+            return Ok(());
         }
         self.succeeded(running.wait())
     }
@@ -329,5 +315,59 @@ impl Git {
             })),
             Err(e) => Err(explain(e)),
         }
+    }
+}
+
+/// Hands each NUL-ended record of an output to `take`, until it says `false`; whether it never did.
+fn records(
+    output: impl Read,
+    failed: impl Fn(std::io::Error) -> SourceError,
+    take: &mut impl FnMut(&[u8]) -> Result<bool, SourceError>,
+) -> Result<bool, SourceError> {
+    let mut reader = BufReader::new(output);
+    let mut record = Vec::new();
+    loop {
+        record.clear();
+        let n = (&mut reader).take(MAX_RECORD).read_until(0, &mut record).map_err(&failed)?;
+        if n == 0 {
+            return Ok(true);
+        }
+        if record.last() == Some(&0) {
+            record.pop();
+        } else if n as u64 == MAX_RECORD {
+            return Err(SourceError::problem("git names a file by a name that is longer than any"));
+        }
+        if !take(&record)? {
+            return Ok(false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever makes a repository chooses its names, and how long they are.
+    #[test]
+    fn records_are_handed_over_one_by_one_and_none_is_longer_than_any_name() {
+        let seen = |mut output: &[u8], most: usize| {
+            let mut seen = Vec::new();
+            let all = records(&mut output, |e| SourceError::problem(e.to_string()), &mut |record| {
+                seen.push(record.to_vec());
+                Ok(seen.len() < most)
+            });
+            all.map(|all| (all, seen)).map_err(|e| e.to_string())
+        };
+        let three = [b"a b".to_vec(), Vec::new(), b"c\nd".to_vec()];
+        assert_eq!(seen(b"a b\0\0c\nd\0", 9), Ok((true, three.to_vec())));
+        assert_eq!(seen(b"a b\0\0c\nd", 9), Ok((true, three.to_vec())), "the last one need not end");
+        assert_eq!(seen(b"a b\0\0c\nd\0", 2), Ok((false, three[..2].to_vec())));
+        assert_eq!(seen(b"", 9), Ok((true, Vec::new())));
+        let longest = [vec![b'x'; MAX_RECORD as usize - 1], vec![0]].concat();
+        assert_eq!(seen(&longest, 9).unwrap().1, [&longest[..longest.len() - 1]]);
+        let mut endless = std::io::repeat(b'x').take(MAX_RECORD * 3);
+        let failed = |e: std::io::Error| SourceError::problem(e.to_string());
+        let said = records(&mut endless, failed, &mut |_| Ok(true)).unwrap_err().to_string();
+        assert!(said.contains("longer than any") && endless.limit() > MAX_RECORD, "{said}, {}", endless.limit());
     }
 }
