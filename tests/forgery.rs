@@ -25,7 +25,7 @@ use lifeboat::repository::{RepositoryError, layout};
 use lifeboat::storage::StorageKey;
 use rigged::Rigged;
 use serde_json::{Value, json};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use world::{DEEP, OBJECTS, READ_DATA, World, host, noise};
 
@@ -994,6 +994,82 @@ fn bombs_stay_small() {
     }
     println!("before refs: {} KiB", peak_kib());
     assert!(peak_kib() < 256 << 10, "{} KiB", peak_kib());
+}
+
+/// A long stream; one with a few bytes out of each of many frames; and streams of single bytes that a few lists make up, in
+/// one frame and in two by turns: what is read ahead of whoever takes his time has bounds. In a process of its own.
+#[test]
+fn what_is_read_ahead_stays_small_however_a_stream_is_cut() {
+    if std::env::var_os("LIFEBOAT_TEST_AHEAD").is_none() {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "what_is_read_ahead_stays_small_however_a_stream_is_cut", "--nocapture"])
+            .env("LIFEBOAT_TEST_AHEAD", "1")
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+        return;
+    }
+    const FRAMES: usize = 150;
+    let world = World::memory();
+    let key = world.host_key.chunk_id_key();
+    let writer = world.writer(&world.open()).unwrap();
+    let mut stream = writer.stream("files", "long", StreamKind::Tar, None);
+    let mut chunk = |bytes: &[u8]| {
+        stream.write_all(bytes).unwrap();
+        stream.end_chunk().unwrap();
+        (key.id(bytes), bytes.len() as u64)
+    };
+    let letters: Vec<u8> = noise(1, 4096).iter().map(|b| b'a' + b % 16).collect();
+    let mut text = letters.repeat(244);
+    let (a, mut few) = (chunk(b"a"), Vec::new());
+    for n in 0..FRAMES {
+        for (at, page) in text.chunks_mut(4096).enumerate() {
+            page[..8].copy_from_slice(format!("{n:04}{at:04}").as_bytes());
+        }
+        chunk(&text);
+        few.push(chunk(format!("few {n:04}").as_bytes()));
+    }
+    let b = chunk(b"b");
+    // Three lists deep, each too short to be cut.
+    let mut millions = |mut two: [(ChunkId, u64); 2]| {
+        for _ in 0..3 {
+            let list = two.map(|(id, n)| [&id.0[..], &n.to_le_bytes()].concat()).concat().repeat(100);
+            two = [(chunk(&list).0, two[0].1 * 200); 2];
+        }
+        vec![two[0]; 3]
+    };
+    let (alike, turns) = (millions([a, a]), millions([a, b]));
+    let long = world::stream_entry("long", stream.finish().unwrap());
+    let tree = |name: &str, depth, root: Vec<(ChunkId, u64)>| StreamEntry {
+        name: name.parse().unwrap(),
+        length: root.iter().map(|(_, n)| n).sum(),
+        sha256: None,
+        ids: IdsTree { depth, root },
+        ..long.clone()
+    };
+    let entries = vec![long.clone(), tree("few", 0, few), tree("alike", 3, alike), tree("turns", 3, turns)];
+    let draft = world::draft(writer.sequence(), vec![world::source_entry("files", entries)]);
+    writer.commit(draft, &world.host_key).unwrap();
+    let before = peak_kib();
+    let reader = world.reader(&newest(&world));
+    let source = &reader.manifest.sources[0];
+    for stream in &source.streams {
+        let mut bytes = reader.stream(source, stream, 0).unwrap();
+        let mut some = [0; 1000];
+        bytes.read_exact(&mut some).unwrap();
+        // What can come meanwhile has come.
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        println!("{}: {} KiB, before {before} KiB", stream.name, peak_kib());
+        assert!(peak_kib() < before.max(64 << 10) + (64 << 10), "{}: {} KiB, {before}", stream.name, peak_kib());
+        let expected = match stream.name.as_str() {
+            "long" => [b"a00000000", &text[8..999]].concat(),
+            "few" => (0..125).flat_map(|n| format!("few {n:04}").into_bytes()).collect(),
+            "alike" => vec![b'a'; 1000],
+            _ => b"ab".repeat(500),
+        };
+        assert_eq!(String::from_utf8_lossy(&some), String::from_utf8_lossy(&expected), "{}", stream.name);
+    }
 }
 
 fn recipient(world: &World) -> age::x25519::Recipient {

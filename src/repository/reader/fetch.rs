@@ -24,9 +24,14 @@ pub(super) struct Run {
 }
 
 impl Run {
+    /// What a chunk of this length counts.
+    pub fn weight_of(length: u32) -> usize {
+        CHUNK_WEIGHT + length as usize
+    }
+
     /// What it counts while it is on its way: its plain bytes, and what goes with any of them.
     pub fn weight(&self) -> usize {
-        RUN_WEIGHT + self.chunks.iter().map(|(_, _, length)| CHUNK_WEIGHT + *length as usize).sum::<usize>()
+        RUN_WEIGHT + self.chunks.iter().map(|(_, _, length)| Self::weight_of(*length)).sum::<usize>()
     }
 }
 

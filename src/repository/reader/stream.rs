@@ -108,19 +108,20 @@ impl StreamReader<'_> {
         Ok(Some((id, location)))
     }
 
-    /// The next chunks that lie in one frame.
+    /// The next chunks that lie in one frame: so many that they weigh no more than the longest chunk, for they may be the
+    /// same few bytes again and again.
     fn next_run(&mut self) -> Result<Option<Run>, RepositoryError> {
         let Some((id, first)) = self.next_chunk()? else { return Ok(None) };
         let frame = (first.frame_offset, first.frame_length);
         let mut run = Run { archive: first.archive, frame, chunks: vec![(id, first.offset, first.length)] };
-        let mut bytes = first.length as usize;
+        let mut weight = run.weight();
         while let Some((id, location)) = self.next_chunk()? {
             let same = location.archive == run.archive && (location.frame_offset, location.frame_length) == frame;
-            if !same || bytes + location.length as usize > limits::CHUNK {
+            if !same || weight + Run::weight_of(location.length) > limits::CHUNK {
                 self.peeked = Some((id, location));
                 break;
             }
-            bytes += location.length as usize;
+            weight += Run::weight_of(location.length);
             run.chunks.push((id, location.offset, location.length));
         }
         Ok(Some(run))
