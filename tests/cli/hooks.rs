@@ -1,10 +1,10 @@
 //! The policy's hooks around a snapshot: what they are told, and what becomes of the run where one fails, hangs, or is killed.
 
-use crate::world::{CANARY, World};
+use crate::world::{CANARY, Ran, World};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::path::Path;
-use std::process::Child;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Each hook writes what it is told, a line each.
@@ -37,6 +37,20 @@ fn wait_for(path: &Path) {
 
 fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+/// What a hook makes is as it would be without Lifeboat; what Lifeboat makes, and the tools that it runs, is its account's
+/// alone: no single file need think of it.
+#[test]
+fn a_hook_has_the_mask_that_was_given_and_lifeboat_its_own() {
+    let world = world("before_snapshot = ['umask > ../given; grep Umask: /proc/$PPID/status > ../own']");
+    let plain = world.command(&["snapshot"]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "umask 013; exec \"$@\"", "sh"]).arg(plain.get_program()).args(plain.get_args());
+    shell.env_clear().env("HOME", world.dir.path()).env("PATH", std::env::var_os("PATH").unwrap());
+    Ran::from(shell.current_dir(world.dir.path()).stdin(Stdio::null()).output().unwrap()).exits(0);
+    let read = |name: &str| fs::read_to_string(world.path(name)).unwrap();
+    assert_eq!((read("given").trim(), read("own").trim()), ("0013", "Umask:\t0077"));
 }
 
 #[test]
