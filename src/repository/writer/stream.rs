@@ -122,7 +122,8 @@ impl<'a> StreamWriter<'a> {
 
     /// The length of the first chunk of `bytes`, which is cut off. None where `bytes` are not the piece's last and do not tell.
     fn cut(&mut self, bytes: &[u8], is_last: bool) -> io::Result<Option<usize>> {
-        let is_ahead = self.expected.last().is_some_and(|(_, length)| bytes.len() < *length as usize);
+        let max = self.chunker.max();
+        let is_ahead = self.expected.last().is_some_and(|(_, length)| bytes.len() < max.min(*length as usize));
         if bytes.is_empty() || is_ahead && !is_last {
             return Ok(None);
         }
