@@ -108,6 +108,7 @@ impl Session {
             host: reading.host.as_deref().map(|text| argument("--host", text)).transpose()?,
             remembered: true,
             purpose: Purpose::Look,
+            read_only: false,
         })
     }
 
@@ -134,7 +135,7 @@ impl Session {
     }
 
     pub fn open_as(&self, request: &AccessRequest) -> Result<Access, Failure> {
-        let access = Access::open(&self.installation, request)?;
+        let access = Access::open(&self.installation, &AccessRequest { read_only: true, ..request.clone() })?;
         access.alarms.iter().for_each(|alarm| self.out.alarm(&format!("ALARM: {alarm}")));
         access.notices.iter().for_each(|notice| self.out.alarm(notice));
         for problem in &access.chain.problems {

@@ -50,6 +50,7 @@ pub mod probe;
 pub mod prune;
 pub mod recover;
 pub mod repair;
+pub mod reserve;
 pub mod restore;
 pub mod rollback;
 pub mod runner;

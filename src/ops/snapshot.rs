@@ -16,6 +16,7 @@ use crate::base::time::compact;
 use crate::ops::access::{Access, AccessRequest, Installation, host_name};
 use crate::ops::copy::{self, CopyOutcome, CopyRequest};
 use crate::ops::foresight::Purpose;
+use crate::ops::reserve;
 use crate::ops::transaction;
 use crate::ops::{OpsError, Run, probe};
 use crate::pipeline::crypt::{Recipients, object_id};
@@ -260,6 +261,7 @@ fn captured(
     let (kept, proved) = parallel::both(|| memo.commit(), || prove(&access, &committed));
     proved?;
     kept.ok_or(RepositoryError::Worker)??;
+    reserve::keep(&installation.state_dir);
     for (name, facts) in &keep {
         let source = wanted.iter().find(|s| s.name() == name);
         if let Some(Err(e)) = source.map(|s| s.keep(&committed.header.id, facts, &run.cancel))

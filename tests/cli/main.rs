@@ -16,4 +16,5 @@ mod revoke;
 mod setup;
 mod signals;
 mod thief;
+mod unwritable;
 mod world;

@@ -95,7 +95,8 @@ fn repository(
     };
     let ask = {
         let (installation, host, run) = (installation.clone(), host.clone(), run.clone());
-        let request = AccessRequest { remembered: true, host: Some(host.clone()), ..AccessRequest::of(policy) };
+        let request =
+            AccessRequest { remembered: true, read_only: true, host: Some(host.clone()), ..AccessRequest::of(policy) };
         move || -> Result<(RepositorySight, RepositoryId, Arc<dyn Storage>), OpsError> {
             let access = Access::open(&installation, &request)?;
             let seen = seen(&access, &host, &run)?;

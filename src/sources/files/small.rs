@@ -52,7 +52,7 @@ impl TreeStream<'_> {
             self.expect(known, true)?;
         }
         let prints = prints(group);
-        let parts = other.filter(|_| may_reuse).and_then(Parts::of);
+        let parts = other.filter(|other| may_reuse && self.is_cut_so(other)).and_then(Parts::of);
         let mut lengths = Vec::with_capacity(group.len());
         let (mut stable, mut at_cut) = (complete, true);
         while lengths.len() < group.len() {
