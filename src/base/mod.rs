@@ -8,6 +8,7 @@ pub mod events;
 pub mod fuzz;
 pub mod html;
 pub mod ids;
+pub mod patient;
 pub mod secret;
 pub mod shell;
 pub mod stream;

@@ -3,6 +3,7 @@
 
 use crate::base::cancel::Cancel;
 use crate::base::ids::{ObjectId, Sequence};
+use crate::base::patient;
 use crate::base::shell::shell_word;
 use crate::base::uptime::Uptime;
 use crate::cli::args::{Global, Reading};
@@ -154,8 +155,8 @@ impl Session {
         }
         self.progress.finish();
         let mut answer = String::new();
-        let asked = write!(io::stderr(), "This will {}. Go on? [y/N] ", printable(what));
-        asked.and_then(|()| io::stdin().read_line(&mut answer)).map_err(|e| Failure::new(Exit::Failed, e))?;
+        let asked = write!(patient::stderr(), "This will {}. Go on? [y/N] ", printable(what));
+        asked.and_then(|()| patient::read_line(&mut answer)).map_err(|e| Failure::new(Exit::Failed, e))?;
         match answer.trim() {
             "y" | "Y" | "yes" => Ok(()),
             _ => Err(Failure::usage("not confirmed", "nothing was changed")),
@@ -176,8 +177,8 @@ impl Session {
         }
         self.progress.finish();
         let mut answer = String::new();
-        let asked = write!(io::stderr(), "This will {}. Write {name:?} to go on: ", printable(what));
-        asked.and_then(|()| io::stdin().read_line(&mut answer)).map_err(|e| Failure::new(Exit::Failed, e))?;
+        let asked = write!(patient::stderr(), "This will {}. Write {name:?} to go on: ", printable(what));
+        asked.and_then(|()| patient::read_line(&mut answer)).map_err(|e| Failure::new(Exit::Failed, e))?;
         if answer.trim() == name { Ok(()) } else { Err(Failure::usage("not confirmed", "nothing was changed")) }
     }
 
@@ -188,8 +189,8 @@ impl Session {
         }
         self.progress.finish();
         let mut answer = String::new();
-        let asked = write!(io::stderr(), "{question}");
-        asked.and_then(|()| io::stdin().read_line(&mut answer)).map_err(|e| Failure::new(Exit::Failed, e))?;
+        let asked = write!(patient::stderr(), "{question}");
+        asked.and_then(|()| patient::read_line(&mut answer)).map_err(|e| Failure::new(Exit::Failed, e))?;
         Ok(answer.trim().to_owned())
     }
 

@@ -6,7 +6,7 @@
 use crate::base::cancel::Cancel;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -30,7 +30,7 @@ pub fn listen(cancel: Cancel) -> io::Result<()> {
         for signal in signals.forever() {
             if cancel.signal().is_some() {
                 if cancel.is_held() {
-                    eprintln!("what was begun is being put back; that is not cut off");
+                    tell("what was begun is being put back; that is not cut off");
                     continue;
                 }
                 signal_hook::low_level::exit(128 + signal);
@@ -45,10 +45,15 @@ pub fn listen(cancel: Cancel) -> io::Result<()> {
                 }
                 // What held it ends by itself a moment later.
                 thread::sleep(TICK * 20);
-                eprintln!("error: the run did not stop in time and was cut off");
+                tell("error: the run did not stop in time and was cut off");
                 signal_hook::low_level::exit(128 + signal);
             });
         }
     })?;
     Ok(())
+}
+
+/// Says it on standard error, and waits for no reader: the end of the process does not depend on one.
+fn tell(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }

@@ -11,6 +11,7 @@ mod hooks;
 mod journey;
 mod kit;
 mod output;
+mod patient;
 mod prune;
 mod revoke;
 mod setup;

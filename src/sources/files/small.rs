@@ -202,7 +202,7 @@ impl TreeStream<'_> {
 /// An open file's extended attributes.
 pub(super) fn attributes(path: &Path, opened: &Opened) -> Result<Xattrs, SourceError> {
     let mut found = xattr::of_file(&opened.file).map_err(|e| file_error("read extended attributes of", path, e))?;
-    found.extend(xattr::flags(opened.file.as_fd(), None));
+    found.extend(xattr::flags(opened.file.as_fd(), None).map_err(|e| file_error("read the flags of", path, e))?);
     Ok(found)
 }
 
