@@ -502,6 +502,26 @@ mod tests {
         assert!(book.unfinished().unwrap().is_empty());
     }
 
+    /// A run by hand that is at work says nothing of how those by hand came out that were long ago.
+    #[test]
+    fn what_came_out_last_is_what_has_ended_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut book = Book::open(dir.path()).unwrap();
+        let policy: PolicyName = "shop".parse().unwrap();
+        let mut ran = |at: &str, slot: Option<&str>, outcome: Option<&'static str>| {
+            let id = book.begin(&begin(What::Snapshot, at, slot)).unwrap();
+            if let Some(outcome) = outcome {
+                book.end(id, &end(outcome), at.parse().unwrap()).unwrap();
+            }
+            id
+        };
+        ran("2026-08-01T00:00:00Z", None, Some("done"));
+        let failed = ran("2026-11-21T02:00:00Z", Some("2026-11-21T02:00:00Z"), Some("failed"));
+        ran("2026-11-21T02:30:00Z", None, None);
+        let came_out = book.came_out(&policy, What::Snapshot).unwrap().unwrap();
+        assert_eq!((came_out.id, came_out.outcome()), (failed, Some("failed")));
+    }
+
     #[test]
     fn slots_only_get_later_but_a_wrong_clock_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
