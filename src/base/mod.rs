@@ -12,6 +12,7 @@ pub mod patient;
 pub mod secret;
 pub mod shell;
 pub mod stream;
+pub mod threads;
 pub mod time;
 pub mod umask;
 pub mod units;
