@@ -20,8 +20,22 @@ sweeps=(
     'engine     rollback  restart::the_engine_dies_and_starts_nothing_by_itself'
     'engine-up  rollback  restart::the_engine_dies_and_starts_again_what_ran'
     'restore    inplace   crash::'
-    'faults     faults    sweep'
-    'hostile    hostile   sweep'
+    'snapshot   faults    sweep_of_a_snapshot'
+    'restores   faults    sweep_of_a_restore'
+    'prune      faults    sweep_of_a_prune'
+    'index      faults    sweep_of_an_index_repair'
+    'inplace    faults    inplace::'
+    'power      faults    power::'
+    'limits     faults    limits::'
+    'short      faults    short::'
+    'readonly   faults    readonly::'
+    'servers    faults    servers::'
+    'verify     faults    verify::'
+    'prune-kill prune     killed_at_any_step'
+    'kill       crash     the_command_killed'
+    'copy       copy      killed_at_any_put'
+    'race       hostile   race::'
+    'bombs      hostile   bombs::'
     'parsers    lib       sweep_'
 )
 
@@ -57,7 +71,7 @@ for line in "${sweeps[@]}"; do
     cargo test --locked --quiet "${profile[@]}" "${target[@]}" --no-run >"$log" 2>&1 || status=$?
     [ "$status" != 0 ] || timeout -k 20 "${SWEEP_LIMIT:-3600}" cargo test --locked --quiet "${profile[@]}" "${target[@]}" -- \
         --nocapture --test-threads 1 "$test" >"$log" 2>&1 || status=$?
-    counts=$(grep -E '^[0-9]+ cases|: [0-9]+ pending' "$log" | tr '\n' ';' | sed 's/;$//; s/;/; /g' || true)
+    counts=$(grep -E '^[0-9]+ cases|^cases of|: [0-9]+ pending' "$log" | tr '\n' ';' | sed 's/;$//; s/;/; /g' || true)
     # A name that no test has any more sweeps nothing.
     ran=$(sed -nE 's/^test result: .* ([0-9]+) passed; ([0-9]+) failed.*/\1 \2/p' "$log" | awk '{ n += $1 + $2 } END { print n + 0 }')
     [ "$ran" -gt 0 ] || status=1

@@ -540,9 +540,9 @@ fn helper_process() {
     fs::create_dir(&to).unwrap();
     let options = Options { privileged: true, owners: true, overwrite: false };
     let mut extractor = Extractor::new(&to, options, &Cancel::new()).unwrap();
-    extractor.extract(fs::File::open(dir.join("t.tar")).unwrap()).unwrap();
-    for said in said(&extractor.finish().unwrap()) {
-        println!("said {said}");
+    match extractor.extract(fs::File::open(dir.join("t.tar")).unwrap()).and_then(|()| extractor.finish()) {
+        Ok(report) => said(&report).iter().for_each(|said| println!("said {said}")),
+        Err(e) => println!("failed: {e}: {:?}", std::error::Error::source(&e).map(ToString::to_string)),
     }
 }
 
@@ -610,16 +610,43 @@ fn an_ordinary_user_gets_what_he_may_have_and_is_told_the_rest() {
 
 /// A tar of hard links to a file of 100 KB, extracted where there are none.
 fn without_hard_links(tar: Vec<u8>) -> (tempfile::TempDir, PathBuf, String) {
+    extracted_under(tar, &["linkat:error=EPERM"])
+}
+
+/// A tar, extracted while each of these faults is injected.
+fn extracted_under(tar: Vec<u8>, faults: &[&str]) -> (tempfile::TempDir, PathBuf, String) {
     let (guard, dir) = scratch();
     fs::write(dir.join("t.tar"), tar).unwrap();
     let log = dir.join("log");
-    let said = helper(
-        &["strace", "-f", "-o", text(&log), "-e", "trace=linkat", "-e", "inject=linkat:error=EPERM"],
-        "to",
-        &dir,
-    );
-    assert!(fs::read_to_string(&log).unwrap().contains("(INJECTED)"), "the fault was not injected");
+    let calls: Vec<&str> = faults.iter().map(|fault| fault.split(':').next().unwrap()).collect();
+    let trace = format!("trace={}", calls.join(","));
+    let injected: Vec<String> = faults.iter().map(|fault| format!("inject={fault}")).collect();
+    let mut wrapper = vec!["strace", "-f", "-o", text(&log), "-e", &trace];
+    wrapper.extend(injected.iter().flat_map(|inject| ["-e", inject]));
+    let said = helper(&wrapper, "to", &dir);
+    let log = fs::read_to_string(&log).unwrap();
+    for call in calls {
+        let hit = |line: &str| line.contains(&format!("{call}(")) && line.contains("(INJECTED)");
+        assert!(log.lines().any(hit), "no fault of {call} was injected");
+    }
     (guard, dir.join("to"), said)
+}
+
+/// Where the data of a file lies may not be to be had: a copy is then made without, or not at all, and never of zeros.
+#[test]
+fn a_copy_instead_of_a_hard_link_is_whole_or_not_there() {
+    let content: Vec<u8> = (0..100_000u32).map(|n| (n % 251) as u8).collect();
+    let tar = Hostile::default().file(b"a", &content).hardlink(b"b", b"a").end();
+    for unknown in ["EINVAL", "EOPNOTSUPP"] {
+        let faults = ["linkat:error=EPERM", &format!("lseek:error={unknown}")];
+        let (_guard, to, said) = extracted_under(tar.clone(), &faults);
+        assert!(said.contains("said Metadata b: a copy of a, not a hard link: "), "{said}");
+        assert!(fs::read(to.join("b")).unwrap() == content, "{unknown}: {said}");
+    }
+    let (_guard, to, said) = extracted_under(tar, &["linkat:error=EPERM", "lseek:error=EIO"]);
+    assert!(said.contains("failed: copy, as there are no hard links, b"), "{said}");
+    assert!(said.contains("Input/output error"), "{said}");
+    assert!(!to.join("b").exists() && fs::read(to.join("a")).unwrap() == content, "{said}");
 }
 
 #[test]

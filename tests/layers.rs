@@ -50,6 +50,25 @@ fn the_crate_keeps_its_layers() {
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
 }
 
+/// One that cannot be begun is an error, and where it is begun otherwise it is a panic.
+#[test]
+fn threads_are_begun_in_one_place() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut faults = Vec::new();
+    for file in rust_files(&src) {
+        let name = file.strip_prefix(&src).unwrap().to_str().unwrap().to_owned();
+        // Files of tests alone; what they begin is theirs.
+        if name == "base/threads.rs" || name.ends_with("sweep.rs") || name.ends_with("tests.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        let own = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let ways = ["thread::spawn(", "scope.spawn(", "thread::Builder", "spawn_scoped("];
+        faults.extend(ways.iter().filter(|way| own.contains(**way)).map(|way| format!("src/{name}: {way}…)")));
+    }
+    assert!(faults.is_empty(), "base::threads has the ways:\n{}\n", faults.join("\n"));
+}
+
 fn rust_files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {

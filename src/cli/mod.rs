@@ -18,6 +18,7 @@ mod session;
 mod signals;
 
 use crate::base::cancel::Cancel;
+use crate::base::patient;
 use crate::base::umask;
 use crate::ops::transaction::helper;
 use args::{Cli, ColorWhen, Command, KeysCommand, NotifyCommand, PolicyCommand, RepairCommand};
@@ -27,7 +28,7 @@ use exit::{Exit, Failure};
 use output::{colour_wanted, report_failure, write_out};
 use session::Session;
 use std::ffi::OsString;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use tracing_subscriber::EnvFilter;
 
 /// Runs the command of `arguments` (the program's name first) and returns the exit code.
@@ -114,7 +115,7 @@ fn parse(arguments: &[OsString]) -> Result<Cli, Exit> {
     }
     if !says("--json") {
         // A terminal that went away has no use for this either.
-        let _ = error.print();
+        let _ = write!(patient::stderr(), "{}", rendered(&error, colour, io::stderr().is_terminal()));
         return Err(Exit::Usage);
     }
     let text = error.to_string();
@@ -124,15 +125,20 @@ fn parse(arguments: &[OsString]) -> Result<Cli, Exit> {
     Err(Exit::Usage)
 }
 
-/// Prints help or the version, without the blanks that clap leaves at the ends of lines.
-fn help(error: &clap::Error, colour: ColorChoice) -> Exit {
+/// What clap has to say, for a stream that is a terminal or none.
+fn rendered(error: &clap::Error, colour: ColorChoice, is_terminal: bool) -> String {
     let when = match colour {
         ColorChoice::Always => ColorWhen::Always,
         ColorChoice::Never => ColorWhen::Never,
         ColorChoice::Auto => ColorWhen::Auto,
     };
     let text = error.render();
-    let text = if colour_wanted(when, io::stdout().is_terminal()) { text.ansi().to_string() } else { text.to_string() };
+    if colour_wanted(when, is_terminal) { text.ansi().to_string() } else { text.to_string() }
+}
+
+/// Prints help or the version, without the blanks that clap leaves at the ends of lines.
+fn help(error: &clap::Error, colour: ColorChoice) -> Exit {
+    let text = rendered(error, colour, io::stdout().is_terminal());
     let lines: String = text.lines().map(|line| format!("{}\n", line.trim_end())).collect();
     match write_out(lines.as_bytes()) {
         Ok(()) => Exit::Done,

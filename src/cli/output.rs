@@ -1,8 +1,9 @@
 //! What goes to standard output: text for people, or one JSON document.
 //!
 //! Invariants: nothing that came from a repository, a policy or a file name reaches a terminal with its control
-//! characters; a reader that goes away (`lifeboat list | head`) ends the command quietly.
+//! characters; a reader that goes away (`lifeboat list | head`) ends the command quietly, one that is slow is waited for.
 
+use crate::base::patient::{self, Patient};
 use crate::base::time::relative;
 use crate::cli::args::{ColorWhen, Global};
 use crate::cli::exit::{Exit, Failure};
@@ -95,7 +96,7 @@ impl Output {
         self.alarms().push(text.to_owned());
         let label = if self.colour_err { paint(Paint::Yellow, "warning:") } else { "warning:".to_owned() };
         // Nobody is left to tell when standard error is gone.
-        let _ = writeln!(io::stderr().lock(), "{label} {}", printable(text));
+        let _ = writeln!(patient::stderr(), "{label} {}", printable(text));
     }
 
     /// What has been said by [`Output::alarm`] so far.
@@ -115,7 +116,7 @@ impl Output {
 
     /// A document whose list is too long to hold: its items are written as they come.
     pub fn stream(&self, field: &'static str) -> Result<Stream<'_>, Failure> {
-        let mut out = BufWriter::new(io::stdout());
+        let mut out = BufWriter::new(patient::stdout());
         let head = envelope_head(self.command);
         let text = serde_json::to_string(&head).map_err(|e| Failure::new(Exit::Failed, e))?;
         write!(out, "{},\"{field}\":[", text.trim_end_matches('}')).map_err(out_failure)?;
@@ -167,7 +168,7 @@ pub fn local(t: DateTime<Utc>) -> String {
 /// Writes the items of a streamed document, one a line.
 pub struct Stream<'a> {
     output: &'a Output,
-    out: BufWriter<io::Stdout>,
+    out: BufWriter<Patient<io::Stdout>>,
     first: bool,
 }
 
@@ -225,7 +226,7 @@ pub fn report_failure(failure: &Failure, json: Option<(&str, &[String])>, colour
     }
     let text = printable_lines(&failure.to_string());
     let text = if colour { text.replacen("error:", &paint(Paint::Red, "error:"), 1) } else { text };
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(patient::stderr(), "{text}");
     if let Some((command, warnings)) = json {
         let body = serde_json::json!({ "error": failure.to_json() });
         let _ = write_out(envelope(command, failure.kind, warnings, body).as_bytes());
@@ -234,7 +235,7 @@ pub fn report_failure(failure: &Failure, json: Option<(&str, &[String])>, colour
 
 /// Writes to standard output. A reader that went away is a silent end, anything else a failure.
 pub fn write_out(bytes: &[u8]) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
+    let mut out = patient::stdout();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(out_failure)
 }
 

@@ -2,6 +2,7 @@
 
 use crate::base::events::{Event, Events};
 use crate::base::ids::SourceName;
+use crate::base::patient;
 use crate::base::units::{human_duration, human_size};
 use crate::cli::args::Global;
 use crate::cli::output::printable;
@@ -83,7 +84,7 @@ impl Progress {
         match self.0.mode {
             Mode::Silent => {}
             Mode::Lines { .. } => {
-                let _ = writeln!(io::stderr().lock(), "{}", printable(text));
+                let _ = writeln!(patient::stderr(), "{}", printable(text));
             }
             Mode::Bars => {
                 let _ = self.0.bars.println(printable(text));
@@ -155,11 +156,11 @@ pub struct LogWriter(Progress);
 
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.0.bars.suspend(|| io::stderr().lock().write_all(bytes))?;
+        self.0.0.bars.suspend(|| patient::stderr().write_all(bytes))?;
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        patient::stderr().flush()
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::base::cancel::Cancel;
 use crate::base::ids::{ObjectId, Sequence};
+use crate::base::patient;
 use crate::base::shell::shell_word;
 use crate::base::uptime::Uptime;
 use crate::cli::args::{Global, Reading};
@@ -108,6 +109,7 @@ impl Session {
             host: reading.host.as_deref().map(|text| argument("--host", text)).transpose()?,
             remembered: true,
             purpose: Purpose::Look,
+            read_only: false,
         })
     }
 
@@ -134,7 +136,7 @@ impl Session {
     }
 
     pub fn open_as(&self, request: &AccessRequest) -> Result<Access, Failure> {
-        let access = Access::open(&self.installation, request)?;
+        let access = Access::open(&self.installation, &AccessRequest { read_only: true, ..request.clone() })?;
         access.alarms.iter().for_each(|alarm| self.out.alarm(&format!("ALARM: {alarm}")));
         access.notices.iter().for_each(|notice| self.out.alarm(notice));
         for problem in &access.chain.problems {
@@ -153,8 +155,8 @@ impl Session {
         }
         self.progress.finish();
         let mut answer = String::new();
-        let asked = write!(io::stderr(), "This will {}. Go on? [y/N] ", printable(what));
-        asked.and_then(|()| io::stdin().read_line(&mut answer)).map_err(|e| Failure::new(Exit::Failed, e))?;
+        let asked = write!(patient::stderr(), "This will {}. Go on? [y/N] ", printable(what));
+        asked.and_then(|()| patient::read_line(&mut answer)).map_err(|e| Failure::new(Exit::Failed, e))?;
         match answer.trim() {
             "y" | "Y" | "yes" => Ok(()),
             _ => Err(Failure::usage("not confirmed", "nothing was changed")),
@@ -175,8 +177,8 @@ impl Session {
         }
         self.progress.finish();
         let mut answer = String::new();
-        let asked = write!(io::stderr(), "This will {}. Write {name:?} to go on: ", printable(what));
-        asked.and_then(|()| io::stdin().read_line(&mut answer)).map_err(|e| Failure::new(Exit::Failed, e))?;
+        let asked = write!(patient::stderr(), "This will {}. Write {name:?} to go on: ", printable(what));
+        asked.and_then(|()| patient::read_line(&mut answer)).map_err(|e| Failure::new(Exit::Failed, e))?;
         if answer.trim() == name { Ok(()) } else { Err(Failure::usage("not confirmed", "nothing was changed")) }
     }
 
@@ -187,8 +189,8 @@ impl Session {
         }
         self.progress.finish();
         let mut answer = String::new();
-        let asked = write!(io::stderr(), "{question}");
-        asked.and_then(|()| io::stdin().read_line(&mut answer)).map_err(|e| Failure::new(Exit::Failed, e))?;
+        let asked = write!(patient::stderr(), "{question}");
+        asked.and_then(|()| patient::read_line(&mut answer)).map_err(|e| Failure::new(Exit::Failed, e))?;
         Ok(answer.trim().to_owned())
     }
 

@@ -4,9 +4,10 @@
 //! which a repository is written allows that at any instant.
 
 use crate::base::cancel::Cancel;
+use crate::base::threads;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -26,29 +27,40 @@ pub fn outlive_limits() {
 /// Raises `cancel` on the first signal, from a thread of its own.
 pub fn listen(cancel: Cancel) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    thread::Builder::new().name("signals".into()).spawn(move || {
+    let heard = threads::begin(move || {
         for signal in signals.forever() {
             if cancel.signal().is_some() {
                 if cancel.is_held() {
-                    eprintln!("what was begun is being put back; that is not cut off");
+                    tell("what was begun is being put back; that is not cut off");
                     continue;
                 }
                 signal_hook::low_level::exit(128 + signal);
             }
             cancel.raise(signal);
-            let cancel = cancel.clone();
-            thread::spawn(move || {
-                thread::sleep(PATIENCE);
-                // A transaction that was begun is taken back first, however long that takes.
-                while cancel.is_held() {
-                    thread::sleep(TICK);
-                }
-                // What held it ends by itself a moment later.
-                thread::sleep(TICK * 20);
-                eprintln!("error: the run did not stop in time and was cut off");
-                signal_hook::low_level::exit(128 + signal);
-            });
+            let own = cancel.clone();
+            if threads::begin(move || cut_off(&own, signal)).is_err() {
+                // A second signal is not heard then; this one is.
+                cut_off(&cancel, signal);
+            }
         }
-    })?;
-    Ok(())
+    });
+    heard.map(drop).map_err(io::Error::other)
+}
+
+/// Ends the process, unless it ends by itself before.
+fn cut_off(cancel: &Cancel, signal: i32) {
+    thread::sleep(PATIENCE);
+    // A transaction that was begun is taken back first, however long that takes.
+    while cancel.is_held() {
+        thread::sleep(TICK);
+    }
+    // What held it ends by itself a moment later.
+    thread::sleep(TICK * 20);
+    tell("error: the run did not stop in time and was cut off");
+    signal_hook::low_level::exit(128 + signal);
+}
+
+/// Says it on standard error, and waits for no reader: the end of the process does not depend on one.
+fn tell(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }

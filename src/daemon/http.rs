@@ -7,6 +7,7 @@
 use super::board::Board;
 use super::desk::{Desk, Seen};
 use super::page::{self, STYLE_HASH};
+use crate::base::threads;
 use crate::ops::OpsError;
 use crate::ops::status::{Level, Ran, metrics};
 use crate::repository::chain::full_text;
@@ -26,7 +27,6 @@ use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -67,7 +67,7 @@ pub fn answer(listener: TcpListener, board: Arc<Board>) -> Result<(), OpsError> 
             }
         });
     };
-    thread::Builder::new().name("http".to_owned()).spawn(serve).map(drop).map_err(failed)
+    Ok(threads::begin(serve).map(drop)?)
 }
 
 async fn accept(listener: tokio::net::TcpListener, board: Arc<Board>) {

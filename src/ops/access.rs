@@ -8,7 +8,7 @@ use crate::ops::{OpsError, Run};
 use crate::pipeline::crypt::Identities;
 use crate::policy::Policy;
 use crate::policy::model::RepositoryUrl;
-use crate::repository::chain::{Chain, Snapshot, resolve, rolled_back};
+use crate::repository::chain::{Chain, Snapshot, full_text, resolve, rolled_back};
 use crate::repository::headers::HeaderCache;
 use crate::repository::keys::{HostKey, IdentityFile};
 use crate::repository::reader::{ReaderOptions, SnapshotReader};
@@ -80,6 +80,8 @@ pub struct AccessRequest {
     pub remembered: bool,
     /// What it is opened for: what that will ask for is asked at once.
     pub purpose: Purpose,
+    /// It is only read, so that a state folder in which nothing can be written is no hindrance.
+    pub read_only: bool,
 }
 
 impl AccessRequest {
@@ -133,11 +135,12 @@ impl Access {
         let options = options.knowing(&installation.state_dir, url);
         let storage = open_storage(url, &options)?;
         // A stranger leaves no state behind; an installed host remembers what it has seen.
-        let state = if installation.state_dir.is_dir() || policy.is_some() {
-            Some(Arc::new(State::open(&installation.state_dir)?))
-        } else {
-            None
+        let (state, unwritable) = match installation.state_dir.is_dir() || policy.is_some() {
+            false => (None, None),
+            true if request.read_only => State::open_or_copy(&installation.state_dir).map(|(s, why)| (Some(s), why))?,
+            true => (Some(State::open(&installation.state_dir)?), None),
         };
+        let state = state.map(Arc::new);
         let records_ahead = foresight::ask(storage.as_ref(), state.as_deref(), request);
         meanwhile();
         let identity = load_identity(installation, request)?;
@@ -156,7 +159,12 @@ impl Access {
             state.set_pin(&repository.storage().describe(), repository.id())?;
         }
         let identities = identity.map(|file| Arc::new(file.identities));
-        Self::with_records(repository, identities, state, request, records_ahead)
+        let mut access = Self::with_records(repository, identities, state, request, records_ahead)?;
+        access.notices.extend(unwritable.map(|why| {
+            let dir = installation.state_dir.display();
+            format!("nothing can be written in {dir}, so what is learned now is forgotten again: {}", full_text(&why))
+        }));
+        Ok(access)
     }
 
     /// The same for a repository that is open already.

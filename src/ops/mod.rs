@@ -50,6 +50,7 @@ pub mod probe;
 pub mod prune;
 pub mod recover;
 pub mod repair;
+pub mod reserve;
 pub mod restore;
 pub mod rollback;
 pub mod runner;
@@ -67,6 +68,7 @@ mod vouch;
 use crate::base::cancel::{Cancel, Cancelled};
 use crate::base::events::Events;
 use crate::base::ids::SnapshotId;
+use crate::base::threads::{self, NoThread};
 use crate::repository::RepositoryError;
 use crate::repository::chain::NameError;
 use crate::sources::SourceError;
@@ -156,6 +158,12 @@ pub enum OpsError {
     Failed { problem: String, hint: Option<String> },
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+}
+
+impl From<NoThread> for OpsError {
+    fn from(e: NoThread) -> Self {
+        OpsError::failed(e.to_string(), threads::HINT)
+    }
 }
 
 impl From<StorageError> for OpsError {

@@ -12,10 +12,12 @@ mod sink;
 use crate::base::cancel::Cancel;
 use crate::base::events::Event;
 use crate::base::ids::{HostName, PolicyName, SnapshotId, SourceName, Tag, random_bytes};
+use crate::base::threads::{self, NoThread};
 use crate::base::time::compact;
 use crate::ops::access::{Access, AccessRequest, Installation, host_name};
 use crate::ops::copy::{self, CopyOutcome, CopyRequest};
 use crate::ops::foresight::Purpose;
+use crate::ops::reserve;
 use crate::ops::transaction;
 use crate::ops::{OpsError, Run, probe};
 use crate::pipeline::crypt::{Recipients, object_id};
@@ -260,6 +262,7 @@ fn captured(
     let (kept, proved) = parallel::both(|| memo.commit(), || prove(&access, &committed));
     proved?;
     kept.ok_or(RepositoryError::Worker)??;
+    reserve::keep(&installation.state_dir);
     for (name, facts) in &keep {
         let source = wanted.iter().find(|s| s.name() == name);
         if let Some(Err(e)) = source.map(|s| s.keep(&committed.header.id, facts, &run.cancel))
@@ -359,7 +362,7 @@ fn take(
     let fact_key = host_key.fact_key();
     let scene = Scene { writer: &writer, memo: &memo, memo_key, fact_key: fact_key.expose(), id: &id, plan, run };
 
-    let deadline = Deadline::start(&run.cancel);
+    let deadline = Deadline::start(&run.cancel)?;
     let captured = capture_all(&scene, sources);
     drop(deadline);
     if let Some(failure) = writer.take_failure() {
@@ -444,16 +447,12 @@ struct Done {
 fn capture_all(scene: &Scene<'_>, sources: &[&dyn Source]) -> Vec<Done> {
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<Option<Done>>> = Mutex::new(sources.iter().map(|_| None).collect());
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE.min(sources.len()) {
-            scope.spawn(|| {
-                loop {
-                    let at = next.fetch_add(1, Ordering::SeqCst);
-                    let Some(source) = sources.get(at) else { return };
-                    let one = capture_one(scene, *source);
-                    done.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(one);
-                }
-            });
+    threads::share_out(AT_ONCE.min(sources.len()), || {
+        loop {
+            let at = next.fetch_add(1, Ordering::SeqCst);
+            let Some(source) = sources.get(at) else { return };
+            let one = capture_one(scene, *source);
+            done.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(one);
         }
     });
     let cancelled =
@@ -581,15 +580,15 @@ fn remember(
 struct Deadline(Option<std::sync::mpsc::Sender<()>>);
 
 impl Deadline {
-    fn start(cancel: &Cancel) -> Self {
+    fn start(cancel: &Cancel) -> Result<Self, NoThread> {
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let cancel = cancel.clone();
-        std::thread::spawn(move || {
+        threads::begin(move || {
             if stopped.recv_timeout(LONGEST_RUN) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
                 cancel.raise(rustix::process::Signal::TERM.as_raw());
             }
-        });
-        Self(Some(stop))
+        })?;
+        Ok(Self(Some(stop)))
     }
 }
 

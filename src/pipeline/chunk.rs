@@ -64,20 +64,23 @@ impl ChunkAverage {
 
     /// The average for a stream of about `length` bytes: 16 KiB up to 4 GiB, then such that the stream has about
     /// 262,144 chunks, so that index and ids tree stay small for any size. Of files it is 32 KiB at least: what changes
-    /// among them are mostly whole files, so a day's changes are no more, and the first day is less.
+    /// among them are mostly whole files, so a day's changes are hardly more, and the first day is less.
     pub fn fitting(kind: StreamKind, length: u64) -> Self {
+        Self(Self::ideal(kind, length).min(u64::from(Self::MAX.0)) as u32)
+    }
+
+    fn ideal(kind: StreamKind, length: u64) -> u64 {
         let finest = if kind == StreamKind::Tar { 32 << 10 } else { 16 << 10 };
-        let ideal = (length >> 18).next_power_of_two().clamp(finest, u64::from(Self::MAX.0));
-        Self(ideal as u32)
+        (length >> 18).next_power_of_two().max(finest)
     }
 
     /// The average for a stream that was cut by another one before: that one stays until the fitting one is sixteen times
-    /// as large or as small, for with a new one the whole stream is stored anew. Two million chunks are the most that a
-    /// stream grows to by that; their ids take 84 MB while it is written.
+    /// as large or as small, for with a new one the whole stream is stored anew. By that a stream grows to two million
+    /// chunks, whose ids take 84 MB while it is written; only where nobody knew its length the first time are there more.
     pub fn after(had: Option<u32>, kind: StreamKind, length: u64) -> Self {
-        let fitting = Self::fitting(kind, length);
-        let had = had.and_then(Self::new);
-        had.filter(|had| had.0 / fitting.0 < 16 && fitting.0 / had.0 < 16).unwrap_or(fitting)
+        let ideal = Self::ideal(kind, length);
+        let is_near = |had: &Self| u64::from(had.0) / ideal < 16 && ideal / u64::from(had.0) < 16;
+        had.and_then(Self::new).filter(is_near).unwrap_or_else(|| Self::fitting(kind, length))
     }
 
     /// The average in bytes.
@@ -137,8 +140,10 @@ pub struct Chunker {
     coarse: Lengths,
 }
 
-/// The third way of cutting of format 1: noise is cut eight times as coarse.
-const WAY: u32 = 3;
+/// The third way of cutting of format 1: noise is cut eight times as coarse. An even number: whoever remembers a way has
+/// its lowest bit for himself.
+const WAY: u32 = 4;
+const _: () = assert!(WAY.is_multiple_of(2));
 /// Chunks of noise are so many times as long.
 const COARSER: usize = 8;
 
@@ -311,6 +316,7 @@ mod tests {
         // A stream of which nobody knew how long it would be.
         assert_eq!((after(Some(16 << 10), 32 << 30), after(Some(16 << 10), 33 << 30)), (16 << 10, 256 << 10));
         assert_eq!((after(Some(256 << 10), 1 << 30), after(Some(128 << 10), 1 << 30)), (16 << 10, 128 << 10));
+        assert_eq!((after(Some(128 << 10), 256 << 30), after(Some(128 << 10), 1 << 40)), (128 << 10, 1 << 20));
         assert!(ChunkAverage::new(5000).is_none() && ChunkAverage::new(2 << 20).is_none());
     }
 }

@@ -13,6 +13,7 @@ use super::stream::{ChannelReader, pump_stream};
 use super::tar_end::TarEnd;
 use super::watch::Watch;
 use crate::base::cancel::Cancel;
+use crate::base::threads;
 use bollard::errors::Error as EngineError;
 use bollard::query_parameters as query;
 use futures_util::{Stream, StreamExt};
@@ -20,6 +21,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
 use std::io::Read;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 
@@ -80,6 +82,8 @@ impl Docker {
             endpoint: endpoint.clone(),
             source,
         };
+        // Where there is no thread it would panic.
+        threads::are_there()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("docker")
@@ -308,15 +312,30 @@ impl Docker {
     }
 }
 
+/// Wakes a thread that waits for a future.
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
 /// Drives `work` on a runtime, from a plain thread or from within another runtime.
 pub(super) fn run_on<T: Send>(handle: &Handle, work: impl Future<Output = T> + Send) -> T {
     if Handle::try_current().is_err() {
         return handle.block_on(work);
     }
-    std::thread::scope(|scope| match scope.spawn(|| handle.block_on(work)).join() {
-        Ok(value) => value,
-        Err(panic) => std::panic::resume_unwind(panic),
-    })
+    // That other one would not let its thread block; it is waited for here, whose turn is over when this returns.
+    let _in_runtime = handle.enter();
+    let mut work = std::pin::pin!(tokio::task::unconstrained(work));
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    loop {
+        match work.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::park(),
+        }
+    }
 }
 
 pub(super) fn engine_error(what: impl Into<String>, error: EngineError) -> PlaceError {

@@ -10,6 +10,7 @@
 use super::account::{self, Account};
 use super::watch::{GRACE, TICK, Tail, Watch, lock};
 use super::{Command, Exit, Place, PlaceError, Running};
+use crate::base::threads::{self, NoThread};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
@@ -72,7 +73,7 @@ impl Place for HostPlace {
         // From here on, leaving early drops `running`, which ends the command.
         running.stdin = stdin.transpose().map_err(|e| watch.io("open pipe to", e))?;
         running.stdout = stdout.transpose().map_err(|e| watch.io("open pipe from", e))?;
-        running.stderr = stderr;
+        running.stderr = stderr.transpose()?;
         Ok(Box::new(running))
     }
 }
@@ -417,11 +418,11 @@ struct StderrDrain {
 }
 
 impl StderrDrain {
-    fn start(mut pipe: ChildStderr, watch: Arc<Watch>) -> Self {
+    fn start(mut pipe: ChildStderr, watch: Arc<Watch>) -> Result<Self, NoThread> {
         let tail = Arc::new(Mutex::new(Tail::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let (kept, stopped) = (tail.clone(), stop.clone());
-        let thread = std::thread::spawn(move || {
+        let thread = threads::begin(move || {
             let mut buffer = [0u8; 4096];
             while !stopped.load(Ordering::SeqCst) {
                 match ready(&pipe, PollFlags::IN) {
@@ -438,8 +439,8 @@ impl StderrDrain {
                     Err(_) => break,
                 }
             }
-        });
-        Self { tail, stop, thread }
+        })?;
+        Ok(Self { tail, stop, thread })
     }
 
     /// What was kept. A grandchild may hold the pipe open for ever, so the end is awaited for `patience` only.

@@ -166,6 +166,8 @@ pub enum PlaceError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     #[error(transparent)]
+    Thread(#[from] crate::base::threads::NoThread),
+    #[error(transparent)]
     Cancelled(#[from] crate::base::cancel::Cancelled),
 }
 
@@ -177,6 +179,7 @@ impl PlaceError {
                 "is the engine running, and is this user root or in group docker? DOCKER_HOST names another engine"
                     .into(),
             ),
+            PlaceError::Thread(_) => Some(crate::base::threads::HINT.into()),
             PlaceError::Context { .. } => Some(
                 "set DOCKER_HOST to the socket of the engine that is meant, or choose another context with DOCKER_CONTEXT"
                     .into(),

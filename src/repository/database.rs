@@ -7,11 +7,13 @@
 use crate::base::atomic;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 /// Whoever opens a database reads its log: a longer one is moved into the database.
 const LOG: u64 = 1 << 20;
@@ -27,6 +29,31 @@ pub struct Database {
 /// Makes the file of a database for its owner alone: SQLite would by the umask, and it may hold file names of the host.
 pub fn create(path: &Path) -> io::Result<()> {
     fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).map(drop)
+}
+
+/// Whether a file system that takes nothing more is why a database does not open: it is full, or can only be read.
+pub fn is_unwritable(e: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{CannotOpen, DiskFull, ReadOnly, SystemIoFailure};
+    matches!(e.sqlite_error_code(), Some(CannotOpen | DiskFull | ReadOnly | SystemIoFailure))
+}
+
+/// A copy of a database, with its log, in a temporary folder: to look into one that cannot be opened where it lies.
+pub fn copy_aside(path: &Path) -> io::Result<(TempDir, PathBuf)> {
+    let name = path.file_name().unwrap_or_default();
+    let make = |dir: &Path| -> io::Result<(TempDir, PathBuf)> {
+        let aside = tempfile::Builder::new().prefix("lifeboat-state-").tempdir_in(dir)?;
+        let copy = aside.path().join(name);
+        for suffix in ["", "-wal"] {
+            let file = |path: &Path| [path.as_os_str(), OsStr::new(suffix)].into_iter().collect::<OsString>();
+            match fs::copy(file(path), file(&copy)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok((aside, copy))
+    };
+    // The place for temporary files may lie on the same file system; memory does not.
+    make(&std::env::temp_dir()).or_else(|_| make(Path::new("/dev/shm")))
 }
 
 impl Database {

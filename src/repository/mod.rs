@@ -52,6 +52,7 @@ pub mod trust;
 pub mod writer;
 
 use crate::base::cancel::Cancelled;
+use crate::base::threads::{self, NoThread};
 use crate::pipeline::PipelineError;
 use crate::storage::{StorageError, StorageKey};
 
@@ -127,6 +128,8 @@ pub enum RepositoryError {
     Fork { host: String, policy: String, sequence: u64 },
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+    #[error(transparent)]
+    Thread(#[from] NoThread),
     #[error("a worker thread ended early")]
     Worker,
 }
@@ -194,6 +197,7 @@ impl RepositoryError {
             }
             RepositoryError::ReferencedGone { .. } => "run the snapshot again",
             RepositoryError::Pruning { .. } => "wait for it to end",
+            RepositoryError::Thread(_) => threads::HINT,
             e if e.is_integrity() => "`lifeboat verify` names every damaged object and the snapshots that it costs",
             _ => return None,
         };

@@ -1,5 +1,6 @@
 //! Small objects fetched many at once: from an object store each takes a round trip, whatever its size.
 
+use crate::base::threads;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -16,16 +17,12 @@ pub fn at_once<I: Sync, O: Send>(items: &[I], work: impl Fn(&I) -> O + Sync) -> 
     }
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<(usize, O)>> = Mutex::new(Vec::with_capacity(items.len()));
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE.min(items.len()) {
-            scope.spawn(|| {
-                loop {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(item) = items.get(at) else { return };
-                    let one = work(item);
-                    done.lock().unwrap_or_else(PoisonError::into_inner).push((at, one));
-                }
-            });
+    threads::share_out(AT_ONCE.min(items.len()), || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(at) else { return };
+            let one = work(item);
+            done.lock().unwrap_or_else(PoisonError::into_inner).push((at, one));
         }
     });
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -33,12 +30,12 @@ pub fn at_once<I: Sync, O: Send>(items: &[I], work: impl Fn(&I) -> O + Sync) -> 
     done.into_iter().map(|(_, one)| one).collect()
 }
 
-/// Two pieces of work at once; the first is absent if its thread panicked.
+/// Two pieces of work at once, neither of which waits for the other; the first is absent if its thread panicked.
 pub fn both<A: Send, B: Send>(a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B) -> (Option<A>, B) {
     std::thread::scope(|scope| {
-        let a = scope.spawn(a);
+        let a = threads::beside(scope, a);
         let b = b();
-        (a.join().ok(), b)
+        (a.join(), b)
     })
 }
 

@@ -23,6 +23,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tempfile::TempDir;
 
 const SCHEMA: &str = "
     create table if not exists lineage (value text not null);
@@ -41,6 +42,19 @@ pub use slices::Turn;
 pub struct State {
     dir: PathBuf,
     db: Mutex<Database>,
+    /// Set where `dir` is a copy, which goes with it.
+    _aside: Option<TempDir>,
+}
+
+fn is_unwritable(e: &RepositoryError) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    match e {
+        RepositoryError::File { source, .. } => {
+            matches!(source.kind(), QuotaExceeded | ReadOnlyFilesystem | StorageFull)
+        }
+        RepositoryError::State { source, .. } => database::is_unwritable(source),
+        _ => false,
+    }
 }
 
 fn open_db(path: &Path, is_cache: bool) -> Result<Database, RepositoryError> {
@@ -73,7 +87,20 @@ impl State {
         let db = open_db(&path, false)?;
         let error = |source| RepositoryError::State { action: "set up", path: path.clone(), source };
         set_up(&db, SCHEMA).map_err(error)?;
-        Ok(Self { dir: dir.to_owned(), db: Mutex::new(db) })
+        Ok(Self { dir: dir.to_owned(), db: Mutex::new(db), _aside: None })
+    }
+
+    /// The same for whoever only reads: a disk that is full, or can only be read, must keep nobody from a restore. Where
+    /// nothing can be written in the folder, what is remembered is copied elsewhere; the error is why.
+    pub fn open_or_copy(dir: &Path) -> Result<(Self, Option<RepositoryError>), RepositoryError> {
+        let why = match Self::open(dir) {
+            Err(e) if is_unwritable(&e) => e,
+            opened => return Ok((opened?, None)),
+        };
+        let Ok((aside, path)) = database::copy_aside(&dir.join("state.db")) else { return Err(why) };
+        let copy = path.parent().unwrap_or(&path);
+        let opened = Self::open(copy)?;
+        Ok((Self { _aside: Some(aside), ..opened }, Some(why)))
     }
 
     fn db(&self) -> MutexGuard<'_, Database> {

@@ -7,6 +7,7 @@ use super::placing::{Intent, Part, Placing, Room, Scene, Stored};
 use super::run::one_line;
 use crate::base::atomic::{self, IfExists};
 use crate::base::cancel::Cancel;
+use crate::base::threads;
 use crate::place::{Command, PlaceError};
 use crate::policy::model::{CommandSpec, Target};
 use std::fs::{File, OpenOptions};
@@ -64,13 +65,13 @@ impl CommandPlacing {
         };
         let (stdin, stdout) = (running.stdin(), running.stdout());
         let (fed, kept) = std::thread::scope(|scope| {
-            let feeding = scope.spawn(move || -> Result<(), SourceError> {
+            let feeding = threads::begin_scoped(scope, move || -> Result<(), SourceError> {
                 let (Some(path), Some(mut stdin)) = (input, stdin) else { return Ok(()) };
                 let mut stream = File::open(path).map_err(file("open", path))?;
                 // A command that has seen enough may close its input; its status tells whether that was well.
                 let _ = io::copy(&mut stream, &mut stdin);
                 Ok(())
-            });
+            })?;
             let kept = (|| -> Result<u64, SourceError> {
                 let Some(mut stdout) = stdout else { return Ok(0) };
                 let Some(path) = output else {
@@ -95,8 +96,8 @@ impl CommandPlacing {
                 Ok(bytes)
             })();
             let fed = feeding.join().unwrap_or_else(|_| Err(SourceError::problem("the input could not be passed on")));
-            (fed, kept)
-        });
+            Ok::<_, SourceError>((fed, kept))
+        })?;
         let exit = running.wait()?;
         fed?;
         let kept = kept?;

@@ -35,6 +35,7 @@ use crate::base::cancel::{Cancel, Cancelled};
 use crate::base::events::Events;
 use crate::base::ids::{ChunkId, DedupKeyId, InvalidId, SnapshotId, SourceName, StreamName};
 use crate::base::stream::StreamKind;
+use crate::base::threads::{self, NoThread};
 use crate::place::PlaceError;
 use chrono::{DateTime, Utc};
 use std::io::{self, Write};
@@ -66,6 +67,12 @@ pub enum SourceError {
     Name(#[from] InvalidId),
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+}
+
+impl From<NoThread> for SourceError {
+    fn from(e: NoThread) -> Self {
+        SourceError::hint(e.to_string(), threads::HINT)
+    }
 }
 
 impl SourceError {

@@ -21,6 +21,7 @@ use super::{Capture, Captured, Source, SourceError};
 use crate::base::cancel::Cancel;
 use crate::base::ids::SourceName;
 use crate::base::stream::StreamKind;
+use crate::base::threads;
 use crate::place::account::Account;
 use crate::place::inspect::{Network, Volume};
 use crate::place::{Command, Docker, HostPlace, Place, PlaceError};
@@ -81,7 +82,7 @@ impl Gathered {
     fn now(policy: &Policy, cancel: &Cancel) -> Self {
         let app = &policy.app;
         std::thread::scope(|scope| {
-            let docker = scope.spawn(|| {
+            let docker = threads::beside(scope, || {
                 let mut gather = Gather { cancel, notes: Vec::new() };
                 (gather.docker(&Places::new(app, cancel), app.compose_files.is_empty()), gather.notes)
             });
@@ -91,7 +92,7 @@ impl Gathered {
             let units = gather.units(&app.root);
             let firewall = gather.firewall();
             let lost = || (Value::Object(Map::new()), vec!["docker: it was not asked to the end".to_owned()]);
-            let (docker, more) = docker.join().unwrap_or_else(|_| lost());
+            let (docker, more) = docker.join().unwrap_or_else(lost);
             let mut notes = gather.notes;
             notes.extend(more);
             Self { accounts, crontabs, units, firewall, docker, notes }
@@ -119,7 +120,8 @@ impl Source for RecoverySource {
     fn prepare(&self, cancel: &Cancel) {
         let (policy, cancel) = (self.policy.clone(), cancel.clone());
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        *begun = Some(std::thread::spawn(move || Gathered::now(&policy, &cancel)));
+        // Without a thread the capture gathers it.
+        *begun = threads::begin(move || Gathered::now(&policy, &cancel)).ok();
     }
 
     fn capture(&self, cx: &Capture<'_>) -> Result<Captured, SourceError> {

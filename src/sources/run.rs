@@ -2,6 +2,7 @@
 
 use super::SourceError;
 use crate::base::cancel::Cancel;
+use crate::base::threads::{self, NoThread};
 use crate::place::{Command, Exit, Place, PlaceError};
 use std::io::Read;
 use std::sync::Arc;
@@ -56,10 +57,10 @@ pub(crate) struct Linked {
 const TICK: Duration = Duration::from_millis(50);
 
 impl Linked {
-    pub(crate) fn to(parent: &Cancel) -> Self {
+    pub(crate) fn to(parent: &Cancel) -> Result<Self, NoThread> {
         let (cancel, done) = (Cancel::new(), Arc::new(AtomicBool::new(false)));
         let (own, above, stop) = (cancel.clone(), parent.clone(), done.clone());
-        let thread = std::thread::spawn(move || {
+        let thread = threads::begin(move || {
             while !stop.load(Ordering::SeqCst) {
                 if let Some(signal) = above.signal() {
                     own.raise(signal);
@@ -67,8 +68,8 @@ impl Linked {
                 }
                 std::thread::park_timeout(TICK);
             }
-        });
-        Self { cancel, done, thread: Some(thread) }
+        })?;
+        Ok(Self { cancel, done, thread: Some(thread) })
     }
 
     /// Ends what runs under this flag, for a reason of our own.
@@ -112,11 +113,11 @@ mod tests {
     #[test]
     fn a_linked_flag_follows_and_stands_alone() {
         let parent = Cancel::new();
-        let linked = Linked::to(&parent);
+        let linked = Linked::to(&parent).unwrap();
         linked.raise();
         assert!(linked.cancel.signal().is_some() && parent.signal().is_none());
         drop(linked);
-        let linked = Linked::to(&parent);
+        let linked = Linked::to(&parent).unwrap();
         parent.raise(2);
         let begin = Instant::now();
         while linked.cancel.signal().is_none() && begin.elapsed() < Duration::from_secs(5) {

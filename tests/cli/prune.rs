@@ -1,8 +1,7 @@
 //! `prune` as a person runs it, beside snapshots, on a full disk, killed.
 
-use super::world::{World, tree};
+use super::world::{Mounted, World, tree};
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +14,7 @@ fn keeping_two() -> World {
     world
 }
 
-fn noise(seed: u8) -> Vec<u8> {
+pub fn noise(seed: u8) -> Vec<u8> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&[seed]);
     let mut bytes = vec![0; 200_000];
@@ -147,24 +146,6 @@ fn beside_snapshots() {
     world.run(&["restore", "latest", "--into", "out"]).exits(0);
     let restored = tree(&world.path("out")).into_iter().find(|(path, _)| path.ends_with("uploads/blob")).unwrap();
     assert!(restored.1 == noise(7 % 3));
-}
-
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn tmpfs(at: &Path, size: &str) -> Self {
-        fs::create_dir_all(at).unwrap();
-        let status =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(at).status();
-        assert!(status.unwrap().success(), "tests that mount run as root");
-        Self(at.to_owned())
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 /// A disk that is full: `--now` makes room, and the next snapshot fits.

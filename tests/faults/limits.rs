@@ -139,9 +139,8 @@ fn few_descriptors_and_small_files_are_errors_or_enough() {
     assert!(red["descriptors"] > 3 && red["lengths"] >= 2 && green > 3, "{red:?} red, {green} green");
 }
 
-/// Memory that is not to be had is an error where it can be one. Rust ends a process that gets none for itself (abort), and
-/// a thread that cannot be begun is a panic: the code is none of ours then, and the text says what was missing. What it
-/// never is: damage, or a success.
+/// Memory that is not to be had is an error where it can be one. Rust ends a process that gets none for itself (abort):
+/// the code is none of ours then, and the text says what was missing. What it never is: damage, or a success.
 #[test]
 fn little_memory_ends_a_run_and_is_never_damage() {
     let site = Site::new();
@@ -163,7 +162,6 @@ fn little_memory_ends_a_run_and_is_never_damage() {
                 _ if said.contains("while loading shared libraries") => continue,
                 (None, Some(11)) if said.is_empty() => continue,
                 (Some(1), _) if ["memory", "temporarily unavailable"].iter().any(|s| said.contains(s)) => "errors",
-                (Some(101), _) if said.contains("failed to spawn thread") => "without a thread",
                 (None, Some(6)) if said.contains("memory allocation of") => "aborts",
                 (code, signal) => panic!("{limit} {arguments:?}: {code:?} {signal:?}: {said}"),
             };
@@ -197,4 +195,42 @@ fn out_of_memory_ends_a_run_and_nothing_else() {
     }
     println!("{tries} cases of a kill from outside, {killed} of them met the run");
     assert!(killed * 2 >= tries, "{killed} of {tries} were killed");
+}
+
+/// A thread that is not to be had is an error like any other, or nothing that matters: others do its work.
+#[test]
+fn a_thread_that_cannot_be_begun_is_an_error_or_is_done_without() {
+    let site = Site::new();
+    let log = site.world.path("trace");
+    let (mut red, mut green) = (0, 0);
+    // The n-th of each thread, or every one from there on.
+    let when = (1..=12).map(|n| n.to_string()).chain([1, 2, 4, 8].map(|n| format!("{n}+")));
+    for when in when {
+        let inject = format!("inject=clone3:error=EAGAIN:when={when}");
+        let wrapper = ["strace", "-f", "-qq", "-o", log.to_str().unwrap(), "-e", "trace=clone3", "-e", &inject];
+        let mut reds = 0;
+        for arguments in COMMANDS {
+            site.put_back();
+            let done = site.wrapped(&wrapper, arguments);
+            if !fs::read_to_string(&log).unwrap().contains("(INJECTED)") {
+                assert_eq!(done.code, 0, "{when} {arguments:?}: {}", done.said);
+                continue;
+            }
+            if done.code == 0 {
+                green += 1;
+                continue;
+            }
+            reds += 1;
+            assert_eq!(done.code, 1, "{when} {arguments:?}: {}", done.said);
+            let errors: Vec<&str> = done.said.lines().filter(|l| l.starts_with("error: ")).collect();
+            let named = errors.len() == 1 && errors[0].contains("no thread could be begun: Resource temporarily");
+            assert!(named && done.said.contains("hint: raise TasksMax="), "{when} {arguments:?}: {}", done.said);
+        }
+        if reds > 0 {
+            site.is_well(&format!("no thread: {when}"), false, SNAPSHOT);
+        }
+        red += reds;
+    }
+    println!("cases of a thread that cannot be begun: {red} red, {green} green");
+    assert!(red >= 3 && green >= 10, "{red} red, {green} green");
 }

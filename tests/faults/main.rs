@@ -25,4 +25,5 @@ mod servers;
 mod short;
 mod site;
 mod sweep;
+mod unread;
 mod verify;

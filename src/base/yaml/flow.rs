@@ -17,7 +17,7 @@ pub(super) struct Whole {
 impl Whole {
     /// Looks on from where it was. Whether the quotes, or all brackets, are closed; where not, the text ends without the
     /// comment of its last line.
-    pub fn is(&mut self, text: &mut String) -> bool {
+    pub fn closes(&mut self, text: &mut String) -> bool {
         if self.at > text.len() {
             // A backslash at the end of a line was taken away, and the one before it counts anew.
             self.at = text.len() - 1;
@@ -43,7 +43,7 @@ impl Whole {
                 }
                 Some(_) => {}
                 None => match c {
-                    '#' if self.depth > 0 && text[..self.at].ends_with(char::is_whitespace) => {
+                    '#' if self.depth > 0 && text[..self.at].ends_with([' ', '\t', '\n', ',', '[', '{']) => {
                         text.truncate(text[..self.at].trim_end_matches([' ', '\t']).len());
                         self.at = text.len();
                         return false;

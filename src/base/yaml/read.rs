@@ -300,11 +300,13 @@ impl Reader {
     fn joined(&mut self, text: &str, parent: Option<usize>) -> Result<String, YamlError> {
         let mut text = text.to_owned();
         let mut whole = Whole::default();
-        while !whole.is(&mut text) {
+        while !whole.closes(&mut text) {
             let Some(line) = self.lines.get(self.at) else {
                 return Err(self.wrong("quotes or brackets without an end"));
             };
-            if !line.body.trim().is_empty() && parent.is_some_and(|p| line.indent < p) {
+            // A comment stands where it likes.
+            let is_text = !line.body.trim().is_empty() && !line.body.starts_with('#');
+            if is_text && parent.is_some_and(|p| line.indent < p) {
                 return Err(self.wrong("quotes or brackets without an end"));
             }
             // Folding: one break is a space, each further one a break.
@@ -463,7 +465,7 @@ volumes:
 
     #[test]
     fn comments_between_brackets_take_nothing_with_them() {
-        let text = "a: [sh, -c,  # how\n  # a whole line, longer than what stands before it\n  \"b # c\",\n\n  # behind nothing\n\n\t'x #y', z#1\n  ] # the end\nd: {e: 1, # ]\n  f: 2}\n";
+        let text = "a: [sh, -c,#how\n# at the very left\n  # a whole line, longer than what stands before it\n  \"b # c\",\n\n  # behind nothing\n\n\t'x #y', z#1\n  ] # the end\nd: {e: 1, # ]\n  f: 2}\n";
         let expected = json!({ "a": ["sh", "-c", "b # c", "x #y", "z#1"], "d": { "e": 1, "f": 2 } });
         assert_eq!(read(text).unwrap(), expected);
     }

@@ -1,5 +1,6 @@
 //! `cat`: bytes to standard output, nothing else.
 
+use crate::base::patient;
 use crate::cli::args::CatArgs;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::session::Session;
@@ -19,8 +20,8 @@ fn cat(session: &Session, args: &CatArgs) -> Result<Exit, Failure> {
     }
     let access = session.open_to_read(&args.reading, &args.id)?;
     // A terminal sees lines as they come; everything else gets large pieces.
-    let stdout = io::stdout().lock();
-    let mut out = BufWriter::with_capacity(if io::stdout().is_terminal() { 0 } else { BUFFER }, stdout);
+    let capacity = if io::stdout().is_terminal() { 0 } else { BUFFER };
+    let mut out = BufWriter::with_capacity(capacity, patient::stdout());
     browse::cat(&access, &args.id, &args.what, &session.run, &mut out)?;
     Ok(Exit::Done)
 }

@@ -1,5 +1,6 @@
 //! `diff`: one line for each difference, then a summary. What there is of them passes and is not held.
 
+use crate::base::patient;
 use crate::base::units::human_size;
 use crate::cli::args::DiffArgs;
 use crate::cli::commands::ls::print_error;
@@ -8,7 +9,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Align, Paint, Table, out_failure, printable};
 use crate::cli::session::{Session, argument};
 use crate::ops::browse::{self, Aspect, Change, DiffReport, DiffRequest};
-use std::io::{self, BufWriter, Write};
+use std::io::{BufWriter, Write};
 
 pub fn run(session: &Session, args: &DiffArgs) -> Result<Exit, Failure> {
     diff(session, args).map_err(|f| f.attempted(format!("compare {} with {}", args.a, args.b)))
@@ -26,7 +27,7 @@ fn diff(session: &Session, args: &DiffArgs) -> Result<Exit, Failure> {
         stream.finish(Exit::Done, &report)?;
         return Ok(Exit::Done);
     }
-    let mut out = BufWriter::new(io::stdout());
+    let mut out = BufWriter::new(patient::stdout());
     let mut visit = |change: Change| writeln!(out, "{}", line(session, &change)).map_err(print_error);
     let report = browse::diff(&access, &request, &session.run, &mut visit)?;
     out.flush().map_err(out_failure)?;

@@ -46,7 +46,9 @@ fn runs(
         return Ok((Vec::new(), 0));
     };
     let Some(book) = Book::look(&session.installation.state_dir)? else { return Ok((Vec::new(), 0)) };
-    book.mark_interrupted()?;
+    if let Err(e) = book.mark_interrupted() {
+        session.out.alarm(&format!("runs that were cut short are not marked: {}", Failure::from(e).message()));
+    }
     Ok(book.newest_runs(policy, args.last)?)
 }
 

@@ -1,5 +1,6 @@
 //! `ls`: line by line, so that a listing of any length passes.
 
+use crate::base::patient;
 use crate::base::units::human_size;
 use crate::cli::args::LsArgs;
 use crate::cli::commands::files;
@@ -30,7 +31,7 @@ fn list(session: &Session, args: &LsArgs) -> Result<Exit, Failure> {
         stream.finish(Exit::Done, &serde_json::json!({ "snapshot": report.snapshot }))?;
         return Ok(Exit::Done);
     }
-    let mut out = BufWriter::new(io::stdout());
+    let mut out = BufWriter::new(patient::stdout());
     let mut visit = |entry: LsEntry| writeln!(out, "{}", line(session, &entry)).map_err(print_error);
     browse::ls(&access, &request, &session.run, &mut visit)?;
     out.flush().map_err(out_failure)?;

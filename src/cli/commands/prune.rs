@@ -8,6 +8,7 @@ use crate::cli::session::{Session, argument};
 use crate::ops::access::{Access, AccessRequest, host_name};
 use crate::ops::code;
 use crate::ops::prune::{self, Amount, Fate, PruneOptions, PrunePlan, PruneReport};
+use crate::ops::reserve;
 use crate::policy::Policy;
 use crate::policy::model::MinFree;
 use serde::Serialize;
@@ -30,6 +31,9 @@ fn prune(session: &Session, args: &PruneArgs) -> Result<Exit, Failure> {
     if args.now {
         // What makes room may use the room that writers leave.
         policy.repository.min_free = MinFree::Bytes(0);
+        if !args.dry_run {
+            reserve::give(&session.installation.state_dir);
+        }
     }
     let host = match &args.host {
         Some(name) => argument("--host", name)?,
@@ -57,6 +61,7 @@ fn prune(session: &Session, args: &PruneArgs) -> Result<Exit, Failure> {
         session.confirm(&question, args.yes)?;
     }
     let mut report = prune::run(installation, &access, &request, &plan, &options, &session.run)?;
+    reserve::keep(&installation.state_dir);
     if plan.host == host_name()? {
         for note in code::release(&policy, &plan.removes(), &session.run) {
             session.out.alarm(&note);

@@ -1,6 +1,7 @@
 //! `rollback`: the whole application as it was; what settles it: `--resume`, `--undo`.
 
 use super::transaction::{Asked, Settling, home, plan_document, plan_text, resume, tell, undo};
+use crate::base::patient;
 use crate::cli::args::{EnvChoice, RollbackArgs};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Align, Table, printable};
@@ -96,11 +97,11 @@ fn which(session: &Session, args: &RollbackArgs, rotated: &Rotated) -> Option<Si
     let (key, file) = (printable(&rotated.key), printable(&rotated.file.display().to_string()));
     let mut answer = String::new();
     let asked = write!(
-        io::stderr(),
+        patient::stderr(),
         "{key} in {file} was changed since{}. Keep today's value, or the snapshot's? [live/snapshot] ",
         if rotated.data_key { ", and only a part of the data that it belongs to returns" } else { "" }
     );
-    asked.and_then(|()| io::stdin().read_line(&mut answer)).ok()?;
+    asked.and_then(|()| patient::read_line(&mut answer)).ok()?;
     match answer.trim() {
         "live" | "l" => Some(Side::Live),
         "snapshot" | "s" => Some(Side::Snapshot),
@@ -143,8 +144,8 @@ fn choose(session: &Session, args: &RollbackArgs, policy: &Policy) -> Result<Exi
         return Ok(Exit::Done);
     }
     let mut answer = String::new();
-    let asked = write!(io::stderr(), "Which one (1-{}, or nothing)? ", found.len());
-    asked.and_then(|()| io::stdin().read_line(&mut answer)).map_err(|e| Failure::new(Exit::Failed, e))?;
+    let asked = write!(patient::stderr(), "Which one (1-{}, or nothing)? ", found.len());
+    asked.and_then(|()| patient::read_line(&mut answer)).map_err(|e| Failure::new(Exit::Failed, e))?;
     let chosen = answer.trim().parse::<usize>().ok().and_then(|n| found.get(n.checked_sub(1)?));
     let chosen = chosen.ok_or_else(|| Failure::usage("none was chosen", "nothing was changed"))?;
     to_target(session, args, policy, chosen.snapshot.as_str())

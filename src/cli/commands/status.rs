@@ -45,8 +45,8 @@ fn max_age(args: &StatusArgs) -> Result<Option<Duration>, Failure> {
 fn here(session: &Session, args: &StatusArgs) -> Result<Exit, Failure> {
     let max_age = max_age(args)?;
     let book = Book::look(&session.installation.state_dir)?;
-    if let Some(book) = &book {
-        book.mark_interrupted()?;
+    if let Some(Err(e)) = book.as_ref().map(Book::mark_interrupted) {
+        session.out.alarm(&format!("runs that were cut short are not marked: {}", Failure::from(e).message()));
     }
     let files = files(session)?;
     // Each looks at another repository, or at another application.

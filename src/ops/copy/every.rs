@@ -6,6 +6,7 @@ use super::run::{CopyReport, run as run_plan};
 use super::stock::Stock;
 use super::target::{Target, options};
 use crate::base::ids::{HostName, ObjectId, Sequence, SnapshotId};
+use crate::base::threads;
 use crate::ops::access::{Access, AccessRequest};
 use crate::ops::storage::StorageOptions;
 use crate::ops::verify::{Level, verify};
@@ -244,7 +245,7 @@ pub(in crate::ops) fn within<T: Send + 'static>(
     ask: impl FnOnce() -> T + Send + 'static,
 ) -> Result<Option<T>, OpsError> {
     let (tell, told) = channel();
-    std::thread::spawn(move || tell.send(ask()));
+    threads::begin(move || tell.send(ask()))?;
     let begun = Instant::now();
     loop {
         match told.recv_timeout(Duration::from_millis(100)) {

@@ -8,6 +8,7 @@ pub(in crate::ops) mod http;
 mod tls;
 
 use crate::base::cancel::Cancel;
+use crate::base::threads;
 use crate::base::units::human_size;
 use crate::ops::Run;
 use crate::place::{Command, HostPlace, Place};
@@ -79,9 +80,10 @@ pub fn check_at_once(policy: &Policy, places: &Arc<Places>, run: &Run) -> Vec<He
         tried(name(&check.kind), 1, check.interval, &run.cancel, attempt)
     };
     std::thread::scope(|scope| {
-        let started: Vec<_> = policy.health.iter().map(|check| (check, scope.spawn(|| one(check)))).collect();
+        let started: Vec<_> =
+            policy.health.iter().map(|check| (check, threads::beside(scope, || one(check)))).collect();
         let ended = started.into_iter().map(|(check, thread)| {
-            thread.join().unwrap_or_else(|_| Health {
+            thread.join().unwrap_or_else(|| Health {
                 name: name(&check.kind),
                 ok: false,
                 attempts: 1,

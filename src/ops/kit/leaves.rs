@@ -12,8 +12,9 @@ const SHEET: usize = 27_700 - 400;
 const LINE: usize = 404;
 const MONO: usize = 359;
 const SMALL: usize = 377;
-/// The title, and what a table has around its rows.
-const TITLE: usize = 773;
+/// A line of the title, what is around them, and what a table has around its rows.
+const TITLE: usize = 673;
+const TITLED: usize = 100;
 const TABLE: usize = 430;
 /// What a row has around its lines, the first of which is as high as its name.
 const ROW: usize = 170 + LINE - MONO;
@@ -22,6 +23,7 @@ const STEP: usize = 140 + 210;
 const SQUARE: usize = 3400;
 /// How many letters stand on a line: of the text, of a cell of the table, of a command.
 const LETTERS: usize = 105;
+const HEADING: usize = 58;
 const CELL: usize = 84;
 const COMMAND: usize = 98;
 
@@ -49,7 +51,8 @@ pub(super) struct Row<'a> {
 pub(super) fn leaves(sheet: &Sheet) -> Vec<Leaf<'_>> {
     let foot = 330 + sheet.foot.iter().map(|line| lines(line, LETTERS) * SMALL).sum::<usize>();
     let lead = lines(&sheet.lead, LETTERS) * LINE + 100;
-    let mut pile = Pile { leaves: vec![Leaf::default()], used: TITLE + lead + TABLE + foot, foot };
+    let head = TITLED + lines(&format!("{}, sheet 10 of 10", sheet.title), HEADING) * TITLE;
+    let mut pile = Pile { leaves: vec![Leaf::default()], used: head + lead + TABLE + foot, head, foot };
     for (n, (name, texts)) in sheet.facts.iter().enumerate() {
         let mut begun = false;
         for text in texts {
@@ -84,6 +87,7 @@ struct Pile<'a> {
     /// Never empty.
     leaves: Vec<Leaf<'a>>,
     used: usize,
+    head: usize,
     foot: usize,
 }
 
@@ -93,7 +97,7 @@ impl<'a> Pile<'a> {
         let is_full = self.used + height > SHEET;
         if is_full {
             self.leaves.push(Leaf::default());
-            self.used = TITLE + TABLE + ROW + self.foot;
+            self.used = self.head + TABLE + ROW + self.foot;
         }
         self.used += height;
         is_full

@@ -5,12 +5,13 @@
 use super::event::{Event, Occasion};
 use super::smtp;
 use crate::base::secret::Secret;
+use crate::base::threads;
 use crate::ops::health::agent;
 use crate::policy::Policy;
 use crate::policy::model::{NotifyChannel, NotifyTarget};
 use crate::sources::secret;
 use serde_json::json;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Discord refuses more.
@@ -138,7 +139,7 @@ pub fn begin_ping(policy: &Policy) -> Option<JoinHandle<()>> {
             }
         }
     };
-    thread::Builder::new().name("ping".into()).spawn(ping).ok()
+    threads::begin(ping).ok()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::repository::trash::GRACE;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// Clocks this far apart are suspect.
@@ -51,7 +52,13 @@ pub(super) fn check(state_dir: Option<&Path>, storage: DateTime<Utc>, host: Date
     let known: Option<Memory> = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let (memory, jump) = judge(known.filter(|m| m.boot == boot), now, boot);
     let bytes = serde_json::to_vec(&memory).unwrap_or_default();
-    atomic::write(&path, &bytes, 0o600, IfExists::Replace).map_err(|e| OpsError::file("write", &path, e))?;
+    match atomic::write(&path, &bytes, 0o600, IfExists::Replace) {
+        // To make room must not take room. What was believed before still stands there.
+        Err(e) if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+            tracing::warn!("the clock's reading is not remembered: {}: {e}", path.display());
+        }
+        written => written.map_err(|e| OpsError::file("write", &path, e))?,
+    }
     match jump {
         None => Ok(()),
         Some(jump) => {

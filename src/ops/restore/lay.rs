@@ -68,14 +68,22 @@ enum Trouble {
 }
 
 impl Trouble {
-    /// A failure to read: a signal ends the run, everything else costs the stream.
+    /// A failure to read: what is damaged, or lies where the disk cannot read it, costs what it holds; a signal, or a
+    /// storage that is gone, ends the run.
     fn reading(e: OpsError) -> Self {
-        if e.kind() == ErrorKind::Cancelled { Trouble::Run(e) } else { Trouble::Stream(e) }
+        if e.kind() == ErrorKind::Integrity || is_unreadable(&e) { Trouble::Stream(e) } else { Trouble::Run(e) }
     }
 
     fn writing(action: &'static str, path: &Path, e: io::Error) -> Self {
         Trouble::Run(OpsError::file(action, path, e))
     }
+}
+
+/// Whether the disk says that it cannot read a place.
+fn is_unreadable(e: &OpsError) -> bool {
+    let causes = std::iter::successors(Some(e as &(dyn std::error::Error + 'static)), |e| e.source());
+    let eio = rustix::io::Errno::IO.raw_os_error();
+    causes.filter_map(|e| e.downcast_ref::<io::Error>()).any(|e| e.raw_os_error() == Some(eio))
 }
 
 struct Restore<'a> {
@@ -360,9 +368,8 @@ impl TreeRun<'_> {
                 Err(Trouble::Run(e)) => return Err(e),
                 Err(Trouble::Stream(e)) => e,
             };
-            let is_damage = e.kind() == ErrorKind::Integrity;
             self.first.get_or_insert(e);
-            let Some(listing) = self.listing.filter(|_| is_damage) else { return Ok(()) };
+            let Some(listing) = self.listing else { return Ok(()) };
             if entries.is_none() {
                 entries = Entries::open(listing);
             }

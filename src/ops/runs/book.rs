@@ -11,6 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tempfile::TempDir;
 
 const SCHEMA: &str = "
     create table if not exists runs (id integer primary key, policy text not null, what text not null, trigger text not null,
@@ -39,6 +40,8 @@ const ERROR_CHARS: usize = 4000;
 pub struct Book {
     pub(super) db: Database,
     path: PathBuf,
+    /// Set where it is a copy, which goes with it.
+    aside: Option<TempDir>,
 }
 
 /// A run that begins.
@@ -96,7 +99,18 @@ impl Book {
     /// The book where there is one; nothing is created.
     pub fn look(state_dir: &Path) -> Result<Option<Self>, OpsError> {
         let path = state_dir.join("history.db");
-        if path.is_file() { Self::open_at(path).map(Some) } else { Ok(None) }
+        if !path.is_file() {
+            return Ok(None);
+        }
+        match Self::open_at(path.clone()) {
+            // What was run can be told all the same.
+            Err(OpsError::Repository(RepositoryError::State { source, .. })) if database::is_unwritable(&source) => {
+                let copied = database::copy_aside(&path).map_err(|e| OpsError::file("copy", &path, e))?;
+                let (aside, copy) = copied;
+                Ok(Some(Self { aside: Some(aside), ..Self::open_at(copy)? }))
+            }
+            opened => opened.map(Some),
+        }
     }
 
     fn open_at(path: PathBuf) -> Result<Self, OpsError> {
@@ -110,12 +124,12 @@ impl Book {
             db.execute_batch(SCHEMA).map_err(failed)?;
             db.pragma_update(None, "user_version", 1).map_err(failed)?;
         }
-        Ok(Self { db, path })
+        Ok(Self { db, path, aside: None })
     }
 
-    /// The folder that it lies in.
+    /// The folder that it lies in; none of a copy.
     pub fn state_dir(&self) -> Option<&Path> {
-        self.path.parent()
+        self.path.parent().filter(|_| self.aside.is_none())
     }
 
     pub(super) fn failed(&self, action: &'static str) -> impl FnOnce(rusqlite::Error) -> OpsError {
@@ -267,7 +281,7 @@ impl Book {
         let newest = "order by begun desc, id desc limit 1";
         let sql = format!(
             "select {COLUMNS} from runs where {of} and outcome is not null and error is not ?3 \
-             and slot is (select slot from runs where {of} {newest}) {newest}"
+             and slot is (select slot from runs where {of} and outcome is not null {newest}) {newest}"
         );
         let found = self.db.query_row(&sql, params![policy.as_str(), what.as_str(), MADE_WAY], record).optional();
         found.map_err(self.failed("look for a run in"))
@@ -486,6 +500,26 @@ mod tests {
         let id = book.begin(&begin(What::Snapshot, "2026-11-21T03:00:00Z", None)).unwrap();
         book.end(id, &end("done"), "2026-11-21T03:01:00Z".parse().unwrap()).unwrap();
         assert!(book.unfinished().unwrap().is_empty());
+    }
+
+    /// A run by hand that is at work says nothing of how those by hand came out that were long ago.
+    #[test]
+    fn what_came_out_last_is_what_has_ended_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut book = Book::open(dir.path()).unwrap();
+        let policy: PolicyName = "shop".parse().unwrap();
+        let mut ran = |at: &str, slot: Option<&str>, outcome: Option<&'static str>| {
+            let id = book.begin(&begin(What::Snapshot, at, slot)).unwrap();
+            if let Some(outcome) = outcome {
+                book.end(id, &end(outcome), at.parse().unwrap()).unwrap();
+            }
+            id
+        };
+        ran("2026-08-01T00:00:00Z", None, Some("done"));
+        let failed = ran("2026-11-21T02:00:00Z", Some("2026-11-21T02:00:00Z"), Some("failed"));
+        ran("2026-11-21T02:30:00Z", None, None);
+        let came_out = book.came_out(&policy, What::Snapshot).unwrap().unwrap();
+        assert_eq!((came_out.id, came_out.outcome()), (failed, Some("failed")));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use super::sight::{CopySight, RepositorySight, Room, SeenGap, Sight, SnapshotSight, keep, recall};
 use crate::base::events::Events;
 use crate::base::ids::{HostName, RepositoryId};
+use crate::base::threads;
 use crate::ops::access::{Access, AccessRequest, Installation};
 use crate::ops::browse::list::problems;
 use crate::ops::copy::{self, within};
@@ -40,15 +41,15 @@ pub fn look(installation: &Installation, policy: &Policy, host: &HostName, run: 
     // Another thing's steps are not this command's.
     let run = &Run { events: Events::none(), ..run.clone() };
     let (repository, coverage, health) = std::thread::scope(|scope| {
-        let repository = scope.spawn(|| repository(installation, policy, host, run));
-        let coverage = scope.spawn(|| coverage(policy, run));
+        let repository = threads::beside(scope, || repository(installation, policy, host, run));
+        let coverage = threads::beside(scope, || coverage(policy, run));
         let health = health::check_at_once(policy, &Arc::new(Places::new(&policy.app, &run.cancel)), run);
         (repository.join(), coverage.join(), health)
     });
     run.cancel.check()?;
     let broke = || OpsError::failed("the look itself broke", "its log says why");
     let known = before.map(|sight| sight.repository);
-    (sight.repository, sight.copies) = match repository.unwrap_or_else(|_| Err(broke())) {
+    (sight.repository, sight.copies) = match repository.unwrap_or_else(|| Err(broke())) {
         Ok((mut seen, id)) => {
             let known = known.filter(|known| known.url == seen.url);
             seen.stored_bytes = seen.stored_bytes.or(known.and_then(|known| known.stored_bytes));
@@ -62,7 +63,7 @@ pub fn look(installation: &Installation, policy: &Policy, host: &HostName, run: 
             (seen, copies(installation, policy, host, None))
         }
     };
-    match coverage.unwrap_or_else(|_| Err(broke())) {
+    match coverage.unwrap_or_else(|| Err(broke())) {
         Ok(gaps) => sight.gaps = Some(gaps),
         Err(e) => sight.blind = Some(full_text(&e)),
     }
@@ -95,7 +96,8 @@ fn repository(
     };
     let ask = {
         let (installation, host, run) = (installation.clone(), host.clone(), run.clone());
-        let request = AccessRequest { remembered: true, host: Some(host.clone()), ..AccessRequest::of(policy) };
+        let request =
+            AccessRequest { remembered: true, read_only: true, host: Some(host.clone()), ..AccessRequest::of(policy) };
         move || -> Result<(RepositorySight, RepositoryId, Arc<dyn Storage>), OpsError> {
             let access = Access::open(&installation, &request)?;
             let seen = seen(&access, &host, &run)?;

@@ -17,6 +17,7 @@ pub use stream::StreamReader;
 
 use crate::base::cancel::Cancel;
 use crate::base::ids::{ChunkId, ObjectId};
+use crate::base::threads;
 use crate::pipeline::chunk::ChunkIdKey;
 use crate::pipeline::crypt::{self, Identities, object_id};
 use crate::pipeline::limits;
@@ -211,11 +212,10 @@ impl SnapshotReader {
         let at_once = if inner.repository.storage().is_far() { AT_ONCE } else { AT_ONCE_NEAR };
         let (jobs, receiver) = sync_channel(at_once);
         let receiver = Arc::new(Mutex::new(receiver));
-        let spawn = |_| {
+        let workers = threads::begin_some(at_once, || {
             let (inner, receiver) = (inner.clone(), receiver.clone());
-            std::thread::spawn(move || inner.work(&receiver))
-        };
-        let workers = (0..at_once).map(spawn).collect();
+            move || inner.work(&receiver)
+        })?;
         Ok(Self { snapshot: snapshot.clone(), manifest, refs, index_problems, inner, jobs: Some(jobs), workers })
     }
 

@@ -4,6 +4,7 @@ use super::snapshot::WriterOptions;
 use super::workers::Shared;
 use super::{lock, stored};
 use crate::base::ids::{ObjectId, PolicyName};
+use crate::base::threads::{self, NoThread};
 use crate::pipeline::crypt::Identities;
 use crate::repository::chain::{Chain, Snapshot, full_text};
 use crate::repository::format::StreamNote;
@@ -82,19 +83,19 @@ pub(super) fn look(
 impl Known {
     /// Fills the table, in a thread of its own: the sources are walked meanwhile, and whoever asks for a chunk waits. The
     /// table is locked when this returns. What fails, fails the run.
-    pub fn fill(self, shared: &Arc<Shared>, identities: Identities) -> JoinHandle<()> {
+    pub fn fill(self, shared: &Arc<Shared>, identities: Identities) -> Result<JoinHandle<()>, NoThread> {
         let (locked, is_locked) = sync_channel(1);
         let shared = shared.clone();
-        let filling = std::thread::spawn(move || {
+        let filling = threads::begin(move || {
             let (mut from, mut table) = (lock(&shared.from_index), lock(&shared.table));
             // Whoever waits for it has failed otherwise.
             let _ = locked.send(());
             if let Err(e) = self.read(&shared, &identities, &mut from, &mut table) {
                 shared.fail(e);
             }
-        });
+        })?;
         let _ = is_locked.recv();
-        filling
+        Ok(filling)
     }
 
     fn read(

@@ -7,6 +7,7 @@ use super::{lock, stored};
 use crate::base::cancel::Cancel;
 use crate::base::ids::{HostName, ObjectId, PolicyName, Sequence, SnapshotId, Tag};
 use crate::base::stream::StreamKind;
+use crate::base::threads;
 use crate::base::uptime::Uptime;
 use crate::pipeline::archive::SealedArchive;
 use crate::pipeline::chunk::{ChunkAverage, GearTable};
@@ -156,8 +157,8 @@ impl SnapshotWriter {
             (_, found) => found,
         };
 
-        let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 4);
-        let (segments, receiver) = sync_channel(threads);
+        let at_once = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 4);
+        let (segments, receiver) = sync_channel(at_once);
         let receiver = Arc::new(Mutex::new(receiver));
         let shared = Arc::new(Shared {
             repository,
@@ -184,20 +185,19 @@ impl SnapshotWriter {
             state,
         });
         let seen = known.seen.clone();
-        let filling = known.fill(&shared, identities);
+        let filling = known.fill(&shared, identities)?;
         let (archives, full) = sync_channel(0);
         let full = Arc::new(Mutex::new(full));
-        let spawn = |_| {
+        let mut workers = threads::begin_some(at_once, || {
             let (shared, receiver, archives) = (shared.clone(), receiver.clone(), archives.clone());
-            std::thread::spawn(move || shared.work(&receiver, &archives))
-        };
-        let workers = (0..threads).map(spawn).chain([filling]).collect();
-        let spawn = |_| {
-            let (shared, full) = (shared.clone(), full.clone());
-            std::thread::spawn(move || shared.upload(&full))
-        };
+            move || shared.work(&receiver, &archives)
+        })?;
+        workers.push(filling);
         let uploads = if shared.repository.storage().is_far() { UPLOADS } else { UPLOADS_NEAR };
-        let uploaders = (0..uploads).map(spawn).collect();
+        let uploaders = threads::begin_some(uploads, || {
+            let (shared, full) = (shared.clone(), full.clone());
+            move || shared.upload(&full)
+        })?;
         Ok(Self {
             shared,
             segments: Some(segments),

@@ -24,7 +24,7 @@ pub struct StreamParts {
 pub struct StreamWriter<'a> {
     writer: &'a SnapshotWriter,
     chunker: Chunker,
-    /// Bytes behind the last chunk: not much more than the longest one.
+    /// Bytes behind the last chunk: one and a half of the longest one at most.
     held: Vec<u8>,
     /// With fewer bytes behind the last chunk than these its end is not looked for again.
     wanted: usize,

@@ -69,6 +69,19 @@ pub(super) struct Open {
     busy: usize,
 }
 
+/// A worker that fills an archive, until it has given that back, or failed, or broken: then nobody waits for it.
+struct Busy<'a>(&'a Shared);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.failed.store(true, Ordering::SeqCst);
+        }
+        lock(&self.0.open).busy -= 1;
+        self.0.given_back.notify_all();
+    }
+}
+
 /// Memory to be used again: fresh memory costs a page fault for every four KiB.
 #[derive(Default)]
 pub(super) struct Spare {
@@ -163,34 +176,23 @@ impl Shared {
 
     /// Adds a frame to an open archive; gives that back once it is full.
     fn append(&self, segment: &Segment, frame: &[u8]) -> Result<Option<ArchiveWriter>, RepositoryError> {
-        let archive = self.take_open();
-        let pushed = archive.and_then(|mut archive| {
-            archive.push(segment, frame)?;
-            Ok(archive)
-        });
-        let mut open = lock(&self.open);
-        open.busy -= 1;
-        let full = match pushed {
-            Ok(archive) if archive.is_full() => Ok(Some(archive)),
-            Ok(archive) => {
-                open.idle.push(archive);
-                Ok(None)
-            }
-            Err(e) => Err(e),
-        };
-        drop(open);
-        self.given_back.notify_one();
-        full
+        let (mut archive, _busy) = self.take_open()?;
+        archive.push(segment, frame)?;
+        if archive.is_full() {
+            return Ok(Some(archive));
+        }
+        lock(&self.open).idle.push(archive);
+        Ok(None)
     }
 
-    /// The fullest archive that nobody fills, or a new one. It counts as busy, also where this fails.
-    fn take_open(&self) -> Result<ArchiveWriter, RepositoryError> {
+    /// The fullest archive that nobody fills, or a new one.
+    fn take_open(&self) -> Result<(ArchiveWriter, Busy<'_>), RepositoryError> {
         let mut open = lock(&self.open);
         loop {
             let fullest = (0..open.idle.len()).max_by_key(|at| open.idle[*at].position());
             if let Some(at) = fullest {
                 open.busy += 1;
-                return Ok(open.idle.swap_remove(at));
+                return Ok((open.idle.swap_remove(at), Busy(self)));
             }
             if open.busy == 0 || self.new_bytes.load(Ordering::SeqCst) > 0 || self.failed.load(Ordering::SeqCst) {
                 open.busy += 1;
@@ -199,8 +201,9 @@ impl Shared {
             open = self.given_back.wait(open).unwrap_or_else(PoisonError::into_inner);
         }
         drop(open);
+        let busy = Busy(self);
         let memory = lock(&self.spare.archives).pop().unwrap_or_else(|| Aligned::with_capacity(ARCHIVE_MEMORY));
-        Ok(ArchiveWriter::within(&self.options.recipients, memory)?)
+        Ok((ArchiveWriter::within(&self.options.recipients, memory)?, busy))
     }
 
     /// Stores what the workers left in open archives.

@@ -5,6 +5,7 @@
 //! must not do is restore: a drill changes nothing that lives.
 
 use super::redact;
+use crate::base::threads;
 use crate::base::units::human_size;
 use crate::place::{Command, PlaceError};
 use crate::policy::model::{CommandSpec, SourceSpec, Target};
@@ -38,7 +39,7 @@ impl Prove for CommandProof {
             proof.add(Check::skipped("check", &name, "the policy gives no check command"));
             return Ok(proof);
         };
-        let linked = Linked::to(trial.cancel);
+        let linked = Linked::to(trial.cancel)?;
         let check = proof.step(trial, "check", false, || Run { trial, spec, argv, name: &name }.check(&linked));
         proof.add(check.map_err(|e| settle(e, trial.cancel))?);
         Ok(proof)
@@ -132,7 +133,8 @@ impl Run<'_> {
         let (stdin, stdout) = (running.stdin(), running.stdout());
         let fed = std::thread::scope(|scope| {
             // Its output is nobody's, and must not stop it.
-            let drain = scope.spawn(move || stdout.map(|mut out| io::copy(&mut out, &mut io::sink())));
+            let drain =
+                threads::begin_scoped(scope, move || stdout.map(|mut out| io::copy(&mut out, &mut io::sink())))?;
             let fed = stdin.map_or(Ok(()), |stdin| self.feed(stdin));
             if let Err(Feed::Stream(_)) = &fed {
                 // Half of the input must not be taken for all of it.
@@ -140,8 +142,8 @@ impl Run<'_> {
             }
             // A panic there has lost nothing: the command's end is read below.
             let _ = drain.join();
-            fed
-        });
+            Ok::<_, SourceError>(fed)
+        })?;
         let expected = format!("{program} in {place} ends with status 0");
         if let Err(Feed::Stream(e)) = fed {
             drop(running);

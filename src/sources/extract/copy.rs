@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 
@@ -86,18 +87,17 @@ impl Opened {
         let mut copied = 0;
         let mut at = 0;
         while at < self.entry.size {
-            let Ok(data) = rustix::fs::seek(&self.file, SeekFrom::Data(at)) else { break };
-            let hole = rustix::fs::seek(&self.file, SeekFrom::Hole(data)).map_err(|e| failed(e.into()))?;
-            at = data;
-            while at < hole {
+            let Some(data) = self.data_from(at).map_err(|e| failed(e.into()))? else { break };
+            at = data.start;
+            while at < data.end {
                 cancel.check()?;
-                let want = (buffer.len() as u64).min(hole - at) as usize;
+                let want = (buffer.len() as u64).min(data.end - at) as usize;
                 let n = match self.file.read_at(&mut buffer[..want], at) {
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                     read => read.map_err(failed)?,
                 };
                 if n == 0 {
-                    break;
+                    return Err(failed(io::ErrorKind::UnexpectedEof.into()));
                 }
                 copied += n as u64;
                 if copied > most {
@@ -108,6 +108,23 @@ impl Opened {
             }
         }
         Ok(Some(copied))
+    }
+
+    /// Where the next data lies, from `at` on; `None`: holes alone are left.
+    fn data_from(&self, at: u64) -> Result<Option<Range<u64>>, Errno> {
+        let size = self.entry.size;
+        let begin = match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
+            Ok(begin) => begin,
+            Err(Errno::NXIO) => return Ok(None),
+            // This file system knows no holes.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(at..size)),
+            Err(e) => return Err(e),
+        };
+        match rustix::fs::seek(&self.file, SeekFrom::Hole(begin)) {
+            Ok(end) if end > begin => Ok(Some(begin..end.min(size))),
+            Ok(_) | Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some(begin..size)),
+            Err(e) => Err(e),
+        }
     }
 
     /// Its metadata, for the copy.

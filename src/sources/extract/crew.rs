@@ -16,6 +16,7 @@ use super::metadata::{self, Wanted};
 use super::report::{Aspect, Outcomes, Report, Severity, Turn};
 use crate::base::cancel::Cancel;
 use crate::base::direct::{self, Aligned};
+use crate::base::threads;
 use crate::sources::files::entry::{Entry, Time};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -294,6 +295,8 @@ pub(super) struct Crew {
     batch_bytes: usize,
     jobs: Option<SyncSender<Job>>,
     threads: Vec<JoinHandle<()>>,
+    /// There are no threads to be had.
+    is_alone: bool,
     turns: u64,
 }
 
@@ -312,7 +315,7 @@ impl Crew {
             spare: Mutex::default(),
         };
         let (batch, threads) = (Vec::new(), Vec::new());
-        Self { shared: Arc::new(shared), batch, batch_bytes: 0, jobs: None, threads, turns: 0 }
+        Self { shared: Arc::new(shared), batch, batch_bytes: 0, jobs: None, threads, is_alone: false, turns: 0 }
     }
 
     /// The next turn, behind so many differences.
@@ -384,22 +387,37 @@ impl Crew {
     }
 
     fn send(&mut self, job: Job) {
-        let jobs = self.jobs.get_or_insert_with(|| {
-            let (jobs, receiver) = sync_channel(AHEAD);
-            let receiver = Arc::new(Mutex::new(receiver));
-            let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
-            for _ in 0..threads {
-                let (shared, receiver) = (self.shared.clone(), receiver.clone());
-                self.threads.push(std::thread::spawn(move || work(&shared, &receiver)));
-            }
-            jobs
-        });
+        if self.jobs.is_none() && !self.is_alone {
+            self.begin_threads();
+        }
         lock(&self.shared.pending).0 += 1;
+        let Some(jobs) = &self.jobs else {
+            do_one(&self.shared, job);
+            return;
+        };
         if let Err(refused) = jobs.send(job) {
             // Every thread has broken.
             drop(refused);
             self.shared.fail(self.shared.file_error("write", b"", io::Error::other("no thread is left to write")));
             lock(&self.shared.pending).0 -= 1;
+        }
+    }
+
+    /// Where there are no threads, whoever hands a job over does it.
+    fn begin_threads(&mut self) {
+        let (jobs, receiver) = sync_channel(AHEAD);
+        let receiver = Arc::new(Mutex::new(receiver));
+        let count = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
+        let begun = threads::begin_some(count, || {
+            let (shared, receiver) = (self.shared.clone(), receiver.clone());
+            move || work(&shared, &receiver)
+        });
+        match begun {
+            Ok(threads) => (self.jobs, self.threads) = (Some(jobs), threads),
+            Err(e) => {
+                tracing::warn!("files are written one after the other: {e}");
+                self.is_alone = true;
+            }
         }
     }
 
@@ -415,14 +433,18 @@ fn work(shared: &Shared, jobs: &Mutex<Receiver<Job>>) {
     loop {
         let job = lock(jobs).recv();
         let Ok(job) = job else { return };
-        // A job that panics is a failure like any other, and nobody waits for it for ever.
-        let counted = Counted(shared);
-        if shared.cancel.check().is_err() {
-            shared.failed.store(true, Ordering::SeqCst);
-        }
-        job.run(shared);
-        drop(counted);
+        do_one(shared, job);
     }
+}
+
+fn do_one(shared: &Shared, job: Job) {
+    // A job that panics is a failure like any other, and nobody waits for it for ever.
+    let counted = Counted(shared);
+    if shared.cancel.check().is_err() {
+        shared.failed.store(true, Ordering::SeqCst);
+    }
+    job.run(shared);
+    drop(counted);
 }
 
 struct Counted<'a>(&'a Shared);

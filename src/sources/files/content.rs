@@ -63,7 +63,7 @@ pub fn attributes(path: &Path) -> io::Result<Xattrs> {
         Err(e) => return Err(e.into()),
     };
     let mut found = xattr::read(dir.as_fd(), name.as_deref())?;
-    found.extend(xattr::flags(dir.as_fd(), name.as_deref()));
+    found.extend(xattr::flags(dir.as_fd(), name.as_deref())?);
     Ok(found)
 }
 

@@ -13,10 +13,12 @@ use crate::base::cancel::Cancel;
 use crate::base::ids::SourceName;
 use crate::policy::model::{App, NginxSpec, SourcePolicy, Via};
 use crate::sources::{Capture, Captured, Source, SourceError};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -72,7 +74,7 @@ impl NginxSource {
         plan.add_all(view, &self.spec.paths, notes)?;
         let facts = &mut *facts.borrow_mut();
         *facts = NginxFacts::default();
-        let main = find_main(view, &plan.named);
+        let main = find_main(view, &plan.named)?;
         facts.prefix = main.as_ref().and_then(|m| m.parent()).unwrap_or(Path::new("/etc/nginx")).into();
         // A main file that nobody named leads to what others have put beside ours.
         let named = main.as_deref().filter(|main| plan.named.iter().any(|n| main.starts_with(n)));
@@ -88,11 +90,18 @@ impl NginxSource {
             }
             let content = match view.read(&file, MAX_FILE) {
                 Ok(content) => content,
-                Err(e) if matches!(e.kind(), std::io::ErrorKind::PermissionDenied) => {
-                    return Err(unreadable(&file, e));
+                // Gone, or no regular file: no configuration.
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => continue,
+                Err(e) if e.kind() == ErrorKind::InvalidInput => continue,
+                Err(e) if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+                    notes.say(format!("{} leads in a circle", file.display()));
+                    continue;
                 }
-                // Too large, or gone: no configuration.
-                Err(_) => continue,
+                Err(e) if e.kind() == ErrorKind::FileTooLarge => {
+                    notes.say(format!("{}: {e}, so what it includes is not looked for", file.display()));
+                    continue;
+                }
+                Err(e) => return Err(unreadable(&file, e)),
             };
             for include in read(&String::from_utf8_lossy(&content), facts) {
                 self.include(view, plan, notes, &include, facts, &mut ahead)?;
@@ -156,11 +165,15 @@ impl NginxSource {
 }
 
 /// The main file: in a named folder, a named file itself, or in a folder above a named path.
-fn find_main(view: &dyn View, named: &[PathBuf]) -> Option<PathBuf> {
-    let is_file = |path: &Path| matches!(view.kind(path), Ok(Some(Kind::File | Kind::Symlink(_))));
+fn find_main(view: &dyn View, named: &[PathBuf]) -> Result<Option<PathBuf>, SourceError> {
     let inside = named.iter().flat_map(|n| [n.clone(), n.join("nginx.conf")]);
     let above = named.iter().flat_map(|n| n.ancestors().skip(1).map(|a| a.join("nginx.conf")));
-    inside.filter(|p| p.ends_with("nginx.conf")).chain(above).find(|p| is_file(p))
+    for path in inside.filter(|p| p.ends_with("nginx.conf")).chain(above) {
+        if let Some(Kind::File | Kind::Symlink(_)) = view.kind(&path).map_err(|e| unreadable(&path, e))? {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
 }
 
 /// Where the reading begins: the main file where it is named, every named file, and in named folders what nginx's customs take for

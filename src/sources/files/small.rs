@@ -52,7 +52,7 @@ impl TreeStream<'_> {
             self.expect(known, true)?;
         }
         let prints = prints(group);
-        let parts = other.filter(|_| may_reuse).and_then(Parts::of);
+        let parts = other.filter(|other| may_reuse && self.is_cut_so(other)).and_then(Parts::of);
         let mut lengths = Vec::with_capacity(group.len());
         let (mut stable, mut at_cut) = (complete, true);
         while lengths.len() < group.len() {
@@ -202,7 +202,7 @@ impl TreeStream<'_> {
 /// An open file's extended attributes.
 pub(super) fn attributes(path: &Path, opened: &Opened) -> Result<Xattrs, SourceError> {
     let mut found = xattr::of_file(&opened.file).map_err(|e| file_error("read extended attributes of", path, e))?;
-    found.extend(xattr::flags(opened.file.as_fd(), None));
+    found.extend(xattr::flags(opened.file.as_fd(), None).map_err(|e| file_error("read the flags of", path, e))?);
     Ok(found)
 }
 

@@ -39,14 +39,14 @@ const GROUP: u64 = 1 << 20;
 const ENTRY_WEIGHT: u64 = 4096;
 /// In a group, chunks end where entries do, about as often as this: a file that changes then takes few others with it.
 const CHUNK: u64 = 4 << 10;
-/// Part of what tells how a group is cut: sizes are powers of two.
+/// Part of what tells how a group is cut: ways of cutting are even.
 const AT_ENTRIES: u32 = 1;
 /// A group never has more entries than this, nor more than eight times its usual weight.
 const GROUP_ENTRIES: usize = 1024;
 /// Seconds; the coarsest file systems keep times to two of them.
 const SETTLE: i64 = 2;
 const ROUNDS: u64 = 30;
-/// Bytes of a large file that are read at once: several of the longest chunks.
+/// Bytes of a large file that are read at once.
 pub(super) const BUFFER: usize = 2 << 20;
 /// Bytes that are gathered for the sink: several chunks, or the sink would have to put them together again.
 const OUT: usize = 1 << 20;
@@ -276,6 +276,11 @@ impl<'a> TreeStream<'a> {
         let piece = self.tar.end_piece().map_err(|e| sink_error(self.cx, e))?;
         let digest = memo::digest(cut, &piece);
         Ok((piece, digest))
+    }
+
+    /// Whether a group that is remembered was cut as it would be now.
+    pub(super) fn is_cut_so(&self, known: &Remembered) -> bool {
+        known.is_cut(self.tar.cut() | AT_ENTRIES)
     }
 
     /// The piece that begins is read although it is remembered: its chunks are known already, unless it has changed.

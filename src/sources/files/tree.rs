@@ -9,6 +9,7 @@ use super::view::{Host, View};
 use super::walk::{Found, Links, Walk};
 use crate::base::cancel::Cancel;
 use crate::base::ids::SourceName;
+use crate::base::threads;
 use crate::policy::model::{App, Via};
 use crate::sources::{Capture, SourceError};
 use std::collections::HashSet;
@@ -58,10 +59,12 @@ impl Tree<'_> {
             one_file_system: self.one_file_system,
             never: self.never,
         };
-        // The walk goes ahead while what it found is looked up or read.
+        // The walk goes ahead while what it found is looked up or read; without a thread it goes step by step with it.
         let (sender, receiver) = sync_channel::<Vec<Found>>(AHEAD);
         let (walked, pushed) = std::thread::scope(|scope| {
-            let walking = scope.spawn(move || {
+            let (hand, handed) = sync_channel::<Walk<'_>>(1);
+            let walking = threads::begin_scoped(scope, move || {
+                let Ok(walk) = handed.recv() else { return Ok(()) };
                 let mut some = Vec::with_capacity(TOGETHER);
                 walk.run(&mut |found| {
                     some.push(found);
@@ -73,8 +76,11 @@ impl Tree<'_> {
                 })?;
                 sender.send(some).map_err(|_| stopped())
             });
+            let mut push = |found| stream.push(plan, found, notes, observer);
+            let Ok(walking) = walking else { return (walk.run(&mut push), Ok(())) };
+            // It waits for it.
+            let _ = hand.send(walk);
             // The receiver is dropped with the first failure, which ends the walk.
-            let push = |found| stream.push(plan, found, notes, observer);
             let pushed = receiver.into_iter().flatten().try_for_each(push);
             (walking.join().unwrap_or_else(|_| Err(SourceError::problem("the thread of the walk broke"))), pushed)
         });

@@ -55,9 +55,13 @@ impl View for Host {
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         use std::os::unix::fs::OpenOptionsExt;
         let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-        let file = std::fs::OpenOptions::new().read(true).custom_flags(nonblock).open(path)?;
+        let odd = || io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+        let opened = std::fs::OpenOptions::new().read(true).custom_flags(nonblock).open(path);
+        // A socket cannot be opened at all.
+        let is_socket = |e: &io::Error| e.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error());
+        let file = opened.map_err(|e| if is_socket(&e) { odd() } else { e })?;
         if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+            return Err(odd());
         }
         read_limited(file, limit)
     }

@@ -40,13 +40,18 @@ pub fn read(dir: BorrowedFd<'_>, name: Option<&CStr>) -> Result<Xattrs, Errno> {
 
 /// The flags of `name` in `dir`, or of `dir` itself, that keep a file from being changed (`chattr +i`, `+a`), as one
 /// attribute of the name [`FLAGS`]; none where a file system or a kernel knows none.
-pub fn flags(dir: BorrowedFd<'_>, name: Option<&CStr>) -> Xattrs {
+pub fn flags(dir: BorrowedFd<'_>, name: Option<&CStr>) -> Result<Xattrs, Errno> {
     let how = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
-    let Ok(stat) = rustix::fs::statx(dir, name.unwrap_or(c""), how, StatxFlags::empty()) else { return Xattrs::new() };
+    let stat = match rustix::fs::statx(dir, name.unwrap_or(c""), how, StatxFlags::empty()) {
+        Ok(stat) => stat,
+        // Kernels and sandboxes without the call, or the file is gone: reading it will tell.
+        Err(Errno::NOSYS | Errno::PERM | Errno::OPNOTSUPP | Errno::NOENT) => return Ok(Xattrs::new()),
+        Err(e) => return Err(e),
+    };
     let known = [(StatxAttributes::IMMUTABLE, "immutable"), (StatxAttributes::APPEND, "append")];
     let set: Vec<&str> =
         known.iter().filter(|(flag, _)| stat.stx_attributes.contains(*flag)).map(|(_, name)| *name).collect();
-    if set.is_empty() { Xattrs::new() } else { vec![(FLAGS.to_vec(), set.join(",").into_bytes())] }
+    Ok(if set.is_empty() { Xattrs::new() } else { vec![(FLAGS.to_vec(), set.join(",").into_bytes())] })
 }
 
 /// The extended attributes of an open file, sorted by name.

@@ -6,6 +6,7 @@ use super::parts::{self, Divide};
 use super::session::{Session, SessionError};
 use super::{Limits, catalog, grants, migrations, shape};
 use crate::base::cancel::Cancel;
+use crate::base::threads;
 use crate::policy::model::{Fingerprint, PostgresSpec};
 use crate::sources::run::{Linked, one_line};
 use crate::sources::{Capture, SourceError};
@@ -32,7 +33,7 @@ pub(super) fn capture(
     let mut said = String::new();
     for attempt in 1..=ATTEMPTS {
         cx.cancel.check()?;
-        let linked = Linked::to(run.cancel);
+        let linked = Linked::to(run.cancel)?;
         let run = Run { cancel: &linked.cancel, ..*run };
         match try_capture(&run, cx, spec, limits, &linked)? {
             Attempt::Done(captured) => return Ok(captured),
@@ -82,7 +83,7 @@ fn try_capture(
         let threads: Vec<_> = dumps
             .into_iter()
             .map(|dump| {
-                scope.spawn(move || {
+                threads::beside(scope, move || {
                     let result = dump.store(run, cx.sink);
                     if result.is_err() {
                         linked.raise();
@@ -97,7 +98,7 @@ fn try_capture(
         }
         let stored: Vec<Result<Stored<'_>, SourceError>> = threads
             .into_iter()
-            .map(|t| t.join().unwrap_or_else(|_| Err(SourceError::problem("a thread that stores a dump broke"))))
+            .map(|t| t.join().unwrap_or_else(|| Err(SourceError::problem("a thread that stores a dump broke"))))
             .collect();
         (stored, counted)
     });

@@ -288,3 +288,18 @@ impl Facts {
         serde_json::to_value(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweep_facts_of_postgres() {
+        let words = ["{", "}", "[", "]", "\"", ":", ",", "null", "-1", "1e400", "18446744073709551616"];
+        crate::base::fuzz::Fuzz::of("postgres-facts").words(&words).run(|bytes| {
+            let Ok(facts) = serde_json::from_slice::<Facts>(bytes) else { return };
+            let text = serde_json::to_string(&facts).unwrap();
+            assert_eq!(serde_json::to_string(&serde_json::from_str::<Facts>(&text).unwrap()).unwrap(), text);
+        });
+    }
+}

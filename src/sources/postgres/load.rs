@@ -10,6 +10,7 @@ use super::facts::{Database, Properties};
 use super::session::{Session, SessionError};
 use super::stage::{Stage, StageError, psql_script};
 use crate::base::cancel::Cancel;
+use crate::base::threads;
 use crate::sources::SourceError;
 use crate::sources::run::{Deadline, one_line, run};
 use crate::sources::streams::Streams;
@@ -97,11 +98,13 @@ impl Loader<'_> {
                 let threads: Vec<_> = group
                     .chunks(group.len().div_ceil(self.jobs.max(1)))
                     .map(|mine| {
-                        scope.spawn(move || mine.iter().try_for_each(|part| self.part(name, &part.stream, jobs, &[])))
+                        threads::beside(scope, move || {
+                            mine.iter().try_for_each(|part| self.part(name, &part.stream, jobs, &[]))
+                        })
                     })
                     .collect();
                 let broke = || Err(LoadError::Other(SourceError::problem("a thread that loads a dump broke")));
-                threads.into_iter().map(|t| t.join().unwrap_or_else(|_| broke())).collect()
+                threads.into_iter().map(|t| t.join().unwrap_or_else(broke)).collect()
             });
             results.into_iter().collect::<Result<(), LoadError>>()?;
         }

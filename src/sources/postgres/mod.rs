@@ -410,7 +410,7 @@ impl Source for PostgresSource {
     }
 
     fn capture(&self, cx: &Capture<'_>) -> Result<Captured, SourceError> {
-        let linked = Linked::to(cx.cancel);
+        let linked = Linked::to(cx.cancel)?;
         let connection = self.connect(cx.snapshot.as_str(), cx.cancel).map_err(|e| settle(e, cx.cancel))?;
         self.capture_all(cx, &connection, &linked.cancel).map_err(|error| {
             linked.raise();

@@ -324,7 +324,7 @@ impl Source for RedisSource {
     }
 
     fn capture(&self, cx: &Capture<'_>) -> Result<Captured, SourceError> {
-        let linked = Linked::to(cx.cancel);
+        let linked = Linked::to(cx.cancel)?;
         self.capture_all(cx, &linked.cancel).map_err(|e| settle(e, cx.cancel))
     }
 }

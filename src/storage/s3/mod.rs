@@ -34,6 +34,7 @@ mod sweep;
 mod wire;
 
 use super::{Ahead, Hashed, ObjectInfo, ObjectLocks, Put, Storage, StorageError, StorageKey, Tampered};
+use crate::base::threads;
 use ahead::Asked;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -64,6 +65,12 @@ impl S3Storage {
             "" => format!("s3://{}", settings.bucket),
             prefix => format!("s3://{}/{prefix}", settings.bucket),
         };
+        // Where there is no thread it would panic.
+        threads::are_there().map_err(|e| StorageError::Io {
+            action: "start threads for",
+            location: location.clone(),
+            source: std::io::Error::other(e),
+        })?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("s3")

@@ -2,6 +2,7 @@
 
 use super::server::{Ask, Server};
 use super::things::count;
+use crate::base::threads;
 use crate::sources::SourceError;
 use crate::sources::postgres::connection::identifier;
 use crate::sources::postgres::facts::Database;
@@ -61,13 +62,9 @@ pub(super) fn check(ask: &Ask<'_>, server: &Server, captured: &Database) -> Resu
         }
         Ok(())
     };
-    let results: Vec<Result<(), SessionError>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..super::jobs()).map(|_| scope.spawn(work)).collect();
-        let broke = || Err(SourceError::problem("a thread that checks indexes broke").into());
-        threads.into_iter().map(|t| t.join().unwrap_or_else(|_| broke())).collect()
-    });
-    for result in results {
-        result.map_err(|e| {
+    let broke = || Err(SourceError::problem("a thread that checks indexes broke").into());
+    for result in threads::share(super::jobs(), work) {
+        result.unwrap_or_else(|_| broke()).map_err(|e| {
             e.into_source(&server.connection, &format!("check indexes of database {:?}", captured.name))
         })?;
     }

@@ -3,6 +3,7 @@
 
 use super::server::{Ask, Server};
 use super::things::{count, grouped};
+use crate::base::threads;
 use crate::policy::model::{Fingerprint, SourceSpec};
 use crate::sources::SourceError;
 use crate::sources::postgres::catalog;
@@ -112,11 +113,8 @@ fn count_all(
         }
         session.close().map_err(within)
     };
-    let results: Vec<Result<(), SourceError>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..super::jobs()).map(|_| scope.spawn(work)).collect();
-        let broke = || Err(SourceError::problem("a thread that counts rows broke"));
-        threads.into_iter().map(|t| t.join().unwrap_or_else(|_| broke())).collect()
-    });
-    results.into_iter().collect::<Result<(), SourceError>>()?;
+    let broke = || Err(SourceError::problem("a thread that counts rows broke"));
+    let results = threads::share(super::jobs(), work).into_iter().map(|result| result.unwrap_or_else(|_| broke()));
+    results.collect::<Result<(), SourceError>>()?;
     Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
 }

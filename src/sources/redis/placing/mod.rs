@@ -39,7 +39,7 @@ impl RedisSource {
         scene: &Scene<'_>,
         work: impl FnOnce(&Step<'_>) -> Result<T, SourceError>,
     ) -> Result<T, SourceError> {
-        let linked = Linked::to(scene.cancel);
+        let linked = Linked::to(scene.cancel)?;
         let step = Step { source: self, scene, deadline: Deadline::after(self.timeout), linked: &linked };
         work(&step).map_err(|e| settle(e, scene.cancel))
     }

@@ -6,6 +6,7 @@
 
 use super::file_error;
 use super::server::{DUMP, Order, Program, SOCKET, Served};
+use crate::base::threads;
 use crate::place::account::{self, Account};
 use crate::place::{Command, HostPlace, Place, PlaceError, Running};
 use crate::sources::SourceError;
@@ -87,7 +88,7 @@ pub(super) fn start(
     let (ended, log) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
     let drain = running.stdout().map(|mut stdout| {
         let (ended, log) = (ended.clone(), log.clone());
-        std::thread::spawn(move || {
+        threads::begin(move || {
             let mut buffer = [0u8; 4096];
             while let Ok(n @ 1..) = stdout.read(&mut buffer) {
                 let mut kept = log.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,6 +99,8 @@ pub(super) fn start(
             ended.store(true, Ordering::SeqCst);
         })
     });
+    // Leaving early drops `running`, which ends the server.
+    let drain = drain.transpose()?;
     Ok(HostServer { running: Some(running), drain, ended, log, dir: dir.to_owned(), cli, place })
 }
 

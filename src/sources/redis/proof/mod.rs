@@ -36,7 +36,7 @@ const MEMORY_BESIDE: u64 = 64 << 20;
 
 impl Prove for RedisProof {
     fn prove(&self, trial: &Trial<'_>) -> Result<Proof, SourceError> {
-        let linked = Linked::to(trial.cancel);
+        let linked = Linked::to(trial.cancel)?;
         let mut proof = Proof::default();
         let run = Run { trial, deadline: Deadline::after(trial.timeout), linked: &linked };
         run.prove(&mut proof).map_err(|e| settle(e, trial.cancel))?;
