@@ -315,8 +315,10 @@ mod tests {
         (sealer.finish().unwrap(), Identities::new(vec![Identity::X25519(identity)]))
     }
 
+    /// Places and contents of frames.
+    type Shown = Vec<(u32, u32, Vec<u8>)>;
     /// What a walk shows, and how it ends.
-    type Walked = (Vec<(u32, u32, Vec<u8>)>, Result<(), PipelineError>);
+    type Walked = (Shown, Result<(), PipelineError>);
 
     fn walked(bytes: &[u8], identities: &Identities) -> Walked {
         let mut shown = Vec::new();
@@ -329,7 +331,7 @@ mod tests {
 
     /// Frames of all lengths, the smallest behind the largest, with something to be skipped in front of some of them; and
     /// where each lies.
-    fn frames() -> (Vec<u8>, Vec<(u32, u32, Vec<u8>)>) {
+    fn frames() -> (Vec<u8>, Shown) {
         let skipped = [&0x184D_2A5Fu32.to_le_bytes()[..], &70_000u32.to_le_bytes(), &[7; 70_000]].concat();
         let mut encoder = FrameEncoder::new(3).unwrap();
         let (mut plain, mut frames) = (Vec::new(), Vec::new());
