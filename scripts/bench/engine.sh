@@ -139,7 +139,7 @@ capture_dump() {
     case $1 in
     lifeboat) echo "$boat snapshot" ;;
     restic) echo "$2"' | restic -q -r "$WORK/repository/restic" backup --stdin --stdin-filename dump' ;;
-    rustic) echo "$2"' | rustic --no-progress -r "$WORK/repository/rustic" backup --stdin-filename dump -' ;;
+    rustic) echo "$2"' | rustic --no-progress -r "$WORK/repository/rustic" backup --force --stdin-filename dump -' ;;
     borg) echo "$2"' | borg create --compression zstd,3 "$WORK/repository/borg::{now:%s.%f}" -' ;;
     bupstash) echo "$2"' | bupstash put -q -r "$WORK/repository/bupstash" --compression zstd:3 name=dump -' ;;
     pipe) echo "$2"' | zstd -q -3 -T2 | age -r "$AGE" >"$WORK/repository/pipe/$(date +%s%N)"' ;;
