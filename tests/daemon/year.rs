@@ -315,21 +315,26 @@ fn a_failure_is_tried_again_with_growing_pauses_and_never_beyond_the_next_slot()
     assert_eq!(agenda.ended(&kept.policy, Ended::Failed, late), Verdict::Final);
 }
 
-/// A verification that hangs keeps no snapshot waiting: it makes way, and is made up behind it.
-#[test]
-fn a_snapshot_waits_for_no_verification_and_no_drill() {
-    let rule = |when: &str| Rule {
+/// In UTC, caught up, tried twice.
+fn daily(when: &str) -> Rule {
+    Rule {
         when: When::Cron(when.to_owned()),
         zone: Some(Tz::UTC),
         delay: TimeDelta::zero(),
         catch_up: true,
         retries: 1,
         retry: TimeDelta::minutes(5),
-    };
+    }
+}
+
+/// A verification that hangs keeps no snapshot waiting: it makes way, and is made up behind it.
+#[test]
+fn a_snapshot_waits_for_no_verification_and_no_drill() {
     let shop: PolicyName = "shop".parse().unwrap();
     for looks in [What::Verify, What::Drill, What::Prune] {
         let mut agenda = Agenda::new(2);
-        let rules = vec![(shop.clone(), What::Snapshot, rule("0 2 * * *")), (shop.clone(), looks, rule("30 1 * * *"))];
+        let rules =
+            vec![(shop.clone(), What::Snapshot, daily("0 2 * * *")), (shop.clone(), looks, daily("30 1 * * *"))];
         agenda.set(rules, |_, _| None, at("2026-01-01T00:00:00Z"));
         let started = |due: &Due| due.start.iter().map(|job| (job.what, job.attempt)).collect::<Vec<_>>();
         let due = agenda.due(at("2026-01-01T01:30:00Z"));
@@ -360,22 +365,14 @@ fn a_snapshot_waits_for_no_verification_and_no_drill() {
 /// What would have to make way at once does not begin, however long it has waited.
 #[test]
 fn nothing_begins_that_would_have_to_make_way_at_once() {
-    let rule = |when: &str| Rule {
-        when: When::Cron(when.to_owned()),
-        zone: Some(Tz::UTC),
-        delay: TimeDelta::zero(),
-        catch_up: true,
-        retries: 1,
-        retry: TimeDelta::minutes(5),
-    };
     let (shop, blog): (PolicyName, PolicyName) = ("shop".parse().unwrap(), "blog".parse().unwrap());
     let started = |due: &Due| due.start.iter().map(|job| (job.policy.clone(), job.what)).collect::<Vec<_>>();
     for looks in [What::Verify, What::Drill] {
         let mut agenda = Agenda::new(1);
         let rules = vec![
-            (shop.clone(), looks, rule("30 1 * * *")),
-            (shop.clone(), What::Snapshot, rule("0 2 * * *")),
-            (blog.clone(), What::Snapshot, rule("45 1 * * *")),
+            (shop.clone(), looks, daily("30 1 * * *")),
+            (shop.clone(), What::Snapshot, daily("0 2 * * *")),
+            (blog.clone(), What::Snapshot, daily("45 1 * * *")),
         ];
         // All were missed: the machine was off.
         agenda.set(rules, |_, _| Some(at("2026-01-01T00:00:00Z")), at("2026-01-01T03:00:00Z"));
@@ -392,7 +389,7 @@ fn nothing_begins_that_would_have_to_make_way_at_once() {
         assert_eq!(order, [blogs, shops, (shop.clone(), looks)]);
         // A snapshot that is to be tried again later keeps nothing waiting until then.
         let mut agenda = Agenda::new(1);
-        let rules = vec![(shop.clone(), looks, rule("5 2 * * *")), (shop.clone(), What::Snapshot, rule("0 2 * * *"))];
+        let rules = vec![(shop.clone(), looks, daily("5 2 * * *")), (shop.clone(), What::Snapshot, daily("0 2 * * *"))];
         agenda.set(rules, |_, _| None, at("2026-01-01T00:00:00Z"));
         assert_eq!(started(&agenda.due(at("2026-01-01T02:00:00Z"))), [(shop.clone(), What::Snapshot)]);
         let again = agenda.ended(&shop, Ended::Failed, at("2026-01-01T02:04:00Z"));
