@@ -17,7 +17,7 @@ use lifeboat::ops::setup::{self, Good, plan_revoke};
 use lifeboat::pipeline::sign::{Namespace, SigningKey};
 use lifeboat::repository::RepositoryError;
 use lifeboat::repository::format::Role;
-use lifeboat::repository::writer::SnapshotWriter;
+use lifeboat::repository::writer::{Committed, SnapshotWriter};
 use lifeboat::repository::{layout, state::State};
 use lifeboat::storage::{ObjectInfo, Put, Storage, StorageError, StorageKey};
 use prune::Pruned;
@@ -193,6 +193,20 @@ fn the_last_look_finds_whatever_is_gone() {
     }
 }
 
+/// A snapshot of what is there already, between whose last byte and whose header a prune condemns, and time passes.
+fn late(pruned: &Pruned, data: &[u8], time: TimeDelta) -> Result<Committed, RepositoryError> {
+    let world = &pruned.world;
+    let writer = world.writer(&world.open()).unwrap();
+    let mut stream = writer.stream("files", "a", StreamKind::Raw, None);
+    std::io::Write::write_all(&mut stream, data).unwrap();
+    let parts = stream.finish().unwrap();
+    assert!(pruned.prune().unwrap().condemned.objects > 0);
+    pruned.pass(time);
+    let entry = world::source_entry("files", vec![world::stream_entry("a", parts)]);
+    let draft = world::draft(writer.sequence(), vec![entry]);
+    writer.commit(draft, &world.host_key)
+}
+
 /// Refs have the name that their content gives them: a run that needs what a removed snapshot needed has refs that may be
 /// condemned while it goes on, whatever else it counts on.
 #[test]
@@ -203,15 +217,7 @@ fn the_last_look_counts_on_no_refs_that_were_condemned_meanwhile() {
     world.snapshot(&[("a", &data)]);
     world.snapshot(&[("a", &data), ("b", &other)]);
     pruned.pass(DAY * 8);
-    let writer = world.writer(&world.open()).unwrap();
-    let mut stream = writer.stream("files", "a", StreamKind::Raw, None);
-    std::io::Write::write_all(&mut stream, &data).unwrap();
-    let parts = stream.finish().unwrap();
-    assert!(pruned.prune().unwrap().condemned.objects > 0);
-    pruned.pass(HOUR * 19);
-    let entry = world::source_entry("files", vec![world::stream_entry("a", parts)]);
-    let draft = world::draft(writer.sequence(), vec![entry]);
-    let error = writer.commit(draft, &world.host_key).unwrap_err();
+    let error = late(&pruned, &data, HOUR * 19).unwrap_err();
     let RepositoryError::ReferencedGone { id } = error else { panic!("{error}") };
     assert!(world.keys(layout::REFS).contains(&layout::refs(id)), "{id} are no refs");
     assert_eq!(pruned.sequences(), [2], "no header, no snapshot");
@@ -232,15 +238,7 @@ fn the_last_look_counts() {
         world.snapshot(&[("a", &noise(seed, 500_000))]);
     }
     pruned.pass(DAY * 8);
-    let writer = world.writer(&world.open()).unwrap();
-    let mut stream = writer.stream("files", "a", StreamKind::Raw, None);
-    std::io::Write::write_all(&mut stream, &data).unwrap();
-    let parts = stream.finish().unwrap();
-    assert!(pruned.prune().unwrap().condemned.objects > 0);
-    pruned.pass(HOUR * 17);
-    let entry = world::source_entry("files", vec![world::stream_entry("a", parts)]);
-    let draft = world::draft(writer.sequence(), vec![entry]);
-    let late = writer.commit(draft, &world.host_key).unwrap();
+    let late = late(&pruned, &data, HOUR * 17).unwrap();
     pruned.pass(HOUR * 20);
     // The plan is made by somebody who remembers nothing, before that header is listed.
     let key = layout::header(&late.header.host, &late.header.policy, late.header.sequence, &late.header.id);
