@@ -57,7 +57,7 @@ machine() {
 }
 
 shell_scripts() {
-    local script files=(scripts/*.sh scripts/bench/*.sh packaging/debian/* .ci/run)
+    local script files=(scripts/*.sh scripts/bench/*.sh scripts/bench/*/*.sh packaging/debian/* .ci/run)
     for script in "${files[@]}"; do bash -n "$script" || return 1; done
     if command -v shellcheck >/dev/null; then
         shellcheck "${files[@]}"

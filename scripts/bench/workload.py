@@ -8,8 +8,12 @@
     workload.py undo FOLDER SAVE    the first day again, times included
     workload.py compare A B         bytes, kinds, modes, owners, link targets and times of two trees
     workload.py state FOLDER        one line for each entry, for a comparison without the second tree
+    workload.py million FOLDER N    N small files, some 1,000 in each folder
+    workload.py stream GIB          to standard output: 60 % noise, 25 % text, 10 % lines of a log, 5 % zeros, in pieces of 1 MiB
+    workload.py redis MIB           to standard output: commands that fill a Redis, for `redis-cli --pipe`
 """
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -204,7 +208,7 @@ def undo(root, save):
 
 
 def state(root):
-    lines = []
+    """One line for each entry."""
     for folder, folders, names in os.walk(root):
         folders.sort()
         for name in ["."] + sorted(set(names) | {f for f in folders if os.path.islink(os.path.join(folder, f))}):
@@ -215,8 +219,74 @@ def state(root):
                 with open(path, "rb") as read:
                     what = hashlib.file_digest(read, "blake2b").hexdigest()
             nlink = s.st_nlink if stat.S_ISREG(s.st_mode) else 0
-            lines.append(f"{os.path.relpath(path, root)} {s.st_mode:o} {s.st_uid} {s.st_gid} {s.st_mtime_ns} {nlink} {what}")
-    return lines
+            yield f"{os.path.relpath(path, root)} {s.st_mode:o} {s.st_uid} {s.st_gid} {s.st_mtime_ns} {nlink} {what}"
+
+
+def compare(a, b):
+    """Entry by entry, so that a million of them take no memory; only what differs is gathered."""
+    if all(x == y for x, y in itertools.zip_longest(state(a), state(b))):
+        return
+    sys.exit("the trees differ: " + "; ".join(sorted(set(state(a)) ^ set(state(b)))[:6]))
+
+
+def million(root, count):
+    """Pages, thumbnails, sessions: 20 to 1,500 bytes, three of four of them text, all different."""
+    r, pool = random.Random(20_260_103), Maker(root, 0)
+    text, noise = pool.text(1 << 20), r.randbytes(1 << 20)
+    old = (NOW - 10**6) * 10**9
+    for n in range(count):
+        folder = os.path.join(root, f"{n // 100_000:02}/{n // 1000 % 100:02}")
+        if n % 1000 == 0:
+            os.makedirs(folder)
+        size, at = r.randint(20, 1500), r.randrange(1 << 19)
+        kind, source = ("bin", noise) if n % 4 == 0 else ("txt", text)
+        path = os.path.join(folder, f"{n:07}.{kind}")
+        with open(path, "wb", buffering=0) as out:
+            out.write(b"%07d " % n + source[at:at + size])
+        os.utime(path, ns=(old + n * 1001, old + n * 1001))
+    os.makedirs(os.path.join(root, "empty/folder"))
+
+
+def stream(gib):
+    """Fast, so that not the making is measured: noise is three blocks by XOR, another three each time; the rest is put
+    together of short pieces in an order that does not come again, so that a window finds them, and a chunk does not."""
+    block, r, maker = 256 << 10, random.Random(20_260_104), Maker("", 0)
+    maker.random = r
+    many = 64
+    if gib > 100:
+        sys.exit("the noise lasts for 100 GiB")
+    a, b, c = ([int.from_bytes(r.randbytes(block), "little") for _ in range(many)] for _ in range(3))
+    noise = ((x ^ y ^ z).to_bytes(block, "little") for x, y, z in itertools.product(a, b, c))
+    pieces = {}
+    for kind, long in (("text", maker.text(4 << 20)), ("log", maker.log(4 << 20))):
+        pieces[kind] = [long[at:at + 2048] for at in range(0, len(long), 2048)]
+    kinds = ["noise"] * 12 + ["text"] * 5 + ["log"] * 2 + ["zeros"]
+    out = sys.stdout.buffer
+    for n in range(gib << 10):
+        if n % len(kinds) == 0:
+            r.shuffle(kinds)
+        kind = kinds[n % len(kinds)]
+        for _ in range(4):
+            if kind == "noise":
+                out.write(next(noise))
+            elif kind == "zeros":
+                out.write(bytes(block))
+            else:
+                out.write(b"".join(r.choices(pieces[kind], k=block // 2048)))
+
+
+def redis(mib):
+    r, out = random.Random(9), sys.stdout.buffer
+    def put(*words):
+        out.write(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in words))
+    words = [bytes(r.choices(b"abcdefghijklmnop", k=7)) for _ in range(5000)]
+    left, n = mib << 20, 0
+    while left > 0:
+        value = r.randbytes(300) if n % 2 else b" ".join(r.choices(words, k=60))
+        put(b"SET", b"session:%d" % n, value)
+        put(b"HSET", b"user:%d" % (n % 50000), b"f%d" % (n % 7), value[:40])
+        left -= len(value) + 100
+        n += 1
 
 
 def main():
@@ -230,9 +300,13 @@ def main():
         case ["state", folder]:
             print("\n".join(state(folder)))
         case ["compare", a, b]:
-            a, b = state(a), state(b)
-            if a != b:
-                sys.exit("the trees differ: " + "; ".join(sorted(set(a) ^ set(b))[:6]))
+            compare(a, b)
+        case ["million", folder, count]:
+            million(folder, int(count))
+        case ["stream", gib]:
+            stream(int(gib))
+        case ["redis", mib]:
+            redis(int(mib))
         case _:
             sys.exit(__doc__)
 
