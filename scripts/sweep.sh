@@ -29,6 +29,7 @@ sweeps=(
     'limits     faults    limits::'
     'short      faults    short::'
     'readonly   faults    readonly::'
+    'lost       faults    lost::'
     'servers    faults    servers::'
     'verify     faults    verify::'
     'prune-kill prune     killed_at_any_step'
