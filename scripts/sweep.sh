@@ -20,6 +20,8 @@ sweeps=(
     'engine     rollback  restart::the_engine_dies_and_starts_nothing_by_itself'
     'engine-up  rollback  restart::the_engine_dies_and_starts_again_what_ran'
     'restore    inplace   crash::'
+    'killed     inplace   killed::sweep_of_a_restore'
+    'undone     inplace   killed::sweep_of_its_undo'
     'snapshot   faults    sweep_of_a_snapshot'
     'restores   faults    sweep_of_a_restore'
     'prune      faults    sweep_of_a_prune'
