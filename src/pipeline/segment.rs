@@ -6,9 +6,14 @@
 //!
 //! What does not compress (pictures, archives, what is encrypted) is recognised by a sample and left to zstd's fastest
 //! search, which still finds the tar headers in between: at level 3 they would cost as much as the content ten times over.
+//!
+//! A stream that is of one sort from begin to end, such as a dump, has a [`Search`]: it is tried which of zstd's ways of
+//! looking for repetitions suits it.
 
 use crate::base::ids::ChunkId;
 use crate::pipeline::{PipelineError, limits, noise};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use zstd::zstd_safe::{self, CParameter, DParameter};
 
 const BLOCK: usize = 512;
@@ -28,9 +33,15 @@ pub struct ChunkPlace {
 pub struct Segment {
     plain: Vec<u8>,
     chunks: Vec<ChunkPlace>,
+    search: Option<Arc<Search>>,
 }
 
 impl Segment {
+    /// What it is the next segment of, where that is of one sort.
+    pub fn belongs_to(&mut self, search: Option<Arc<Search>>) {
+        self.search = search;
+    }
+
     /// Adds a chunk. The caller asks [`Segment::has_room`] first.
     pub fn push(&mut self, id: ChunkId, content: &[u8]) {
         self.plain.extend_from_slice(&entry_header(&id, content.len()));
@@ -60,6 +71,7 @@ impl Segment {
     pub fn clear(&mut self) {
         self.plain.clear();
         self.chunks.clear();
+        self.search = None;
     }
 
     /// Plain bytes, headers included.
@@ -97,13 +109,41 @@ fn zstd_error(code: usize) -> Box<dyn std::error::Error + Send + Sync> {
     zstd_safe::get_error_name(code).into()
 }
 
+/// Which of the [`ways`] suits a stream: all are tried at its first segment, and at every thirty-second.
+#[derive(Debug, Default)]
+pub struct Search {
+    segments: AtomicUsize,
+    way: AtomicUsize,
+}
+
+impl Search {
+    const EVERY: usize = 32;
+
+    /// The way of the next segment; none when all are to be tried.
+    fn way(&self) -> Option<usize> {
+        let is_tried = self.segments.fetch_add(1, Ordering::Relaxed).is_multiple_of(Self::EVERY);
+        (!is_tried).then(|| self.way.load(Ordering::Relaxed))
+    }
+
+    /// Takes the fastest way that costs no more than a hundredth of what the best one comes to: `lengths` of all, the
+    /// slowest first.
+    fn choose(&self, lengths: &[usize]) -> usize {
+        let least = lengths.iter().copied().min().unwrap_or(0);
+        let way = lengths.iter().rposition(|length| *length <= least + least / 100).unwrap_or(0);
+        self.way.store(way, Ordering::Relaxed);
+        way
+    }
+}
+
 /// Compresses and checks frames; one per thread, so that its working memory is used again.
 pub struct FrameEncoder {
-    context: zstd_safe::CCtx<'static>,
+    /// The level's own way, then those that may be as good.
+    ways: Vec<zstd_safe::CCtx<'static>>,
     /// For noise.
     quick: zstd_safe::CCtx<'static>,
     decoder: FrameDecoder,
     frame: Vec<u8>,
+    tried: Vec<Vec<u8>>,
     decoded: Vec<u8>,
 }
 
@@ -115,11 +155,26 @@ fn context(level: i32) -> Result<zstd_safe::CCtx<'static>, PipelineError> {
     for parameter in
         [CParameter::CompressionLevel(level), CParameter::ChecksumFlag(true), CParameter::ContentSizeFlag(true)]
     {
-        context
-            .set_parameter(parameter)
-            .map_err(|code| PipelineError::Seal { action: "set up zstd", source: zstd_error(code) })?;
+        context.set_parameter(parameter).map_err(not_set_up)?;
     }
     Ok(context)
+}
+
+fn not_set_up(code: usize) -> PipelineError {
+    PipelineError::Seal { action: "set up zstd", source: zstd_error(code) }
+}
+
+/// The ways of compressing that a level leaves open, the slowest first. Rows of a table mostly repeat at least six bytes of
+/// others or nothing that is worth it: then level 3 that looks for no less finds better ones, and level 1 is often as good
+/// and takes two thirds of the time. Whoever wants another level gets that.
+fn ways(level: i32) -> Result<Vec<zstd_safe::CCtx<'static>>, PipelineError> {
+    let mut ways = vec![context(level)?];
+    if level == zstd::DEFAULT_COMPRESSION_LEVEL {
+        let mut longer = context(level)?;
+        longer.set_parameter(CParameter::MinMatch(6)).map_err(not_set_up)?;
+        ways.extend([longer, context(1)?]);
+    }
+    Ok(ways)
 }
 
 /// Whether a frame's bytes are noise.
@@ -133,26 +188,35 @@ const SAMPLE: usize = 128;
 impl FrameEncoder {
     /// `level` is zstd's, 1 to 19.
     pub fn new(level: i32) -> Result<Self, PipelineError> {
-        let (context, quick, decoder) = (context(level)?, context(QUICK)?, FrameDecoder::new()?);
-        Ok(Self { context, quick, decoder, frame: Vec::new(), decoded: Vec::new() })
+        let (ways, quick, decoder) = (ways(level)?, context(QUICK)?, FrameDecoder::new()?);
+        let tried = ways.iter().map(|_| Vec::new()).collect();
+        Ok(Self { ways, quick, decoder, frame: Vec::new(), tried, decoded: Vec::new() })
+    }
+
+    /// The frame of a segment.
+    pub fn encode_segment(&mut self, segment: &Segment) -> Result<&[u8], PipelineError> {
+        self.encode_by(segment.plain(), segment.search.as_deref())
     }
 
     /// One frame with content size and checksum, proved to decode to `plain`.
     pub fn encode(&mut self, plain: &[u8]) -> Result<&[u8], PipelineError> {
-        let bad = |code| PipelineError::Seal { action: "compress", source: zstd_error(code) };
-        let frame = &mut self.frame;
-        frame.clear();
-        frame.reserve(zstd_safe::compress_bound(plain.len()));
+        self.encode_by(plain, None)
+    }
+
+    fn encode_by(&mut self, plain: &[u8], search: Option<&Search>) -> Result<&[u8], PipelineError> {
         let mut is_done = false;
         if is_noise(plain) {
-            self.quick.compress2(frame, plain).map_err(bad)?;
+            compress(&mut self.quick, plain, &mut self.frame)?;
             // It repeats itself at a distance: then it is worth the search.
-            is_done = frame.len() >= plain.len() / 10 * 9;
+            is_done = self.frame.len() >= plain.len() / 10 * 9;
         }
         if !is_done {
-            frame.clear();
-            self.context.compress2(frame, plain).map_err(bad)?;
+            match search.map_or(Some(0), Search::way) {
+                Some(way) => compress(&mut self.ways[way], plain, &mut self.frame)?,
+                None => self.try_all(plain, search)?,
+            }
         }
+        let frame = &self.frame;
         self.decoder.decode_into(frame, limits::FRAME, &mut self.decoded)?;
         if self.decoded != plain {
             return Err(PipelineError::Seal {
@@ -162,6 +226,24 @@ impl FrameEncoder {
         }
         Ok(&self.frame)
     }
+
+    /// Compresses in all ways and keeps what the search chooses.
+    fn try_all(&mut self, plain: &[u8], search: Option<&Search>) -> Result<(), PipelineError> {
+        for (way, tried) in self.ways.iter_mut().zip(&mut self.tried) {
+            compress(way, plain, tried)?;
+        }
+        let lengths: Vec<usize> = self.tried.iter().map(Vec::len).collect();
+        let way = search.map_or(0, |search| search.choose(&lengths));
+        std::mem::swap(&mut self.frame, &mut self.tried[way]);
+        Ok(())
+    }
+}
+
+fn compress(context: &mut zstd_safe::CCtx<'static>, plain: &[u8], frame: &mut Vec<u8>) -> Result<(), PipelineError> {
+    frame.clear();
+    frame.reserve(zstd_safe::compress_bound(plain.len()));
+    let bad = |code| PipelineError::Seal { action: "compress", source: zstd_error(code) };
+    context.compress2(frame, plain).map(drop).map_err(bad)
 }
 
 /// Decodes single frames within limits; one per thread.
@@ -290,5 +372,65 @@ mod tests {
         noise.chunks(16 << 10).take(60).for_each(|chunk| segment.push(key.id(chunk), chunk));
         let headers = stored(segment.plain()) - (60 << 14);
         assert!(headers < 60 * 160, "{headers} bytes for 60 headers");
+    }
+
+    /// Segments of `line`s, by streams of one sort or of several.
+    fn segments(line: impl Fn(usize) -> String, search: Option<Arc<Search>>, count: usize) -> Vec<Segment> {
+        let key = ChunkIdKey::from_bytes([1; 32]);
+        let mut n = 0;
+        let segment = |_| {
+            let mut segment = Segment::default();
+            segment.belongs_to(search.clone());
+            while segment.has_room(16 << 10) {
+                let chunk: String = (n..n + 200).map(&line).collect();
+                n += 200;
+                segment.push(key.id(chunk.as_bytes()), chunk.as_bytes());
+            }
+            segment
+        };
+        (0..count).map(segment).collect()
+    }
+
+    /// Rows as a dump has them; what differs in each of them is short.
+    fn row(n: usize) -> String {
+        let hash = blake3::hash(&n.to_le_bytes()).to_hex();
+        format!(
+            "{n}\t{}\t2026-01-0{} 12:00:00+00\tpaid\t{{\"sku\": \"{}\"}}\n",
+            n * 7919 % 99991,
+            n % 9 + 1,
+            &hash[..16]
+        )
+    }
+
+    #[test]
+    fn a_stream_of_one_sort_takes_the_way_that_suits_it() {
+        let stored = |level: i32, search: Option<Arc<Search>>| -> usize {
+            let mut encoder = FrameEncoder::new(level).unwrap();
+            segments(row, search, 20).iter().map(|segment| encoder.encode_segment(segment).unwrap().len()).sum()
+        };
+        let search = Arc::new(Search::default());
+        let (plain, suited) = (stored(3, None), stored(3, Some(search.clone())));
+        assert!(suited < plain * 99 / 100, "{suited} bytes instead of {plain}");
+        assert_ne!(search.way.load(Ordering::Relaxed), 0);
+        // Another level is what was asked for.
+        let search = Arc::new(Search::default());
+        assert_eq!(stored(6, Some(search.clone())), stored(6, None));
+        assert_eq!(search.way.load(Ordering::Relaxed), 0);
+        // A stream takes nothing from another one, nor does memory that is used again.
+        let mut segment = segments(row, Some(search), 1).remove(0);
+        segment.clear();
+        assert!(segment.search.is_none());
+    }
+
+    #[test]
+    fn all_ways_are_tried_at_times_and_the_fastest_that_costs_little_is_taken() {
+        let search = Search::default();
+        search.way.store(2, Ordering::Relaxed);
+        let ways: Vec<Option<usize>> = (0..40).map(|_| search.way()).collect();
+        let tried: Vec<usize> = (0..40).filter(|n| ways[*n].is_none()).collect();
+        assert_eq!(tried, [0, 32]);
+        assert!(ways.iter().flatten().all(|way| *way == 2), "{ways:?}");
+        assert_eq!((search.choose(&[1000, 991, 1000]), search.choose(&[1000, 985, 1000])), (2, 1));
+        assert_eq!((search.choose(&[1000, 1020, 1030]), search.choose(&[1000])), (0, 0));
     }
 }

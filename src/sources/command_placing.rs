@@ -147,7 +147,7 @@ impl Placing for CommandPlacing {
                 place: scene.folder.display().to_string(),
                 device: Room::device_of(scene.folder),
                 bytes_needed: 2 * stream.length,
-                bytes_free: room.ok().map(|r| r.f_bavail.saturating_mul(r.f_frsize)),
+                bytes_free: room.ok().and_then(|r| Room::free_of(&r)),
             }],
             losses: Vec::new(),
             restarts: Vec::new(),

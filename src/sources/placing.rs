@@ -9,6 +9,7 @@
 //! before the first change; `switch` leaves the replaced thing whole, so that `back` is as short as `switch`.
 
 use super::SourceError;
+use super::extract::Report;
 use super::project::Places;
 use super::streams::Streams;
 use crate::base::cancel::Cancel;
@@ -86,6 +87,11 @@ pub struct Room {
 }
 
 impl Room {
+    /// What is free of a file system; nothing where it does not count.
+    pub fn free_of(stat: &rustix::fs::StatVfs) -> Option<u64> {
+        (stat.f_blocks > 0).then(|| stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     /// The file system that a path is on, or will be.
     pub fn device_of(path: &Path) -> Option<u64> {
         let there = path.ancestors().find(|p| p.exists())?;
@@ -153,6 +159,11 @@ pub trait Placing: Send + Sync {
 
     /// After the services were started: is what is there what was meant to be (`loading finished, counts equal`)?
     fn confirm(&self, scene: &Scene<'_>, intent: &Intent) -> Result<(), SourceError>;
+
+    /// What of a tree that was switched is not as it was captured.
+    fn differs(&self, _scene: &Scene<'_>, _intent: &Intent) -> Result<Option<Report>, SourceError> {
+        Ok(None)
+    }
 
     /// Undoes `switch`, as far as it came.
     fn back(&self, scene: &Scene<'_>, intent: &Intent) -> Result<(), SourceError>;

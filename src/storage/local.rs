@@ -3,6 +3,10 @@
 //! Write order of an object (must): unnamed temporary file (`O_TMPFILE`), fsync, link that refuses to replace, fsync
 //! of the folder. A crash before the link leaves nothing behind, not even a temporary name. File systems without
 //! `O_TMPFILE` get a named temporary file instead (`.tmp-…`, which no list shows).
+//!
+//! Where something was found in the folder and the folder is gone since (unmounted, moved away), nothing is said to be
+//! missing from it: that would be taken for damage, or for a repository that was rolled back. Nothing is written in its
+//! place either.
 
 use super::{LockMode, Locked, ObjectInfo, Put, Storage, StorageError, StorageKey};
 use crate::base::{atomic, direct};
@@ -12,8 +16,9 @@ use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// How much of the file system no writer may fill.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,12 +32,14 @@ pub enum Reserve {
 pub struct LocalStorage {
     root: PathBuf,
     reserve: Reserve,
+    /// The device and the inode of the root, once something was found in it.
+    found: OnceLock<(u64, u64)>,
 }
 
 impl LocalStorage {
     /// The folder need not exist yet; the first write creates it (0700).
     pub fn new(root: impl Into<PathBuf>, reserve: Reserve) -> Self {
-        Self { root: root.into(), reserve }
+        Self { root: root.into(), reserve, found: OnceLock::new() }
     }
 
     fn path(&self, key: &StorageKey) -> PathBuf {
@@ -72,14 +79,32 @@ impl LocalStorage {
         let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
         let file = fs::OpenOptions::new().read(true).custom_flags(nonblock).open(&path);
         let file = file.map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => StorageError::NotFound { key: key.clone() },
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                self.is_there().err().unwrap_or(StorageError::NotFound { key: key.clone() })
+            }
             _ => self.io("open", &path, e),
         })?;
+        if self.found.get().is_none()
+            && let Ok(root) = fs::metadata(&self.root)
+        {
+            self.found.get_or_init(|| (root.dev(), root.ino()));
+        }
         let meta = file.metadata().map_err(|e| self.io("look at", &path, e))?;
         if !meta.is_file() {
             return Err(StorageError::NotFound { key: key.clone() });
         }
         Ok((file, meta))
+    }
+
+    /// Fails where the folder is not any more what it was when something was found in it.
+    fn is_there(&self) -> Result<(), StorageError> {
+        let Some(found) = self.found.get() else { return Ok(()) };
+        let gone = match fs::metadata(&self.root) {
+            Ok(root) if (root.dev(), root.ino()) == *found => return Ok(()),
+            Ok(_) => io::Error::other("another folder has its place since this run began"),
+            Err(e) => e,
+        };
+        Err(self.io("look again for the repository at", &self.root, gone))
     }
 
     fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -146,6 +171,7 @@ impl Storage for LocalStorage {
     fn put_new(&self, key: &StorageKey, bytes: &[u8]) -> Result<Put, StorageError> {
         let path = self.path(key);
         let dir = path.parent().unwrap_or(&self.root);
+        self.is_there()?;
         atomic::create_private_dir(dir).map_err(|e| self.io("create folder", dir, e))?;
         self.check_space(bytes.len() as u64)?;
         match self.write_new(&path, bytes) {
@@ -189,6 +215,7 @@ impl Storage for LocalStorage {
     fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StorageError> {
         let mut out = Vec::new();
         self.walk(&self.root.join(prefix), prefix, &mut out)?;
+        self.is_there()?;
         out.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(out)
     }
@@ -275,6 +302,32 @@ mod tests {
         let key = "a".parse().unwrap();
         assert!(matches!(storage.get(&key, 10), Err(StorageError::NotFound { .. })));
         assert!(storage.head(&key).unwrap().is_none() && storage.list("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_folder_that_is_gone_lacks_no_object() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("repo");
+        let storage = LocalStorage::new(&root, Reserve::Bytes(0));
+        let (key, other) = ("a/b".parse().unwrap(), "a/c".parse().unwrap());
+        // What was never there is empty.
+        assert!(storage.list("").unwrap().is_empty() && storage.head(&key).unwrap().is_none());
+        storage.put_new(&key, b"x").unwrap();
+        assert_eq!(storage.get(&key, 10).unwrap(), b"x");
+        assert!(storage.head(&other).unwrap().is_none() && storage.list("c/").unwrap().is_empty());
+        fs::rename(&root, dir.path().join("away")).unwrap();
+        let is_gone =
+            |e: StorageError| matches!(e, StorageError::Io { location, .. } if location == root.to_string_lossy());
+        for _ in 0..2 {
+            assert!(is_gone(storage.put_new(&other, b"y").unwrap_err()) && !root.join("a").exists());
+            assert!(is_gone(storage.get(&key, 10).unwrap_err()) && is_gone(storage.head(&other).unwrap_err()));
+            assert!(is_gone(storage.list("").unwrap_err()) && is_gone(storage.list("a/").unwrap_err()));
+            // An empty folder in its place, such as the one that it was mounted on.
+            let _ = fs::create_dir(&root);
+        }
+        fs::remove_dir(&root).unwrap();
+        fs::rename(dir.path().join("away"), &root).unwrap();
+        assert_eq!(storage.get(&key, 10).unwrap(), b"x");
     }
 
     #[test]

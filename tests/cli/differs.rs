@@ -154,3 +154,85 @@ fn what_a_file_system_cannot_hold_is_told() {
     ran.shows(&["time not restored: this file system does not keep it", " times"]);
     drop(mount);
 }
+
+/// The uploads put back over the live ones.
+fn in_place<'a>(id: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["restore", id, "--in-place", "--only", "uploads", "--yes"], more].concat()
+}
+
+fn give(paths: &[&Path]) {
+    paths.iter().for_each(|path| std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap());
+}
+
+#[test]
+fn an_ordinary_user_is_told_what_a_restore_in_place_leaves_different() {
+    let world = rich();
+    let uploads = world.app().join("uploads");
+    let id = world.snapshots().remove(0);
+    as_nobody(&world, &["list"]).exits(0);
+    // Some is gone and laid out anew, of some only the owner is another, and a folder of another's is newer.
+    for name in ["caps", "owned", "setuid"] {
+        fs::remove_file(uploads.join(name)).unwrap();
+    }
+    fs::remove_dir_all(uploads.join("a")).unwrap();
+    (0..40).for_each(|n| give(&[&uploads.join(format!("of-another-{n}"))]));
+    fs::create_dir(uploads.join("newer")).unwrap();
+    give(&[&world.app(), &uploads]);
+    let document = as_nobody(&world, &in_place(&id, &["--privileged", "--exact", "--json"])).exits(0).json();
+    // Those three, the file below and its folder, the forty, and the uploads' own folder.
+    let expected = [("capabilities", 1), ("owner", 3 + 2 + 40 + 1)];
+    assert_eq!(sorts(&document), expected.map(|(a, n)| (a.to_owned(), n)).into(), "{document:#}");
+    assert_eq!(said(&document, "uploads/caps"), ["capabilities", "owner"]);
+    for name in ["uploads/owned", "uploads/of-another-7", "uploads/a", "uploads/a/two.bin", "app/uploads"] {
+        assert_eq!(said(&document, name), ["owner"], "{name}");
+    }
+    assert_eq!(said(&document, "uploads/acl"), Vec::<&str>::new(), "it is as it was");
+    assert_eq!(fs::metadata(uploads.join("owned")).unwrap().uid(), 65534);
+    assert!(!uploads.join("newer").exists());
+
+    // What nobody may give back to root is told of the way back as well.
+    let ran = as_nobody(&world, &["restore", "--undo", "--yes"]).exits(0);
+    ran.says(&["uploads/newer: owner 0:0 not restored: Operation not permitted"]);
+
+    // In text: counted, the first of each sort shown; what needs more than was allowed is named.
+    let ran = as_nobody(&world, &in_place(&id, &[])).exits(0).shows(&[
+        "differs: source \"uploads\": 46 owners, 1 setuid or setgid, 1 set of capabilities",
+        "owner 1234:4321 not restored: Operation not permitted",
+        "and 41 more of this sort",
+        "uploads/setuid: setuid not restored: it needs --privileged",
+        "uploads/caps: attribute security.capability not restored: it needs --privileged",
+        "is live in shop",
+    ]);
+    assert!(ran.out.lines().count() < 45, "{}", ran.out);
+}
+
+#[test]
+fn a_restore_in_place_tells_what_the_file_system_cannot_hold_also_when_it_was_cut_short() {
+    let world = rich();
+    let uploads = world.app().join("uploads");
+    tool(&["setfattr", "-n", "user.folder", "-v", "f", uploads.join("a").to_str().unwrap()]);
+    world.run(&["snapshot", "--tag", "good"]).exits(0);
+    fs::remove_dir_all(&uploads).unwrap();
+    let mount = Mount::new(uploads.canonicalize().unwrap_or(uploads), &["-t", "ramfs", "ramfs"]);
+    let expected = [("acl", 1), ("attribute", 2), ("capabilities", 1)].map(|(a, n)| (a.to_owned(), n)).into();
+    let arguments = in_place("good", &["--privileged"]);
+    let document = world.json(&arguments);
+    assert_eq!((document["outcome"].as_str(), sorts(&document)), (Some("done"), expected), "{document:#}");
+    assert_eq!(said(&document, "uploads/a"), ["attribute"], "a folder is told of as well");
+    assert_eq!(said(&document, "uploads/acl"), ["acl"]);
+    assert_eq!(document["warnings"], Value::Array(Vec::new()), "{document:#}");
+
+    // Killed when the first file has been replaced: whoever brings it to its end tells all of it.
+    let plain = world.command(&arguments);
+    let live = fs::canonicalize(&mount.0).unwrap();
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-P"]).arg(&live);
+    command.args(["-e", "trace=renameat", "-e", "inject=renameat:signal=KILL:when=1"]);
+    command.arg(plain.get_program()).args(plain.get_args()).env_clear().env("HOME", world.dir.path());
+    let killed = command.env("PATH", std::env::var_os("PATH").unwrap()).output().unwrap();
+    assert!(!killed.status.success(), "{killed:?}");
+    let resumed = world.json(&["restore", "--resume"]);
+    assert_eq!((resumed["outcome"].as_str(), &sorts(&resumed)), (Some("done"), &sorts(&document)), "{resumed:#}");
+    let differences = |document: &Value| document["sources"][0]["tree"]["differences"].clone();
+    assert_eq!(differences(&resumed), differences(&document));
+}

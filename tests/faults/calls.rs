@@ -145,6 +145,12 @@ impl Call {
         Some(bytes(text.strip_prefix('"')?.strip_suffix('"')?))
     }
 
+    /// The bytes of a text as far as the log has them.
+    pub fn text(&self, at: usize) -> Vec<u8> {
+        let text = self.arguments.get(at).map_or("", String::as_str);
+        bytes(text.trim_end_matches('.').trim_matches('"'))
+    }
+
     /// All texts within an argument, one after the other: what `writev` was given.
     pub fn gathered(&self, at: usize) -> Option<Vec<u8>> {
         Some(self.arguments.get(at)?.split('"').skip(1).step_by(2).flat_map(bytes).collect())
@@ -172,7 +178,12 @@ impl Call {
             if self.arguments[at].starts_with("\"\\x") { self.path(at, before) } else { None }
         });
         let is_data = matches!(self.name.as_str(), "write" | "pwrite64" | "read" | "pread64");
-        let led = (0..self.arguments.len()).filter_map(|at| self.fd(at)).map(|t| t.path);
+        // A folder that a name is relative to says no more than the path does.
+        let leads = |at: usize| {
+            let is_one = ["at", "at2", "statx"].iter().any(|end| self.name.ends_with(end));
+            is_one && self.arguments.get(at + 1).is_some_and(|a| a.starts_with("\"\\x"))
+        };
+        let led = (0..self.arguments.len()).filter(|at| !leads(*at)).filter_map(|at| self.fd(at)).map(|t| t.path);
         if is_data { led.collect() } else { led.chain(named).filter(|p| p != Path::new("")).collect() }
     }
 }
@@ -196,5 +207,5 @@ fn lines_are_read_as_they_are_meant() {
     assert!(write.injected && write.result.is_none() && write.bytes(1).unwrap() == [0, 0x29]);
     let Event::Done(link) = &events[4] else { panic!() };
     assert_eq!(link.path(3, Some(2)).unwrap(), Path::new("/t/n"));
-    assert_eq!(link.paths().len(), 4);
+    assert_eq!(link.paths(), [Path::new("/p"), Path::new("/t/n")]);
 }

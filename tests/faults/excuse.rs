@@ -65,6 +65,17 @@ pub fn excuse(site: &Site, done: &Done, call: &Call) -> Option<&'static str> {
             "the policy, as the history reads it before the command does: at worst a run is not in the history, and missed",
         );
     }
+    if is("statx") && below("into") && paths.iter().all(|p| *p == site.into()) {
+        return Some("whether a folder is there: making it says so as well");
+    }
+    // What is being restored, by the name that it is told by.
+    let told_of = |p: &Path| {
+        let inside = p.strip_prefix(root.join("into/.uploads.partial")).ok();
+        inside.is_some_and(|inside| done.said.contains(&format!("{}: ", inside.display())))
+    };
+    if !reads && done.said.contains("differs: ") && paths.iter().any(|p| told_of(p)) {
+        return Some("a mode, an owner, a time or an attribute of what is restored: the report names it");
+    }
     let is_folder = |p: &Path| p.is_dir();
     if is("fsync") && below("state") && paths.iter().all(|p| is_folder(p)) {
         return follows_a_database(done, call).then_some(

@@ -1,97 +1,95 @@
 //! Errors at every call of a restore in place: the old state or the new one, by the next command, and no success that is
 //! none. And a source that cannot be read.
 
-use crate::cli::tree;
-use crate::excuse::excuse;
-use crate::site::{Cases, SNAPSHOT, Site, points};
-use std::collections::BTreeMap;
+use crate::cli::World;
+use crate::site::{Done, SNAPSHOT, Site, is_whole};
+use crate::sweep::{Fault, LASTING, Sweep};
+use crate::tree::{differences, records};
+use std::cell::Cell;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const RESTORE: &[&str] = &["restore", "first", "--in-place", "--only", "uploads", "--yes"];
+pub const RESTORE: &[&str] = &["restore", "first", "--in-place", "--only", "uploads", "--yes"];
 
-const FAULTS: &[(&str, &str)] = &[
-    ("write,pwrite64,writev", "error=ENOSPC"),
-    ("fsync,fdatasync,syncfs", "error=EIO"),
-    ("linkat,renameat,renameat2,rename", "error=EIO"),
-    ("mkdir,mkdirat,openat2", "error=ENOSPC"),
-    ("unlink,unlinkat,rmdir", "error=EIO"),
-    ("read,pread64,getdents64", "error=EIO"),
+const FAULTS: &[Fault] = &[
+    Fault::once("write,pwrite64,writev", "error=ENOSPC"),
+    Fault::once("fsync,fdatasync,syncfs", "error=EIO"),
+    Fault::once("linkat,renameat,renameat2,rename", "error=EIO"),
+    Fault::once("mkdir,mkdirat,openat2", "error=ENOSPC"),
+    Fault::once("unlink,unlinkat,rmdir", "error=EIO"),
+    Fault::once("read,pread64,getdents64", "error=EIO"),
 ];
+
+/// Folders and files of transactions beside the application, and folders of theirs in the state folder.
+pub fn left(world: &World) -> Vec<PathBuf> {
+    let names = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().map(|e| e.unwrap().path()).collect::<Vec<_>>();
+    let is_own = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy();
+        name.starts_with(".lifeboat-") || name.starts_with(".tmp") || name.ends_with(".tmp")
+    };
+    let places = [world.dir.path().to_owned(), world.app(), world.app().join("uploads")];
+    let beside = places.into_iter().flat_map(names).filter(is_own);
+    beside.chain(names(world.path("state/rollback")).into_iter().filter(|p| p.is_dir())).collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
+}
 
 #[test]
 fn sweep_of_a_restore_in_place() {
     let site = Site::new();
-    let uploads = site.world.app().join("uploads");
-    let saved = site.world.path("saved-app");
-    let copy = |from: &std::path::Path, to: &std::path::Path| {
-        assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
-    };
-    copy(&site.world.app(), &saved);
-    let spoilt = tree(&uploads);
+    let app = site.world.app();
+    copy(&app, &site.world.path("saved-app"));
+    let spoilt = records(&app);
     site.world.run(RESTORE).exits(0);
-    let good = tree(&uploads);
-    let put_back = || {
-        site.put_back();
-        for left in fs::read_dir(site.world.dir.path()).unwrap().map(|e| e.unwrap()) {
-            if left.file_name() == "app" || left.file_name().to_string_lossy().starts_with(".lifeboat-") {
-                fs::remove_dir_all(left.path()).unwrap();
-            }
+    let good = records(&app);
+    assert!(good != spoilt);
+    // The application as it was.
+    let put_back = |site: &Site| {
+        fs::remove_dir_all(&app).unwrap();
+        copy(&site.world.path("saved-app"), &app);
+        for left in left(&site.world) {
+            fs::remove_dir_all(left).unwrap();
         }
-        copy(&saved, &site.world.app());
     };
-    put_back();
-    let (mut old, mut new, mut pending, mut missed) = (0, 0, 0, 0);
-    let mut cases = Cases::default();
-    let mut excuses = BTreeMap::new();
-    let mut false_successes = Vec::new();
-    for (calls, what) in FAULTS {
-        let count = site.calls(calls, RESTORE);
-        for n in points(count, 2) {
-            put_back();
-            cases.one(&format!("{what} at {calls} {n}"), |case| {
-                let done = site.inject(calls, &format!("{what}:when={n}"), RESTORE);
-                let case = format!("{case}: {}", done.said);
-                if !done.hit || done.said.contains("while loading shared libraries") {
-                    missed += 1;
-                    return;
-                }
-                if site.world.run(&["list"]).exits(0).err.contains("was cut short") {
-                    assert_ne!(done.code, 0, "{case}");
-                    pending += 1;
-                    site.world.run(&["restore", "--resume"]).exits(0);
-                }
-                let now = tree(&uploads);
-                if now == good {
-                    new += 1
-                } else {
-                    old += 1
-                }
-                assert!(now == good || now == spoilt, "{case}: a state between");
-                if done.code == 0 {
-                    assert!(now == good, "{case}");
-                    for call in done.injected() {
-                        match excuse(&site, &done, call) {
-                            Some(why) => *excuses.entry(why).or_insert(0) += 1,
-                            None => {
-                                let (name, paths) = (&call.name, call.paths());
-                                false_successes.push(format!("{what} {n}: {name} {paths:?}: {}", done.said));
-                            }
-                        }
-                    }
-                }
-                site.world.run(SNAPSHOT).exits(0);
-            });
+    let (old, new, pending) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    let count = |cell: &Cell<usize>| cell.set(cell.get() + 1);
+    let after = |site: &Site, done: &Done, what: &str| {
+        if site.world.run(&["list"]).exits(0).err.contains("was cut short") {
+            assert_ne!(done.code, 0, "{what}");
+            count(&pending);
+            site.world.run(&["restore", "--resume"]).exits(0);
         }
-    }
-    println!(
-        "{} cases of {RESTORE:?}: {old} old, {new} new, {pending} resumed, {missed} not met, {} false successes, {} not well; excused: {excuses:?}",
-        old + new,
-        false_successes.len(),
-        cases.failed()
-    );
-    assert!(false_successes.is_empty(), "it succeeded in spite of\n{}", false_successes.join("\n"));
-    cases.are_well();
+        let now = records(&app);
+        let is_new = differences(&good, &now).is_empty();
+        let from_old = differences(&spoilt, &now);
+        assert!(is_new || (from_old.is_empty() && done.code != 0), "{what}: a state between: {from_old:#?}");
+        let stays = left(&site.world);
+        if !is_new {
+            count(&old);
+            assert_eq!(stays, Vec::<PathBuf>::new(), "{what}: it stays of a transaction that was taken back");
+            return;
+        }
+        count(&new);
+        // What was replaced, and the list of it, until nobody can ask for it any more.
+        let names = |dir: &Path| fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
+        let [beside, list] = &stays[..] else { panic!("{what}: {stays:?}") };
+        let laid_out = names(&beside.join("new"));
+        assert!(laid_out.is_empty() && names(beside).len() == 2, "{what}: {laid_out:?} in {:?}", names(beside));
+        assert!(!names(list).iter().any(|n| n.to_string_lossy().contains("tmp")), "{what}: {:?}", names(list));
+        site.world.run(&["restore", "--undo", "--yes"]).exits(0);
+        let differs = differences(&spoilt, &records(&app));
+        assert!(differs.is_empty(), "{what}: undone, and not as it was:\n{}", differs.join("\n"));
+        assert_eq!(left(&site.world), Vec::<PathBuf>::new(), "{what}: it stays of what was undone");
+    };
+    let mut sweep = Sweep::new(&site, RESTORE, &put_back, false, &after);
+    sweep.errors(FAULTS, 2);
+    sweep.errors(if is_whole() { LASTING } else { &LASTING[..1] }, 1);
+    sweep.end();
+    let (old, new, pending) = (old.get(), new.get(), pending.get());
+    println!("of a restore in place: {old} old, {new} new, {pending} pending");
     // Few calls may fail while it succeeds, and a thinned sweep may meet none of them.
     assert!(old > 0, "{old} old, {new} new");
 }

@@ -1,7 +1,9 @@
 //! A disk that fills up anywhere, inodes that run out, few descriptors, little memory. (A kernel remounts nothing read-only
 //! that somebody writes to: what that would be like is injected, see `sweep`.)
 
+use crate::inplace::{RESTORE, left};
 use crate::site::{SNAPSHOT, Site, points};
+use crate::tree::{differences, records};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -34,6 +36,37 @@ impl Drop for Small {
     }
 }
 
+/// What a file system may hold: what it holds, and so much more.
+fn narrow(small: &Small, inodes: bool, more: u64) {
+    let used = rustix::fs::statvfs(&small.0).unwrap();
+    small.remount(&if inodes {
+        format!("nr_inodes={}", used.f_files - used.f_ffree + more)
+    } else {
+        format!("size={}", (used.f_blocks - used.f_bfree) * used.f_frsize + more)
+    });
+}
+
+/// Puts a folder onto a small file system while something is done there with room for `more`, and then with room enough.
+fn in_little_room(
+    place: &Path,
+    kept: &Path,
+    (inodes, more): (bool, u64),
+    narrowly: impl FnOnce(),
+    widely: impl FnOnce(),
+) {
+    fs::rename(place, kept).unwrap();
+    let small = Small::new(place, "size=64m");
+    let copied = Command::new("cp").arg("-a").arg(kept.join(".")).arg(place).status().unwrap();
+    assert!(copied.success());
+    narrow(&small, inodes, more);
+    narrowly();
+    small.remount("size=64m,nr_inodes=0");
+    widely();
+    drop(small);
+    fs::remove_dir(place).unwrap();
+    fs::rename(kept, place).unwrap();
+}
+
 /// The repository on a file system that is full after so many more bytes or inodes: red, the old snapshots whole, and
 /// well again once there is room.
 #[test]
@@ -46,41 +79,94 @@ fn sweep_of_full_disks_and_inodes() {
         None => policy.replace("[repository]\n", &format!("[repository]\n{min_free}\n")),
     };
     fs::write(site.world.policy(), policy).unwrap();
-    let repository = site.world.repository();
-    // Of bytes, and of inodes.
-    let (mut full, mut room) = ([0, 0], 0);
-    for inodes in [false, true] {
-        for step in points(12, 2) {
-            site.put_back();
-            let kept = site.world.path("kept");
-            fs::rename(&repository, &kept).unwrap();
-            let small = Small::new(&repository, "size=64m");
-            let copied = Command::new("cp").arg("-a").arg(kept.join(".")).arg(&repository).status().unwrap();
-            assert!(copied.success());
-            let used = rustix::fs::statvfs(&repository).unwrap();
-            let bytes = (used.f_blocks - used.f_bfree) * used.f_frsize + step as u64 * 60_000;
-            let files = used.f_files - used.f_ffree + step as u64 - 1;
-            small.remount(&if inodes { format!("nr_inodes={files}") } else { format!("size={bytes}") });
-            let what = format!("{} more {}", step, if inodes { "inodes" } else { "times 60 kB" });
-            let ran = site.world.run(&["snapshot", "--only", "uploads", "--json"]);
-            if ran.code == 0 {
-                room += 1;
-            } else {
-                full[usize::from(inodes)] += 1;
-                assert_eq!(ran.code, 1, "{what}: {ran:?}");
-                assert!(ran.out.contains("space"), "{what}: {ran:?}");
-                site.world.run(&["verify"]).exits(0);
+    let (repository, kept) = (site.world.repository(), site.world.path("kept"));
+    let (prune, repair) = (["prune", "--now", "--json"], ["repair", "index", "--json"]);
+    // How much more room a step gives, and the steps that the test command tries.
+    let commands: [(&[&str], u64, usize); 3] =
+        [(&["snapshot", "--only", "uploads", "--json"], 60_000, 2), (&prune, 4_096, 1), (&repair, 4_096, 1)];
+    for (arguments, unit, few) in commands {
+        // Of bytes, and of inodes.
+        let (mut full, mut room) = ([0, 0], 0);
+        for inodes in [false, true] {
+            let steps = points(12, few);
+            // Where one alone is tried, it is the one without any room.
+            for step in if steps.len() == 1 { vec![1] } else { steps } {
+                site.put_back();
+                if arguments == repair {
+                    let _ = fs::remove_dir_all(site.world.path("state/cache"));
+                }
+                let step = if unit == 4_096 || inodes { step as u64 - 1 } else { step as u64 };
+                let more = if inodes { step } else { step * unit };
+                let what = format!("{arguments:?} with {more} more {}", if inodes { "inodes" } else { "bytes" });
+                let tried = || {
+                    let ran = site.world.run(arguments);
+                    if ran.code == 0 {
+                        room += 1;
+                    } else {
+                        full[usize::from(inodes)] += 1;
+                        assert_eq!(ran.code, 1, "{what}: {ran:?}");
+                        assert!(
+                            ran.out.contains("space") && ran.out.contains(repository.to_str().unwrap()),
+                            "{what}: {ran:?}"
+                        );
+                        site.world.run(&["verify"]).exits(0);
+                    }
+                };
+                in_little_room(&repository, &kept, (inodes, more), tried, || {
+                    site.is_well(&what, arguments == prune, &arguments[..arguments.len() - 1]);
+                });
             }
-            small.remount("size=64m,nr_inodes=0");
-            site.is_well(&what, false, SNAPSHOT);
-            drop(small);
-            fs::remove_dir(&repository).unwrap();
-            fs::rename(&kept, &repository).unwrap();
+        }
+        let [bytes, inodes] = full;
+        println!(
+            "cases of a full disk: {arguments:?}: {bytes} without room, {inodes} without inodes, {room} with room enough"
+        );
+        assert!(bytes >= 1 && inodes >= 1, "{arguments:?}: {bytes} without room, {inodes} without inodes");
+    }
+}
+
+/// The application on a file system without room for what comes back: it is as it was, and nothing lies beside it.
+#[test]
+fn sweep_of_a_restore_in_place_without_room() {
+    let site = Site::new();
+    let (app, kept) = (site.world.app(), site.world.path("kept"));
+    let (mut full, mut room) = (0, 0);
+    for inodes in [false, true] {
+        let steps = points(10, 1);
+        for step in if steps.len() == 1 { vec![if inodes { 4 } else { 6 }] } else { steps } {
+            site.put_back();
+            let more = step as u64 * if inodes { 1 } else { 80_000 };
+            let what = format!("a restore in place with {more} more {}", if inodes { "inodes" } else { "bytes" });
+            // Mounted there, the folder has another time.
+            let spoilt = || {
+                let mut found = records(&app);
+                found.remove(Path::new(""));
+                found
+            };
+            let before = spoilt();
+            let tried = || {
+                let ran = site.world.run(RESTORE);
+                if ran.code == 0 {
+                    room += 1;
+                    site.world.run(&["restore", "--undo", "--yes"]).exits(0);
+                } else {
+                    full += 1;
+                    assert_eq!(ran.code, 1, "{what}: {ran:?}");
+                    assert!(["room", "space", "inodes"].iter().any(|w| ran.err.contains(w)), "{what}: {ran:?}");
+                }
+                let listed = site.world.run(&["list"]).exits(0);
+                if listed.err.contains("was cut short") {
+                    site.world.run(&["restore", "--resume"]).exits(0);
+                }
+                let differs = differences(&before, &spoilt());
+                assert!(differs.is_empty(), "{what}: it is not as it was:\n{}", differs.join("\n"));
+                assert_eq!(left(&site.world), Vec::<PathBuf>::new(), "{what}");
+            };
+            in_little_room(&app, &kept, (inodes, more), tried, || site.is_well(&what, false, SNAPSHOT));
         }
     }
-    let [bytes, inodes] = full;
-    println!("cases of a full disk: {bytes} without room, {inodes} without inodes, {room} with room enough");
-    assert!(bytes >= 1 && inodes >= 1, "{bytes} without room, {inodes} without inodes");
+    println!("cases of a full disk: a restore in place: {full} without room, {room} with room enough");
+    assert!(full >= 2, "{full} without room");
 }
 
 /// A destination of a restore that is full leaves nothing behind, whatever of it is full.
@@ -161,7 +247,10 @@ fn little_memory_ends_a_run_and_is_never_damage() {
                 // It did not begin.
                 _ if said.contains("while loading shared libraries") => continue,
                 (None, Some(11)) if said.is_empty() => continue,
-                (Some(1), _) if ["memory", "temporarily unavailable"].iter().any(|s| said.contains(s)) => "errors",
+                // 5386: SQLite's word for shared memory that cannot be mapped.
+                (Some(1), _) if ["memory", "temporarily unavailable", "code 5386"].iter().any(|s| said.contains(s)) => {
+                    "errors"
+                }
                 (None, Some(6)) if said.contains("memory allocation of") => "aborts",
                 (code, signal) => panic!("{limit} {arguments:?}: {code:?} {signal:?}: {said}"),
             };

@@ -15,6 +15,7 @@ mod inplace;
 mod limits;
 #[path = "../support/looped.rs"]
 mod looped;
+mod lost;
 #[path = "../support/postgres.rs"]
 mod postgres;
 mod power;
@@ -25,5 +26,7 @@ mod servers;
 mod short;
 mod site;
 mod sweep;
+#[path = "../support/tree.rs"]
+mod tree;
 mod unread;
 mod verify;

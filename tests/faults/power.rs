@@ -7,8 +7,9 @@
 use crate::calls;
 use crate::cli::tree;
 use crate::disk::{CALLS, Content, Disk, Found, Kept};
-use crate::site::{SNAPSHOT, Site, points};
-use std::collections::HashSet;
+use crate::site::{Records, SNAPSHOT, Site, points};
+use crate::tree::Record;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::PathBuf;
 
@@ -181,7 +182,14 @@ fn sweep_of_a_restore_that_loses_power() {
             if !whole.exists() {
                 site.world.run(&arguments).exits(0);
             }
-            assert!(site.restored() == site.expected(), "{}", case.what);
+            // A disk made from a log knows nothing of owners, attributes and holes.
+            let plain = |records: &Records| {
+                let one = |(path, r): (&PathBuf, &Record)| {
+                    (path.clone(), (r.kind.clone(), r.size, r.content.clone(), r.target.clone(), r.same_as.clone()))
+                };
+                records.iter().map(one).collect::<BTreeMap<_, _>>()
+            };
+            assert!(plain(&site.restored()) == plain(site.expected()), "{}", case.what);
         },
     );
 }

@@ -28,7 +28,7 @@ fn sweep_of_a_disk_that_becomes_read_only() {
         let disk = Loop::new(&site.world.path("image"), &repository);
         run(&["cp", "-a", &format!("{}/.", kept.display()), repository.to_str().unwrap()]);
         run(&["sync", "-f", repository.to_str().unwrap()]);
-        let done = stopped(&site, calls, n, || disk.give_up());
+        let done = stopped(&site, SNAPSHOT, calls, n, || disk.give_up());
         match &done {
             Some((0, _)) => green += 1,
             Some((code, said)) => {
@@ -52,13 +52,104 @@ fn sweep_of_a_disk_that_becomes_read_only() {
     assert!(red > 0, "none failed");
 }
 
-/// The snapshot, stopped at the n-th of these calls while `meanwhile` happens. `None`: it made fewer.
-fn stopped(site: &Site, calls: &str, n: usize, meanwhile: impl FnOnce()) -> Option<(i32, String)> {
+/// A prune from under which the disk goes: what it leaves is whole, and the next one ends what it began.
+#[test]
+fn sweep_of_a_prune_on_a_disk_that_becomes_read_only() {
+    let site = Site::new();
+    let (repository, kept) = (site.world.repository(), site.world.path("kept"));
+    let prune = ["prune", "--now"];
+    let (mut red, mut green) = (0, 0);
+    for calls in ["unlink", "linkat"] {
+        site.put_back();
+        for n in points(site.calls(calls, &prune), 1) {
+            site.put_back();
+            fs::rename(&repository, &kept).unwrap();
+            fs::create_dir(&repository).unwrap();
+            let disk = Loop::new(&site.world.path("image"), &repository);
+            run(&["cp", "-a", &format!("{}/.", kept.display()), repository.to_str().unwrap()]);
+            run(&["sync", "-f", repository.to_str().unwrap()]);
+            let what = format!("read-only at {calls} {n} of a prune");
+            let done = stopped(&site, &prune, calls, n, || disk.give_up());
+            if let Some((code, said)) = &done {
+                let counted = if *code == 0 { &mut green } else { &mut red };
+                *counted += 1;
+                let names = said.lines().any(|l| l.starts_with("error: ") && l.contains(repository.to_str().unwrap()));
+                assert!(*code == 0 || (*code == 1 && names), "{what}: {code}: {said}");
+            }
+            disk.mend();
+            site.is_well(&what, true, &prune);
+            site.world.run(&prune).exits(0);
+            site.world.run(&["verify", "--deep"]).exits(0);
+            drop(disk);
+            fs::remove_file(site.world.path("image")).unwrap();
+            fs::remove_dir(&repository).unwrap();
+            fs::rename(&kept, &repository).unwrap();
+        }
+    }
+    println!("{} cases of a prune on a disk that becomes read-only: {red} red, {green} green", red + green);
+    assert!(red > 0, "none failed");
+}
+
+/// A restore onto a disk that is read-only, or becomes so: the error says where, and nothing stands there that is none.
+#[test]
+fn sweep_of_a_restore_onto_a_disk_that_becomes_read_only() {
+    let site = Site::new();
+    let at = site.world.path("disk");
+    fs::create_dir(&at).unwrap();
+    let into = at.join("into");
+    let restore = ["restore", "first", "--only", "uploads", "--into", into.to_str().unwrap()];
+    let disk = Loop::new(&site.world.path("image"), &at);
+    let calls = "mkdirat,openat2,fsync";
+    let count = site.calls(calls, &restore);
+    fs::remove_dir_all(&into).unwrap();
+    let (mut red, mut green) = (0, 0);
+    // From the beginning, and in the middle.
+    for n in [0].into_iter().chain(points(count, 1)) {
+        site.put_back();
+        let what = format!("read-only at {calls} {n} of a restore");
+        let done = if n == 0 {
+            disk.give_up();
+            let ran = site.world.run(&restore);
+            Some((ran.code, ran.err))
+        } else {
+            stopped(&site, &restore, calls, n, || disk.give_up())
+        };
+        match &done {
+            Some((0, _)) => green += 1,
+            Some((code, said)) => {
+                red += 1;
+                let names = said.lines().any(|l| l.starts_with("error: ") && l.contains(at.to_str().unwrap()));
+                assert!(*code == 1 && names, "{what}: {code}: {said}");
+            }
+            None => {}
+        }
+        disk.mend();
+        // Nobody could take away what was begun; the next one does, and whatever has its name is whole.
+        if !into.join("uploads").exists() {
+            assert!(done.is_none_or(|d| d.0 != 0), "{what}: what was reported as restored is gone");
+            site.world.run(&restore).exits(0);
+        }
+        assert_eq!(site.misrestored_in(&into), Vec::<String>::new(), "{what}");
+        fs::remove_dir_all(&into).unwrap();
+        site.is_well(&what, false, SNAPSHOT);
+    }
+    println!("{} cases of a restore onto a disk that becomes read-only: {red} red, {green} green", red + green);
+    assert!(red > 0, "none failed");
+}
+
+/// The command, stopped at the n-th of these calls while `meanwhile` happens. `None`: it made fewer.
+pub fn stopped(
+    site: &Site,
+    arguments: &[&str],
+    calls: &str,
+    n: usize,
+    meanwhile: impl FnOnce(),
+) -> Option<(i32, String)> {
     let log = site.world.path("trace");
     let _ = fs::remove_file(&log);
     let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:signal=STOP:when={n}"));
     let wrapper = ["strace", "-f", "-qq", "-o", log.to_str().unwrap(), "-e", &trace, "-e", &inject];
-    let mut command = site.under(&wrapper, SNAPSHOT);
+    let mut command = site.under(&wrapper, arguments);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let begun = Instant::now();
     let stopped = loop {

@@ -1,7 +1,9 @@
 //! An installation that is put back to where it was before each case, and what must hold after it.
 
 use crate::calls::{self, Call, Event};
-use crate::cli::{Ran, World, tree};
+use crate::cli::{Ran, World, bare};
+use crate::tree::{self, Record};
+use rustix::fs::XattrFlags;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -21,11 +23,17 @@ const SEEN: &str = "write,pwrite64,fsync,fdatasync,syncfs,unlink,unlinkat,rename
 
 const RETENTION: &str = "[retention]\nkeep_last = 1\nkeep_daily = 0\nkeep_weekly = 0\nkeep_monthly = 0\n";
 
+/// A tree, as a restore has to bring it back.
+pub type Records = BTreeMap<PathBuf, Record>;
+
 pub struct Site {
     pub world: World,
-    /// The uploads at the first snapshot, and now.
-    old: Vec<(PathBuf, Vec<u8>)>,
-    new: Vec<(PathBuf, Vec<u8>)>,
+    /// The uploads at the first snapshot, at the newest one, and now.
+    old: Records,
+    kept: Records,
+    new: Records,
+    /// The snapshots, newest first.
+    ids: Vec<String>,
 }
 
 /// What a fault came to.
@@ -35,6 +43,7 @@ pub struct Done {
     /// The fault was injected at least once.
     pub hit: bool,
     pub code: i32,
+    /// What it said, and what it tried to say where that was made to fail.
     pub said: String,
     /// The calls, where they were looked at.
     pub events: Vec<Event>,
@@ -57,16 +66,19 @@ impl Site {
         let world = World::ready();
         fs::create_dir(world.path("tmp")).unwrap();
         let uploads = world.app().join("uploads");
+        enrich(&uploads);
         // Large enough to be written past the page cache, with an odd end.
         fs::write(uploads.join("large"), noise(1, 600_077)).unwrap();
         world.add_to_policy(RETENTION);
         // Whole ones: of those with a part alone, a prune takes none.
         world.run(&["snapshot", "--tag", "first"]).exits(0);
-        let old = tree(&uploads);
+        let old = tree::records(&uploads);
         fs::write(uploads.join("large"), noise(2, 600_077)).unwrap();
         world.run(&["snapshot"]).exits(0);
         fs::write(uploads.join("large"), noise(3, 600_077)).unwrap();
         world.run(&["snapshot"]).exits(0);
+        let (kept, ids) = (tree::records(&uploads), world.snapshots());
+        assert_eq!(ids.len(), 3);
         fs::write(uploads.join("large"), [noise(3, 300_000), noise(4, 600_033)].concat()).unwrap();
         for n in 0..20 {
             fs::write(uploads.join(format!("new-{n}")), noise(n, 3_000)).unwrap();
@@ -74,8 +86,8 @@ impl Site {
         if larger > 0 {
             fs::write(uploads.join("larger"), noise(5, larger + 77)).unwrap();
         }
-        let new = tree(&uploads);
-        let site = Site { world, old, new };
+        let new = tree::records(&uploads);
+        let site = Site { world, old, kept, new, ids };
         copy(&site.world.path("state"), &site.world.path("saved"));
         site
     }
@@ -106,13 +118,10 @@ impl Site {
         command
     }
 
-    /// How often each of these calls is made by the busiest thread: strace counts for each thread by itself.
+    /// How often the most frequent of these calls is made by its busiest thread: strace counts for each thread and each
+    /// call by itself.
     pub fn calls(&self, calls: &str, arguments: &[&str]) -> usize {
-        let mut threads: BTreeMap<String, usize> = BTreeMap::new();
-        for (thread, _) in self.traced(calls, arguments) {
-            *threads.entry(thread).or_default() += 1;
-        }
-        threads.into_values().max().unwrap_or(0)
+        self.calls_by_name(calls, arguments).into_values().max().unwrap_or(0)
     }
 
     /// The same for each of them by itself, as far as it is made.
@@ -150,7 +159,7 @@ impl Site {
     pub fn inject(&self, calls: &str, what: &str, arguments: &[&str]) -> Done {
         let log = self.world.path("trace");
         let (trace, inject) = (format!("trace={calls},{SEEN}"), format!("inject={calls}:{what}"));
-        let wrapper = ["strace", "-f", "-qq", "-y", "-xx", "-s", "4", "-o", log.to_str().unwrap()];
+        let wrapper = ["strace", "-f", "-qq", "-y", "-xx", "-s", "1024", "-o", log.to_str().unwrap()];
         let mut command = self.under(&[&wrapper[..], &["-e", &trace, "-e", &inject]].concat(), arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let begun = Instant::now();
@@ -167,6 +176,10 @@ impl Site {
         }
         let mut done = Done::of(&child.wait_with_output().unwrap());
         done.events = calls::read(&fs::read_to_string(&log).unwrap());
+        // What could not be said was tried to be said.
+        let unsaid = done.injected().filter(|call| call.name == "write" && call.fd(0).is_some_and(|to| to.fd == 2));
+        let unsaid: String = unsaid.map(|call| String::from_utf8_lossy(&call.text(1)).into_owned()).collect();
+        done.said += &unsaid;
         // A wake-up between threads that cannot be written wakes nobody. No kernel refuses it: nothing was tried then.
         let is_file = |call: &&Call| call.fd(0).is_none_or(|t| t.fd <= 2 || t.path.starts_with("/"));
         let on_files = done.injected().filter(is_file).count();
@@ -189,9 +202,18 @@ impl Site {
         };
         run(&["verify", "--deep"]);
         let here = self.world.snapshots();
-        assert!(prunes && !here.is_empty() || here.len() >= 3, "{what}: {here:?}");
-        // The tagged one is never pruned.
+        // Of the three the newest and the tagged one stay whatever happens; the one between them is there to be pruned.
+        for (at, id) in self.ids.iter().enumerate() {
+            assert!(
+                here.contains(id) || (prunes && at == 1),
+                "{what}: snapshot {at} of {:?} is gone: {here:?}",
+                self.ids
+            );
+        }
         self.comes_back("first", &self.old, what);
+        if prunes {
+            self.comes_back(&self.ids[0], &self.kept, what);
+        }
         run(SNAPSHOT);
         self.newest_comes_back(what);
         run(&["verify"]);
@@ -216,31 +238,92 @@ impl Site {
 
     /// The newest snapshot holds what is there now.
     pub fn newest_comes_back(&self, what: &str) {
-        self.comes_back("latest", &self.new, what);
+        self.comes_back("latest", &self.live(), what);
     }
 
-    fn comes_back(&self, id: &str, expected: &[(PathBuf, Vec<u8>)], what: &str) {
-        let _ = fs::remove_dir_all(self.into());
-        let into = self.into();
-        let arguments = ["restore", id, "--only", "uploads", "--into", into.to_str().unwrap()];
-        let ran: Ran = self.under(&["env"], &arguments).output().unwrap().into();
+    /// On another machine: it has the repository and the identity, and nothing that this host remembers.
+    fn comes_back(&self, id: &str, expected: &Records, what: &str) {
+        let other = self.world.path("elsewhere");
+        let _ = fs::remove_dir_all(&other);
+        fs::create_dir(&other).unwrap();
+        let mut command = bare(&other);
+        command.args([
+            "--config-dir",
+            "none",
+            "--state-dir",
+            "none",
+            "restore",
+            id,
+            "--only",
+            "uploads",
+            "--into",
+            "into",
+        ]);
+        command.arg("--repository").arg(self.world.repository()).arg("--identity").arg(self.world.identity());
+        let ran: Ran = command.output().unwrap().into();
         assert_eq!(ran.code, 0, "{what}: {id} does not come back: {ran:#?}");
-        assert!(
-            self.restored() == names(&self.world.app().join("uploads"), expected),
-            "{what}: {id} came back otherwise"
-        );
-        fs::remove_dir_all(self.into()).unwrap();
+        let differs = tree::differences(expected, &self.records_in(&other.join("into")));
+        assert!(differs.is_empty(), "{what}: {id} came back otherwise:\n{}", differs.join("\n"));
+        fs::remove_dir_all(&other).unwrap();
     }
 
-    /// The uploads in the folder of restores, by their names.
-    pub fn restored(&self) -> Vec<(PathBuf, Vec<u8>)> {
+    /// The uploads in a folder that was restored into.
+    fn records_in(&self, into: &Path) -> Records {
         let uploads = self.world.app().canonicalize().unwrap().join("uploads");
-        let dir = self.into().join("uploads").join(uploads.strip_prefix("/").unwrap());
-        names(&dir, &tree(&dir))
+        tree::records(&into.join("uploads").join(tree::inside(&uploads)))
     }
 
-    pub fn expected(&self) -> Vec<(PathBuf, Vec<u8>)> {
-        names(&self.world.app().join("uploads"), &self.old)
+    /// The uploads in the folder of restores.
+    pub fn restored(&self) -> Records {
+        self.records_in(&self.into())
+    }
+
+    /// How they differ from what they were at the first snapshot.
+    pub fn misrestored(&self) -> Vec<String> {
+        self.misrestored_in(&self.into())
+    }
+
+    pub fn misrestored_in(&self, into: &Path) -> Vec<String> {
+        tree::differences(&self.old, &self.records_in(into))
+    }
+
+    pub fn expected(&self) -> &Records {
+        &self.old
+    }
+
+    /// The uploads themselves.
+    pub fn live(&self) -> Records {
+        tree::records(&self.world.app().join("uploads"))
+    }
+
+    /// Nothing but a restore in place changes the application.
+    pub fn live_is_untouched(&self, what: &str) {
+        let differs = tree::differences(&self.new, &self.live());
+        assert!(differs.is_empty(), "{what}: the application was changed:\n{}", differs.join("\n"));
+    }
+
+    /// The snapshots that were there, newest first.
+    pub fn ids(&self) -> &[String] {
+        &self.ids
+    }
+}
+
+/// What a careless tool loses of a tree.
+fn enrich(uploads: &Path) {
+    let at = |name: &str| uploads.join(name);
+    std::os::unix::fs::symlink("one.txt", at("link")).unwrap();
+    fs::hard_link(at("one.txt"), at("a/one more")).unwrap();
+    fs::write(at("žluť ☃"), "utf-8\n").unwrap();
+    rustix::fs::setxattr(at("žluť ☃"), "user.note", b"\0kept", XattrFlags::empty()).unwrap();
+    fs::create_dir(at("empty")).unwrap();
+    fs::write(at("owned"), "owned\n").unwrap();
+    std::os::unix::fs::chown(at("owned"), Some(1000), Some(27)).unwrap();
+    tree::set_mode(&at("owned"), 0o640);
+    let sparse = fs::File::create(at("sparse")).unwrap();
+    sparse.set_len(1 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"in the middle", 500_000).unwrap();
+    for name in ["a/two.bin", "link", "empty"] {
+        tree::set_mtime(&at(name), -300_000_000, 250_000_001);
     }
 }
 
@@ -279,9 +362,20 @@ impl Done {
         let said = [&output.stdout[..], &output.stderr].map(|b| String::from_utf8_lossy(b).into_owned()).concat();
         // The standard library does not survive a folder that cannot be closed, nor the network's runtime a wake-up that
         // cannot be written, which only an injection brings about; nothing else may panic.
-        let known = ["unexpected error during closedir", "failed to wake I/O driver"];
-        assert!(!said.contains("panicked") || known.iter().any(|k| said.contains(k)), "{said}");
+        let known = ["unexpected error during closedir", "failed to wake I/O driver"].iter().any(|k| said.contains(k));
+        assert!(!said.contains("panicked") || known, "{said}");
+        // What fails before the program begins is the loader's.
+        let has_begun = !said.contains("while loading shared libraries");
+        let documented = output.status.code().is_some_and(|code| (0..=6).contains(&code));
+        assert!(documented || killed || known || !has_begun, "it ended with {}: {said}", output.status);
         Done { killed, hit: false, code: output.status.code().unwrap_or(-1), said, events: Vec::new() }
+    }
+
+    /// Whether it was the program that met the fault, and not what loads it. A wake-up between threads of the network's
+    /// runtime waits for nothing, so that nothing interrupts it.
+    pub fn is_met(&self) -> bool {
+        let elsewhere = ["while loading shared libraries", "failed to wake I/O driver"];
+        self.hit && !elsewhere.iter().any(|e| self.said.contains(e))
     }
 
     /// The calls that were made to fail.
@@ -300,10 +394,6 @@ fn woke_nobody(log: &Path) -> bool {
     text.lines().any(|line| line.contains(&name) && line.contains("(INJECTED)"))
 }
 
-fn names(dir: &Path, files: &[(PathBuf, Vec<u8>)]) -> Vec<(PathBuf, Vec<u8>)> {
-    files.iter().map(|(path, bytes)| (path.strip_prefix(dir).unwrap().to_owned(), bytes.clone())).collect()
-}
-
 fn is_temporary(path: &Path) -> bool {
     let name = path.file_name().unwrap().to_string_lossy();
     name.ends_with(".tmp") || name.starts_with(".tmp")
@@ -313,7 +403,7 @@ fn copy(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
 }
 
-fn is_whole() -> bool {
+pub fn is_whole() -> bool {
     std::env::var_os("LIFEBOAT_SWEEP").is_some()
 }
 

@@ -34,7 +34,7 @@ impl Site {
         fs::write(uploads.join("newer"), "newer\n").unwrap();
         let spoilt = state(&world.app());
         for dir in ["app", "state"] {
-            copy(&world.path(dir), &world.path(&format!("saved-{dir}")));
+            copy(&[world.path(dir)], &world.path(&format!("saved-{dir}")));
         }
         Self { world, good, spoilt }
     }
@@ -42,27 +42,18 @@ impl Site {
     fn put_back(&self) {
         for dir in ["app", "state"] {
             fs::remove_dir_all(self.world.path(dir)).unwrap();
-            copy(&self.world.path(&format!("saved-{dir}")), &self.world.path(dir));
+            copy(&[self.world.path(&format!("saved-{dir}"))], &self.world.path(dir));
         }
         for beside in left_over(&self.world).iter().filter(|p| p.parent() == Some(self.world.dir.path())) {
             fs::remove_dir_all(beside).unwrap();
         }
     }
 
-    /// The command under strace.
-    fn traced(&self, options: &[&str], arguments: &[&str]) -> std::process::Output {
-        let plain = self.world.command(arguments);
-        let mut command = Command::new("strace");
-        command.args(["-f", "-qq", "-y"]).args(options).arg(plain.get_program()).args(plain.get_args());
-        command.env_clear().env("HOME", self.world.dir.path()).env("PATH", std::env::var_os("PATH").unwrap());
-        command.current_dir(self.world.dir.path()).output().unwrap()
-    }
-
     /// How many calls there are, and how many of them before the journal begins.
     fn calls(&self, calls: &str) -> (usize, usize) {
         let log = self.world.path("trace");
         let all = format!("trace={calls},fsync,rename,linkat");
-        self.traced(&["-o", log.to_str().unwrap(), "-e", &all], RESTORE);
+        traced(&self.world, &["-o", log.to_str().unwrap(), "-e", &all], RESTORE);
         let text = fs::read_to_string(&log).unwrap();
         // Calls are counted for each thread; the one that writes the journal does all that matters.
         let own = text.lines().find(|l| l.contains("/rollback/")).expect("no journal was written");
@@ -75,17 +66,11 @@ impl Site {
     }
 
     fn kill(&self, calls: &str, n: usize, arguments: &[&str]) -> bool {
-        use std::os::unix::process::ExitStatusExt;
-        let inject = format!("inject={calls}:signal=SIGKILL:when={n}");
-        let trace = format!("trace={calls}");
-        let output = self.traced(&["-o", "/dev/null", "-e", &trace, "-e", &inject], arguments);
-        output.status.signal() == Some(9) || output.status.code() == Some(137)
+        kill(&self.world, calls, n, arguments)
     }
 
-    /// A transaction is pending: nothing else goes on until it is settled.
     fn is_pending(&self) -> bool {
-        let said = self.world.run(&["list"]).exits(0);
-        said.err.contains("was cut short")
+        is_pending(&self.world)
     }
 
     /// One of the two states, and nothing left over but what is kept on purpose.
@@ -107,10 +92,33 @@ impl Site {
 }
 
 const RESTORE: &[&str] = &["restore", "good", "--in-place", "--yes"];
-const RESUME: &[&str] = &["restore", "--resume"];
+pub const RESUME: &[&str] = &["restore", "--resume"];
 
-fn copy(from: &Path, to: &Path) {
-    assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
+pub fn copy(from: &[PathBuf], to: &Path) {
+    assert!(Command::new("cp").arg("-a").args(from).arg(to).status().unwrap().success());
+}
+
+/// The command under strace.
+pub fn traced(world: &World, options: &[&str], arguments: &[&str]) -> std::process::Output {
+    let plain = world.command(arguments);
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-y"]).args(options).arg(plain.get_program()).args(plain.get_args());
+    command.env_clear().env("HOME", world.dir.path()).env("PATH", std::env::var_os("PATH").unwrap());
+    command.current_dir(world.dir.path()).output().unwrap()
+}
+
+/// Kills the command at its nth call of this name; `false`: it did not come to that.
+pub fn kill(world: &World, calls: &str, n: usize, arguments: &[&str]) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+    let inject = format!("inject={calls}:signal=SIGKILL:when={n}");
+    let trace = format!("trace={calls}");
+    let output = traced(world, &["-o", "/dev/null", "-e", &trace, "-e", &inject], arguments);
+    output.status.signal() == Some(9) || output.status.code() == Some(137)
+}
+
+/// A transaction is pending: nothing else goes on until it is settled.
+pub fn is_pending(world: &World) -> bool {
+    world.run(&["list"]).exits(0).err.contains("was cut short")
 }
 
 /// Kills at each of these calls from the journal's begin on. Returns how often it was pending, new, old.

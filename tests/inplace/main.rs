@@ -4,6 +4,8 @@
 mod docker;
 #[path = "../support/redis.rs"]
 mod redis;
+#[path = "../support/tree.rs"]
+mod tree;
 #[path = "../cli/world.rs"]
 #[allow(dead_code, reason = "another binary uses the rest")]
 mod world;
@@ -11,6 +13,7 @@ mod world;
 mod crash;
 mod files;
 mod health;
+mod killed;
 mod nginx;
 mod project;
 mod settled;

@@ -122,7 +122,7 @@ fn unchanged_files_are_not_read_again() {
     while let Ok(event) = events.next() {
         opened.extend(event.file_name().map(|name| name.to_owned()));
     }
-    // One group in thirty is read again in each run: mostly none of these six, hardly ever two.
+    // Where a day ends in between, one group in thirty is read again: mostly none of these six, hardly ever two.
     assert!(opened.len() <= 2 && reused >= total - 2 * (2 << 20), "{opened:?}: {read} read, {reused} reused");
     assert!(read < 1 << 20 | (opened.len() as u64 * (3 << 20)), "{opened:?}: {read} read, {reused} reused");
     let (into, _) = lab.restore("latest", "out");

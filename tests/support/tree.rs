@@ -100,8 +100,8 @@ fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
     found
 }
 
-/// Says what differs, path by path; panics when anything does.
-pub fn assert_same(expected: &BTreeMap<PathBuf, Record>, found: &BTreeMap<PathBuf, Record>) {
+/// What differs, path by path.
+pub fn differences(expected: &BTreeMap<PathBuf, Record>, found: &BTreeMap<PathBuf, Record>) -> Vec<String> {
     let mut problems = Vec::new();
     for (path, record) in expected {
         match found.get(path) {
@@ -113,6 +113,12 @@ pub fn assert_same(expected: &BTreeMap<PathBuf, Record>, found: &BTreeMap<PathBu
     for path in found.keys().filter(|p| !expected.contains_key(*p)) {
         problems.push(format!("{path:?} is new"));
     }
+    problems
+}
+
+/// Says what differs; panics when anything does.
+pub fn assert_same(expected: &BTreeMap<PathBuf, Record>, found: &BTreeMap<PathBuf, Record>) {
+    let problems = differences(expected, found);
     assert!(problems.is_empty(), "{} differences:\n{}", problems.len(), problems.join("\n"));
 }
 

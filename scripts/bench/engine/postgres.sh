@@ -74,7 +74,7 @@ bench_postgres() {
     sql postgres -c 'create database first_day'
     fill_postgres first_day
     dump="\"$bin/pg_dump\" -Fc -Z0 -h \"$work/pg/run\" -p $port -U postgres shop"
-    printf '[[source]]\nkind = "postgres"\nurl = "postgres://postgres@127.0.0.1:%s/shop"\n' "$port" >"$work/source.toml"
+    printf '[[source]]\nkind = "postgres"\nurl = "postgres://postgres@/shop?host=%s&port=%s"\n' "$work/pg/run" "$port" >"$work/source.toml"
     for round in $(seq "$runs"); do
         # A copy of the same pages, equal in every round.
         sql postgres -c 'drop database if exists shop' -c 'create database shop template first_day strategy file_copy' -c checkpoint

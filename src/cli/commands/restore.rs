@@ -7,7 +7,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Align, Paint, Table, local, printable};
 use crate::cli::session::{Session, argument};
 use crate::ops::restore::{
-    self, Difference, RestoreOutcome, RestorePlan, RestoreReport, RestoreRequest, RestoredSource, Tally,
+    self, Difference, Report, RestoreOutcome, RestorePlan, RestoreReport, RestoreRequest, RestoredSource, Tally,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -155,19 +155,27 @@ fn remarks(session: &Session, source: &RestoredSource) -> String {
             lines.push(format!("  and {more} more"));
         }
     }
-    if let Some(tree) = source.tree.as_ref().filter(|t| t.worst.is_some()) {
-        let label = out.paint(Paint::Yellow, "differs:");
-        let sorts: Vec<String> = tree.summary.iter().map(Tally::to_string).collect();
-        lines.push(format!("{label} source {name:?}: {}", sorts.join(", ")));
-        for tally in &tree.summary {
-            let of_sort = |d: &&Difference| (d.aspect, d.severity) == (tally.aspect, tally.severity);
-            let told = tree.differences.iter().filter(of_sort).take(SHOWN_OF_SORT);
-            lines.extend(told.map(|d| format!("  {}: {}", printable(&d.path), printable(&d.what))));
-            let more = tally.count.saturating_sub(SHOWN_OF_SORT as u64);
-            if more > 0 {
-                lines.push(format!("  and {more} more of this sort"));
-            }
+    let lines: String = lines.into_iter().map(|line| format!("{line}\n")).collect();
+    lines + &source.tree.as_ref().map(|tree| differences(session, name, tree)).unwrap_or_default()
+}
+
+/// How a source's trees differ from what was captured, in lines.
+pub fn differences(session: &Session, name: &str, tree: &Report) -> String {
+    if tree.worst.is_none() {
+        return String::new();
+    }
+    let label = session.out.paint(Paint::Yellow, "differs:");
+    let sorts: Vec<String> = tree.summary.iter().map(Tally::to_string).collect();
+    let mut text = format!("{label} source {name:?}: {}\n", sorts.join(", "));
+    for tally in &tree.summary {
+        let of_sort = |d: &&Difference| (d.aspect, d.severity) == (tally.aspect, tally.severity);
+        for told in tree.differences.iter().filter(of_sort).take(SHOWN_OF_SORT) {
+            text += &format!("  {}: {}\n", printable(&told.path), printable(&told.what));
+        }
+        let more = tally.count.saturating_sub(SHOWN_OF_SORT as u64);
+        if more > 0 {
+            text += &format!("  and {more} more of this sort\n");
         }
     }
-    lines.into_iter().map(|line| format!("{line}\n")).collect()
+    text
 }

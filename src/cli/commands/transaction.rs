@@ -1,5 +1,6 @@
 //! A change of the live application as one transaction: what would be done, what was done, and what settles it.
 
+use super::restore::differences;
 use crate::base::units::{human_duration, human_size};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Align, Paint, Table, local, printable};
@@ -213,6 +214,9 @@ pub fn report_text(session: &Session, report: &TransactionReport, asked: Asked) 
     }
     if let Some(safety) = &report.safety {
         text += &format!("what was live before is snapshot {safety}\n");
+    }
+    for source in &report.sources {
+        text += &source.tree.as_ref().map(|tree| differences(session, source.name.as_str(), tree)).unwrap_or_default();
     }
     match (report.outcome, asked) {
         (Outcome::Done, _) => {

@@ -17,7 +17,7 @@ mod plan;
 mod report;
 mod selection;
 
-pub use crate::sources::extract::{Difference, Tally};
+pub use crate::sources::extract::{Difference, Report, Tally};
 pub use ground::remove as remove_tree;
 pub use lay::run;
 pub use plan::{PlannedSource, PlannedStream, RestorePlan, RestoreRequest, plan};

@@ -5,7 +5,9 @@ use super::plan::{PassedOver, TransactionPlan, What};
 use crate::base::ids::{PolicyName, SnapshotId, SourceName};
 use crate::ops::OpsError;
 use crate::ops::health::Health;
+use crate::sources::extract::Report;
 use crate::sources::git::GitPlacing;
+use crate::sources::placing::Intent;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
@@ -34,6 +36,8 @@ pub struct SourceResult {
     pub name: SourceName,
     pub kind: String,
     pub lines: Vec<String>,
+    /// Of its trees: what was laid out, and every way in which all of it differs from what was captured.
+    pub tree: Option<Report>,
 }
 
 #[derive(Debug, Serialize)]
@@ -74,15 +78,17 @@ pub struct TransactionReport {
 
 impl TransactionReport {
     pub fn of(plan: &TransactionPlan, outcome: Outcome) -> Self {
-        let source = |i: &crate::sources::placing::Intent| SourceResult {
+        let source = |i: &Intent| SourceResult {
             name: i.source.clone(),
             kind: i.kind.clone(),
             lines: i.lines.clone(),
+            tree: None,
         };
         let moved = |a: &super::Aside| SourceResult {
             name: a.source.clone(),
             kind: "postgres".into(),
             lines: vec![format!("restored into a new cluster; {}", a.line())],
+            tree: None,
         };
         Self {
             id: plan.id.clone(),
@@ -115,6 +121,18 @@ impl TransactionReport {
             rolled_back && own.iter().any(|kind| h.name.starts_with(kind))
         };
         self.health.iter().all(|h| h.ok || (h.known && !to_be_cured(h)))
+    }
+
+    /// How a tree differs; one that was planned on the way is told of as well.
+    pub(super) fn differs(&mut self, intent: &Intent, tree: Option<Report>) {
+        match self.sources.iter_mut().find(|s| s.name == intent.source) {
+            Some(source) => source.tree = tree,
+            None if tree.is_some() => {
+                let (name, kind, lines) = (intent.source.clone(), intent.kind.clone(), intent.lines.clone());
+                self.sources.push(SourceResult { name, kind, lines, tree });
+            }
+            None => {}
+        }
     }
 
     pub(super) fn step(&mut self, step: &Step, seconds: f64, error: Option<String>) {

@@ -475,14 +475,14 @@ impl<'a> Machine<'a> {
         })
     }
 
-    fn placed(
+    fn placed<T>(
         &self,
         intent: &Intent,
         act: impl FnOnce(
             &dyn crate::sources::placing::Placing,
             &crate::sources::placing::Scene<'_>,
-        ) -> Result<(), crate::sources::SourceError>,
-    ) -> Result<(), OpsError> {
+        ) -> Result<T, crate::sources::SourceError>,
+    ) -> Result<T, OpsError> {
         let placing = self.stage.placing_of(intent)?;
         act(placing.as_ref(), &self.stage.scene(&intent.source)).map_err(|e| self.stage.failed(&intent.source, e))
     }
@@ -536,6 +536,12 @@ impl<'a> Machine<'a> {
         {
             // The application is well; a hook that is not changes nothing about that.
             self.report.warnings.push(full_text(&e));
+        }
+        for intent in self.intents() {
+            match self.placed(&intent, |placing, scene| placing.differs(scene, &intent)) {
+                Ok(tree) => self.report.differs(&intent, tree),
+                Err(e) => self.report.warnings.push(full_text(&e)),
+            }
         }
         self.write(Line::End { end: End::Done })?;
         let kept = TimeDelta::try_seconds(i64::try_from(self.plan.keep_old_seconds).unwrap_or(i64::MAX));

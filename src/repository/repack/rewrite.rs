@@ -401,7 +401,7 @@ impl<'p> Packer<'p> {
         if segment.is_empty() {
             return Ok(());
         }
-        let frame = self.encoder.encode(segment.plain())?;
+        let frame = self.encoder.encode_segment(&segment)?;
         let mut archive = match self.open.take() {
             Some(archive) => archive,
             None => ArchiveWriter::new(&self.recipients)?,

@@ -255,7 +255,7 @@ impl SnapshotWriter {
         let note = self.note(source, stream);
         let length = expected.or(note.as_ref().and_then(|n| n.lengths.last().copied())).unwrap_or(0);
         let average = ChunkAverage::after(note.map(|n| n.average), kind, length);
-        StreamWriter::new(self, average, self.gear.clone(), kind.is_read_whole())
+        StreamWriter::new(self, average, self.gear.clone(), kind)
     }
 
     /// Ends the snapshot: everything is stored, then the header.

@@ -3,12 +3,14 @@
 use super::lock;
 use super::snapshot::{SnapshotWriter, Used};
 use crate::base::ids::ChunkId;
+use crate::base::stream::StreamKind;
 use crate::pipeline::chunk::{ChunkAverage, Chunker, GearTable};
-use crate::pipeline::segment::{SEGMENT_TARGET, Segment};
+use crate::pipeline::segment::{SEGMENT_TARGET, Search, Segment};
 use crate::repository::format::IdsTree;
 use crate::repository::tree;
 use sha2::{Digest, Sha256};
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// What a finished stream is: everything of its manifest entry but its name and kind.
@@ -29,6 +31,8 @@ pub struct StreamWriter<'a> {
     /// With fewer bytes behind the last chunk than these its end is not looked for again.
     wanted: usize,
     segment: Segment,
+    /// Of a stream whose content is of one sort.
+    search: Option<Arc<Search>>,
     entries: Vec<tree::Entry>,
     /// Where the entries of the current piece begin.
     piece_start: usize,
@@ -47,17 +51,19 @@ fn run_failed() -> io::Error {
 }
 
 impl<'a> StreamWriter<'a> {
-    pub(super) fn new(writer: &'a SnapshotWriter, average: ChunkAverage, gear: GearTable, sha256: bool) -> Self {
+    pub(super) fn new(writer: &'a SnapshotWriter, average: ChunkAverage, gear: GearTable, kind: StreamKind) -> Self {
+        let is_mixed = kind == StreamKind::Tar;
         Self {
             writer,
             chunker: Chunker::new(gear, average),
             held: Vec::new(),
             wanted: 1,
             segment: Segment::default(),
+            search: (!is_mixed).then(Arc::default),
             entries: Vec::new(),
             piece_start: 0,
             position: 0,
-            sha256: sha256.then(Sha256::new),
+            sha256: kind.is_read_whole().then(Sha256::new),
             used: Used::default(),
             last: u32::MAX,
             expected: Vec::new(),
@@ -180,7 +186,8 @@ impl<'a> StreamWriter<'a> {
         if self.segment.is_empty() {
             return Ok(());
         }
-        let segment = std::mem::replace(&mut self.segment, self.writer.shared.spare.segment());
+        let mut segment = std::mem::replace(&mut self.segment, self.writer.shared.spare.segment());
+        segment.belongs_to(self.search.clone());
         let sender = self.writer.segments.as_ref().ok_or_else(run_failed)?;
         sender.send(segment).map_err(|_| run_failed())?;
         self.check()

@@ -166,7 +166,7 @@ impl Shared {
                 continue;
             }
             self.options.cancel.check()?;
-            let full = self.append(&segment, encoder.encode(segment.plain())?)?;
+            let full = self.append(&segment, encoder.encode_segment(&segment)?)?;
             self.spare.take_segment(segment);
             if let Some(full) = full {
                 archives.send(full.finish(&mut encoder)?).map_err(|_| RepositoryError::Worker)?;

@@ -14,6 +14,7 @@ use crate::place::compose::{Compose, ComposeProject, UpSet};
 use crate::place::{Docker, PlaceError};
 use crate::policy::model::{App, SourcePolicy};
 use crate::sources::SourceError;
+use crate::sources::extract::Report;
 use crate::sources::placing::{Intent, Part, Placing, Scene, Stored};
 use crate::sources::project::Places;
 use crate::sources::trees::{Base, Hands, Job, Tape};
@@ -221,8 +222,7 @@ impl Placing for ComposePlacing {
             let written = Written::of(stored, &state.pieces)?;
             // What an attempt that was cut off laid out; nothing has been switched yet.
             self.hands.discard_new(job, None, scene.cancel)?;
-            let warnings = self.hands.make(job, None, &Tape(&written), scene.cancel)?;
-            warnings.into_iter().for_each(|w| scene.events.warn(scene.name, w));
+            self.hands.make(job, None, &Tape(&written), scene.cancel)?;
         }
         Ok(())
     }
@@ -235,8 +235,7 @@ impl Placing for ComposePlacing {
         }
         if let Some(job) = &state.job {
             let written = Written::of(stored, &state.pieces)?;
-            let warnings = self.hands.settle(job, None, &Tape(&written), scene.cancel)?;
-            warnings.into_iter().for_each(|w| scene.events.warn(scene.name, w));
+            self.hands.settle(job, None, &Tape(&written), scene.cancel)?;
         }
         Ok(())
     }
@@ -283,6 +282,10 @@ impl Placing for ComposePlacing {
             }
         }
         Ok(())
+    }
+
+    fn differs(&self, _: &Scene<'_>, intent: &Intent) -> Result<Option<Report>, SourceError> {
+        state_of(intent)?.job.as_ref().map(|job| self.hands.differs(job)).transpose()
     }
 
     fn back(&self, scene: &Scene<'_>, intent: &Intent) -> Result<(), SourceError> {

@@ -197,7 +197,7 @@ fn special_names(bits: u32) -> &'static str {
 }
 
 /// Capabilities are setuid by another name, and the other attributes of the system change what it enforces.
-pub(super) fn refuse_attribute(name: &[u8], wanted: Wanted) -> Option<String> {
+pub(in crate::sources) fn refuse_attribute(name: &[u8], wanted: Wanted) -> Option<String> {
     if name.contains(&0) || name.is_empty() {
         return Some("attribute with an impossible name not restored".into());
     }

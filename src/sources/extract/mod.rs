@@ -24,7 +24,7 @@ pub use lay::{Extractor, Options, write_content};
 pub use report::{Aspect, Difference, Report, Severity, Tally};
 
 pub(in crate::sources) use dirs::{open_below, stat_below};
-pub(in crate::sources) use metadata::{Wanted, apply_to_file, set_time};
+pub(in crate::sources) use metadata::{Wanted, apply_to_file, refuse_attribute, set_time};
 
 use std::io;
 use std::path::PathBuf;

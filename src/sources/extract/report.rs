@@ -1,6 +1,7 @@
 //! What an extraction did, and every way in which the result differs from the archive.
 
 use crate::sources::files::entry::{Kind, display};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -8,7 +9,7 @@ use std::fmt;
 const LISTED: usize = 1_000;
 
 /// How much a difference costs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// The entry is there, but not all of its metadata.
@@ -20,7 +21,7 @@ pub enum Severity {
 }
 
 /// What of an entry differs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Aspect {
     /// The entry as a whole.
@@ -50,7 +51,7 @@ impl Aspect {
     }
 
     /// Of an extended attribute.
-    pub(super) fn of_attribute(name: &[u8]) -> Self {
+    pub(in crate::sources) fn of_attribute(name: &[u8]) -> Self {
         match name {
             b"system.posix_acl_access" | b"system.posix_acl_default" => Aspect::Acl,
             b"security.capability" => Aspect::Capabilities,
@@ -60,7 +61,7 @@ impl Aspect {
 }
 
 /// One way in which the result differs from the archive.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     pub path: String,
     /// A lower-case fragment.
@@ -70,7 +71,7 @@ pub struct Difference {
 }
 
 /// How many differences of one sort there are, the unlisted ones included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     pub aspect: Aspect,
     pub severity: Severity,
@@ -101,7 +102,7 @@ impl fmt::Display for Tally {
 }
 
 /// What an extraction did.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     pub entries: u64,
     /// Bytes of content, holes included.
@@ -130,6 +131,11 @@ impl Report {
         }
         own.for_each(|(_, difference)| whole.list(difference, &mut listed));
         whole
+    }
+
+    /// Both of them, as one.
+    pub(in crate::sources) fn and(self, other: Report) -> Report {
+        self.merge(std::iter::once((usize::MAX, other)))
     }
 
     /// Adds everything of another but what it lists.
@@ -163,7 +169,7 @@ impl Report {
         self.summary[at].count
     }
 
-    pub(super) fn add(&mut self, severity: Severity, aspect: Aspect, path: &[u8], what: impl Into<String>) {
+    pub(in crate::sources) fn add(&mut self, severity: Severity, aspect: Aspect, path: &[u8], what: impl Into<String>) {
         self.worst = self.worst.max(Some(severity));
         if self.count(severity, aspect, 1) <= LISTED as u64 {
             self.differences.push(Difference { path: display(path), what: what.into(), aspect, severity });

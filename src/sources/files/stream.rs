@@ -9,8 +9,8 @@
 //! can be taken over too: see [`super::parts`].
 //!
 //! Never remembered: a file whose times lie within [`SETTLE`] seconds of this run's begin, or later (it may change
-//! again without its times telling), and one that changed while it was read. One group in [`ROUNDS`] is read again in
-//! each run, another one each time, so that after that many runs every byte has been read again.
+//! again without its times telling), and one that changed while it was read. One group in [`DAYS`] is read again by
+//! each day's first run, another one each day, so that every byte is read again within so many days.
 
 use super::entry::{Entry, Kind, Time};
 use super::frame::{self, END_OF_ARCHIVE};
@@ -22,6 +22,7 @@ use crate::base::ids::SourceName;
 use crate::base::stream::StreamKind;
 use crate::base::units::human_duration;
 use crate::sources::{Capture, Piece, SourceError, StreamSink};
+use chrono::{DateTime, Utc};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -45,7 +46,7 @@ const AT_ENTRIES: u32 = 1;
 const GROUP_ENTRIES: usize = 1024;
 /// Seconds; the coarsest file systems keep times to two of them.
 const SETTLE: i64 = 2;
-const ROUNDS: u64 = 30;
+const DAYS: u64 = 30;
 /// Bytes of a large file that are read at once.
 pub(super) const BUFFER: usize = 2 << 20;
 /// Bytes that are gathered for the sink: several chunks, or the sink would have to put them together again.
@@ -85,10 +86,32 @@ pub struct TreeStream<'a> {
     pub(super) gone: HashMap<Vec<u8>, Option<Vec<u8>>>,
     remember: bool,
     key: String,
-    run: u64,
+    turns: Turns,
     totals: Totals,
     /// Folders above trees that Docker reads, which stand in the tar already.
     parents: HashSet<Vec<u8>>,
+}
+
+/// Whose turn it is to be read again: the last run's day, and this one's.
+#[derive(Debug, Clone, Copy)]
+struct Turns {
+    first: u64,
+    today: u64,
+}
+
+impl Turns {
+    /// After a run on the day `last`. A clock that was set back takes a day's share away, and no more.
+    fn since(last: Option<u64>, now: DateTime<Utc>) -> Self {
+        let today = now.timestamp().max(0) as u64 / (24 * 3600);
+        let first = last.filter(|last| *last <= today).map_or(today, |last| last + 1);
+        Self { first, today }
+    }
+
+    /// Whether one of the days since then is the group's.
+    fn take(&self, group: u64) -> bool {
+        let days = (self.today + 1).saturating_sub(self.first);
+        (group % DAYS + DAYS - self.first % DAYS) % DAYS < days
+    }
 }
 
 /// What writing a file came to.
@@ -116,7 +139,7 @@ impl<'a> TreeStream<'a> {
             let bytes = cx.memo.get(&format!("{key}/{what}"))?;
             Some(u64::from_le_bytes(bytes.try_into().ok()?))
         };
-        let run = number("run").map_or(0, |run| run.wrapping_add(1));
+        let turns = Turns::since(number("day"), cx.now);
         let length = number("length");
         let tar = cx.sink.stream(TAR.parse()?, StreamKind::Tar, length).map_err(|e| sink_error(cx, e))?;
         let listing = cx.sink.stream(LISTING.parse()?, StreamKind::Listing, None).map_err(|e| sink_error(cx, e))?;
@@ -135,7 +158,7 @@ impl<'a> TreeStream<'a> {
             gone: HashMap::new(),
             remember,
             key,
-            run,
+            turns,
             totals: Totals::default(),
             parents: HashSet::new(),
         })
@@ -193,7 +216,7 @@ impl<'a> TreeStream<'a> {
         self.end_piece()?;
         self.flush_lines()?;
         if self.remember {
-            self.cx.memo.put(&format!("{}/run", self.key), &self.run.to_le_bytes());
+            self.cx.memo.put(&format!("{}/day", self.key), &self.turns.today.to_le_bytes());
         }
         self.cx.memo.put(&format!("{}/length", self.key), &self.position.to_le_bytes());
         let TreeStream { cx, tar, listing, totals, .. } = self;
@@ -351,7 +374,7 @@ impl<'a> TreeStream<'a> {
 
     /// Whether a group must be read in this run although nothing has changed.
     pub(super) fn is_due(&self, key: &str) -> bool {
-        self.cx.force || (hash64(key.as_bytes()).wrapping_add(self.run)).is_multiple_of(ROUNDS)
+        self.cx.force || self.turns.take(hash64(key.as_bytes()))
     }
 
     /// Whether a file's times are old enough that a later change would show in them.
@@ -397,4 +420,28 @@ pub(in crate::sources) fn hash64(bytes: &[u8]) -> u64 {
         hash = mix(hash ^ u64::from_le_bytes(word));
     }
     mix(mix(hash))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_day_has_its_groups_and_each_group_its_day() {
+        let day = |n: i64| DateTime::from_timestamp(n * 24 * 3600 + 5, 0).unwrap();
+        let due = |last: Option<u64>, today: i64| -> Vec<u64> {
+            let turns = Turns::since(last, day(today));
+            (0..DAYS).filter(|group| turns.take(*group)).collect()
+        };
+        // The largest numbers are no others.
+        assert!((0..DAYS).filter(|n| Turns::since(None, day(20_000)).take(u64::MAX - n)).count() == 1);
+        let mut all: Vec<u64> = (20_001..20_031).flat_map(|today| due(Some(today as u64 - 1), today)).collect();
+        all.sort_unstable();
+        assert_eq!(all, (0..DAYS).collect::<Vec<_>>(), "each in thirty days, once");
+        assert!(due(Some(20_000), 20_000).is_empty(), "the day has had its run");
+        // Days without a run are made up for; a clock that was set back costs one share.
+        assert_eq!((due(Some(19_990), 20_000).len(), due(Some(19_000), 20_000).len()), (10, 30));
+        assert_eq!((due(Some(20_005), 20_000).len(), due(None, 20_000).len()), (1, 1));
+        assert_eq!(due(Some(0), -5).len(), 0);
+    }
 }

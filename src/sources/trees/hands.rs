@@ -1,11 +1,13 @@
 //! Who does it: this process, or the same program in a helper container, where only the engine reaches the tree.
 
 use super::super::SourceError;
+use super::super::extract::Report;
 use super::super::project::Places;
 use super::helper::{Helpers, Order};
 use super::job::Job;
 use super::placing::{Tape, Through};
 use super::survey::Survey;
+use super::told;
 use super::{again, back, discard_new, discard_old, first, look, survey, switch};
 use crate::base::cancel::Cancel;
 use std::io::Read;
@@ -40,12 +42,11 @@ impl Hands {
         through: Option<&Through>,
         tape: &Tape<'_>,
         cancel: &Cancel,
-    ) -> Result<Vec<String>, SourceError> {
-        let (redo, mut warnings) = self.lay(job, through, tape, cancel, true)?;
-        if redo {
-            warnings.extend(self.lay(job, through, tape, cancel, false)?.1);
+    ) -> Result<(), SourceError> {
+        if self.lay(job, through, tape, cancel, true)? {
+            self.lay(job, through, tape, cancel, false)?;
         }
-        Ok(warnings)
+        Ok(())
     }
 
     pub fn settle(
@@ -54,15 +55,18 @@ impl Hands {
         through: Option<&Through>,
         tape: &Tape<'_>,
         cancel: &Cancel,
-    ) -> Result<Vec<String>, SourceError> {
+    ) -> Result<(), SourceError> {
         let redo = match through {
             None => look(job, cancel)?,
             Some(through) => self.helpers.run(through, Order::Look, job, None, cancel)?.redo,
         };
-        if redo { Ok(self.lay(job, through, tape, cancel, false)?.1) } else { Ok(Vec::new()) }
+        if redo {
+            self.lay(job, through, tape, cancel, false)?;
+        }
+        Ok(())
     }
 
-    /// One reading of the tar; the listing goes first where it is needed.
+    /// One reading of the tar; the listing goes first where it is needed. `true`: it needs another one.
     fn lay(
         &self,
         job: &Job,
@@ -70,20 +74,21 @@ impl Hands {
         tape: &Tape<'_>,
         cancel: &Cancel,
         is_first: bool,
-    ) -> Result<(bool, Vec<String>), SourceError> {
+    ) -> Result<bool, SourceError> {
         let mut listing = if job.exact || !job.paths.is_empty() { Some(tape.listing()?) } else { None };
         let mut tar = tape.tar()?;
         let Some(through) = through else {
             let listing = listing.as_mut().map(|l| l as &mut dyn Read);
-            let made =
-                if is_first { first(job, listing, &mut tar, cancel)? } else { again(job, listing, &mut tar, cancel)? };
-            return Ok((made.redo, made.warnings));
+            return if is_first {
+                first(job, listing, &mut tar, cancel)
+            } else {
+                again(job, listing, &mut tar, cancel)
+            };
         };
         let bytes = if listing.is_some() { tape.listing_bytes()? } else { 0 };
         let mut both = listing.unwrap_or_else(|| Box::new(std::io::empty())).chain(tar);
         let order = if is_first { Order::First } else { Order::Again };
-        let answer = self.helpers.run(through, order, job, Some((&mut both, bytes)), cancel)?;
-        Ok((answer.redo, answer.notes))
+        Ok(self.helpers.run(through, order, job, Some((&mut both, bytes)), cancel)?.redo)
     }
 
     pub fn switch(&self, job: &Job, through: Option<&Through>, cancel: &Cancel) -> Result<(), SourceError> {
@@ -91,6 +96,11 @@ impl Hands {
             None => switch(job),
             Some(through) => self.helpers.run(through, Order::Switch, job, None, cancel).map(drop),
         }
+    }
+
+    /// What of it is not as it was captured, once it is switched.
+    pub fn differs(&self, job: &Job) -> Result<Report, SourceError> {
+        told::whole(job)
     }
 
     pub fn back(&self, job: &Job, through: Option<&Through>, cancel: &Cancel) -> Result<Vec<String>, SourceError> {

@@ -271,11 +271,10 @@ fn carry_out(input: &mut impl BufRead) -> Result<Answer, SourceError> {
             io::copy(&mut input.by_ref().take(listing_bytes), &mut kept).map_err(failed)?;
             io::Seek::rewind(&mut kept).map_err(failed)?;
             let listing = (listing_bytes > 0).then_some(&mut kept as &mut dyn Read);
-            let made = match order {
+            answer.redo = match order {
                 Order::First => first(&job, listing, input, &cancel)?,
                 _ => again(&job, listing, input, &cancel)?,
             };
-            (answer.redo, answer.notes) = (made.redo, made.warnings);
         }
         Order::Look => answer.redo = look(&job, &cancel)?,
         Order::Switch => switch(&job)?,

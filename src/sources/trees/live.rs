@@ -1,7 +1,7 @@
 //! The live tree: folders opened one name at a time, nothing followed, and what stands in them.
 
 use super::super::SourceError;
-use super::super::extract::{Wanted, open_below, stat_below};
+use super::super::extract::{Aspect, Report, Severity, Wanted, open_below, refuse_attribute, stat_below};
 use super::super::files::entry::{Entry, Kind, Time};
 use super::super::files::read_attributes;
 use super::fault;
@@ -138,6 +138,31 @@ impl<'a> Live<'a> {
         let xattrs = attributes(dir, name).map_err(|e| fault("read attributes of", &shown, e))?;
         let restorable = |n: &[u8]| wanted.privileged || n.starts_with(b"user.") || n.starts_with(b"system.posix_acl_");
         Ok(entry.xattrs.iter().filter(|(n, _)| restorable(n)).all(|x| xattrs.contains(x)))
+    }
+
+    /// Tells what of an entry that is left alone is not as it was captured, because this account may not change it.
+    pub fn tell(&mut self, entry: &Entry, stat: &Stat, wanted: Wanted, report: &mut Report) -> Result<(), SourceError> {
+        let mut add = |aspect, what: String| report.add(Severity::Metadata, aspect, &entry.path, what);
+        if (stat.st_uid, stat.st_gid) != (entry.uid, entry.gid) {
+            let why = std::io::Error::from(Errno::PERM);
+            add(Aspect::Owner, format!("owner {}:{} not restored: {why}", entry.uid, entry.gid));
+        }
+        if !entry.xattrs.iter().any(|(name, _)| refuse_attribute(name, wanted).is_some()) {
+            return Ok(());
+        }
+        let shown = self.job.display(&entry.path);
+        let (dir, name) = match self.find(&entry.path)? {
+            Spot::Name(dir, name) => (dir, Some(name)),
+            Spot::Base(dir) => (dir, None),
+            Spot::NoWay(_) => return Ok(()),
+        };
+        let there = attributes(dir, name).map_err(|e| fault("read attributes of", &shown, e))?;
+        for (name, _) in entry.xattrs.iter().filter(|x| !there.contains(x)) {
+            if let Some(what) = refuse_attribute(name, wanted) {
+                add(Aspect::of_attribute(name), what);
+            }
+        }
+        Ok(())
     }
 
     /// A folder's metadata as it is.

@@ -4,15 +4,14 @@
 //! out in a second reading, because by then the first has passed.
 
 use super::super::SourceError;
-use super::super::extract::{
-    Archive, Difference, Extractor, Member, Options, Severity, Wanted, open_below, write_content,
-};
+use super::super::extract::{Archive, Extractor, Member, Options, Report, Wanted, open_below, write_content};
 use super::super::files::entry::{Entry, Kind};
 use super::job::Job;
 use super::list::{self, Action, ListWriter, Mark, Meta, Slot};
 use super::live::{DIRECTORY, Live, Spot};
 use super::survey::{hash, lines, target_of};
 use super::today::today;
+use super::told::{self, Told};
 use super::{extract_error, fault, keeping_time, overlay};
 use crate::base::cancel::Cancel;
 use crate::base::stream::FileType;
@@ -24,9 +23,6 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-
-/// Differences of one sort that are told one by one.
-const TOLD: usize = 20;
 
 /// A folder beside, open.
 pub struct Stage {
@@ -68,21 +64,13 @@ pub fn open_stage(job: &Job, stage: &Path, make: bool) -> Result<Option<Stage>, 
     Ok(Some(Stage { new, old, device }))
 }
 
-/// What was laid out.
-#[derive(Debug, Default)]
-pub struct Made {
-    /// Something has to be read once more: [`again`].
-    pub redo: bool,
-    pub warnings: Vec<String>,
-}
-
-/// The first reading. `listing` is asked for where only some paths are wanted.
+/// The first reading. `true`: something has to be read once more, by [`again`]. `listing` is asked for where only some paths are wanted.
 pub fn first(
     job: &Job,
     listing: Option<&mut dyn Read>,
     tar: &mut dyn Read,
     cancel: &Cancel,
-) -> Result<Made, SourceError> {
+) -> Result<bool, SourceError> {
     let mut maker = Maker::begin(job, false, cancel)?;
     let mut known: HashSet<u64> = HashSet::new();
     if let Some(listing) = listing {
@@ -101,7 +89,7 @@ pub fn again(
     listing: Option<&mut dyn Read>,
     tar: &mut dyn Read,
     cancel: &Cancel,
-) -> Result<Made, SourceError> {
+) -> Result<bool, SourceError> {
     let only = read_redo(&job.redo())?;
     let mut maker = Maker::begin(job, true, cancel)?;
     let mut known = std::mem::take(&mut maker.removed);
@@ -139,6 +127,8 @@ struct Maker<'a> {
     extractors: Vec<Extractor>,
     list: ListWriter,
     wanted: Wanted,
+    /// What of all that is left alone is not as it was captured.
+    told: Report,
     next: u64,
     /// Where the files lie that were laid out, by their paths in the tar.
     puts: HashMap<Vec<u8>, Slot>,
@@ -156,8 +146,8 @@ struct Maker<'a> {
 
 impl<'a> Maker<'a> {
     fn begin(job: &'a Job, go_on: bool, cancel: &'a Cancel) -> Result<Self, SourceError> {
-        let options =
-            Options { privileged: job.privileged, owners: rustix::process::geteuid().is_root(), overwrite: false };
+        // An ordinary user may give files to groups of his own, and is told which owners he could not restore.
+        let options = Options { privileged: job.privileged, owners: true, overwrite: false };
         let mut stages = Vec::new();
         let mut extractors = Vec::new();
         for stage in &job.stages {
@@ -196,7 +186,8 @@ impl<'a> Maker<'a> {
             stages,
             extractors,
             list,
-            wanted: Wanted { privileged: job.privileged, owners: options.owners },
+            wanted: Wanted { privileged: job.privileged, owners: rustix::process::geteuid().is_root() },
+            told: if go_on { told::of(job, Told::Laid)? } else { Report::default() },
             next,
             puts,
             same,
@@ -280,6 +271,7 @@ impl<'a> Maker<'a> {
                         return Ok(());
                     }
                     self.same.insert(hash(&entry.path));
+                    self.live.tell(entry, &stat, self.wanted, &mut self.told)?;
                     self.add(Action::Same { path: entry.path.clone(), mark: Mark::of(&stat) })
                 }
                 _ => self.put(archive, member),
@@ -300,13 +292,7 @@ impl<'a> Maker<'a> {
             return Ok(());
         }
         let slot = if was.is_none() { Some(self.slot(&entry.path)?) } else { None };
-        let mut meta = Meta::of(entry);
-        if let Some(was) = &was
-            && !self.wanted.owners
-        {
-            (meta.uid, meta.gid) = (was.uid, was.gid);
-        }
-        self.add(Action::Dir { path: entry.path.clone(), meta, was, slot })
+        self.add(Action::Dir { path: entry.path.clone(), meta: Meta::of(entry), was, slot })
     }
 
     /// A further name of a file that stands earlier.
@@ -471,31 +457,24 @@ impl<'a> Maker<'a> {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Made, SourceError> {
+    /// Order (must): what is told is durable before the list counts.
+    fn finish(mut self) -> Result<bool, SourceError> {
         if let Some(last) = self.pending.take() {
             self.list.add(&last)?;
         }
-        let mut made = Made { redo: !self.redo.is_empty(), warnings: Vec::new() };
         for extractor in self.extractors {
             let report = extractor.finish().map_err(extract_error)?;
-            let text = |d: &Difference| format!("{}: {}", d.path, d.what);
-            if let Some(worst) = report.differences.iter().find(|d| d.severity != Severity::Metadata) {
-                let text = text(worst);
+            if let Some(text) = told::refusal(&report) {
                 return Err(SourceError::problem(format!("cannot be laid out beside the live one: {text}")));
             }
-            for tally in &report.summary {
-                let of_sort = report.differences.iter().filter(|d| d.aspect == tally.aspect);
-                made.warnings.extend(of_sort.take(TOLD).map(text));
-                if tally.count > TOLD as u64 {
-                    made.warnings.push(format!("{tally} in all that are not as they were captured"));
-                }
-            }
+            self.told = self.told.and(report);
         }
-        if made.redo {
+        told::keep(self.job, Told::Laid, &self.told)?;
+        if !self.redo.is_empty() {
             write_redo(&self.job.redo(), &self.redo)?;
         }
         self.list.finish()?;
-        Ok(made)
+        Ok(!self.redo.is_empty())
     }
 }
 

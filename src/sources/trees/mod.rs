@@ -24,6 +24,7 @@ mod placing;
 mod survey;
 mod swap;
 mod today;
+mod told;
 
 pub use helper::{WORD, serve};
 pub use job::is_staging;

@@ -1,5 +1,6 @@
 //! Trees as steps of a transaction.
 
+use super::super::extract::Report;
 use super::super::files::{LISTING, TAR, Trees};
 use super::super::placing::{Intent, Loss, Part, Placing, Scene, Stored, Unit};
 use super::super::streams::Streams;
@@ -278,9 +279,7 @@ impl Placing for TreePlacing {
             return Ok(());
         }
         let tape = Tape(stored.streams);
-        let warnings = self.hands.make(&task.job, task.through.as_ref(), &tape, scene.cancel)?;
-        warnings.into_iter().for_each(|w| scene.events.warn(scene.name, w));
-        Ok(())
+        self.hands.make(&task.job, task.through.as_ref(), &tape, scene.cancel)
     }
 
     fn settle(&self, scene: &Scene<'_>, stored: &Stored<'_>, intent: &Intent) -> Result<(), SourceError> {
@@ -289,9 +288,7 @@ impl Placing for TreePlacing {
             return Ok(());
         }
         let tape = Tape(stored.streams);
-        let warnings = self.hands.settle(&task.job, task.through.as_ref(), &tape, scene.cancel)?;
-        warnings.into_iter().for_each(|w| scene.events.warn(scene.name, w));
-        Ok(())
+        self.hands.settle(&task.job, task.through.as_ref(), &tape, scene.cancel)
     }
 
     fn switch(&self, scene: &Scene<'_>, intent: &Intent) -> Result<(), SourceError> {
@@ -304,6 +301,10 @@ impl Placing for TreePlacing {
 
     fn confirm(&self, _: &Scene<'_>, _: &Intent) -> Result<(), SourceError> {
         Ok(())
+    }
+
+    fn differs(&self, _: &Scene<'_>, intent: &Intent) -> Result<Option<Report>, SourceError> {
+        self.hands.differs(&task_of(intent)?.job).map(Some)
     }
 
     fn back(&self, scene: &Scene<'_>, intent: &Intent) -> Result<(), SourceError> {

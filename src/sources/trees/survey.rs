@@ -321,7 +321,7 @@ impl Eye<'_> {
                 place: stage.display().to_string(),
                 device: Room::device_of(stage),
                 bytes_needed: self.needs.get(&at).copied().unwrap_or(0),
-                bytes_free: Some(stat.f_bavail.saturating_mul(stat.f_frsize)),
+                bytes_free: Room::free_of(&stat),
             });
         }
         if self.survey.strays.count > 0 {

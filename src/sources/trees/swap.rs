@@ -1,13 +1,15 @@
 //! Exchanging what was laid out for what is live, and back: renames within folders that were opened for it.
 
 use super::super::SourceError;
-use super::super::extract::{Report, Wanted, apply_to_file, open_below, stat_below};
+use super::super::extract::{Aspect, Report, Severity, Wanted, apply_to_file, open_below, stat_below};
+use super::super::files::entry::display;
 use super::job::Job;
 use super::list::{self, Action, Mark, Meta, Slot};
 use super::live::{DIRECTORY, Live, Spot};
 use super::make::{Stage, open_stage, write_redo};
 use super::survey::hash;
 use super::today::today;
+use super::told::{self, Told};
 use super::{fault, keeping_time};
 use crate::base::cancel::Cancel;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -79,9 +81,11 @@ pub fn switch(job: &Job) -> Result<(), SourceError> {
     if !whole {
         return Err(SourceError::problem("what was laid out is not complete"));
     }
+    let mut report = Report::default();
     for (path, meta) in dirs.iter().rev() {
-        swap.dress(path, meta, job.privileged)?;
+        swap.dress(path, meta, job.privileged, &mut report)?;
     }
+    told::keep(job, Told::Dressed, &report)?;
     swap.sync()
 }
 
@@ -122,9 +126,12 @@ pub fn back(job: &Job) -> Result<Vec<String>, SourceError> {
         .collect();
     // Innermost first: a folder may forbid what is below it to be changed.
     dirs.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
+    let mut report = Report::default();
     for (path, was) in dirs {
-        swap.dress(path, was, true)?;
+        swap.undress(path, was, &mut report)?;
+        swap.dress(path, was, true, &mut report)?;
     }
+    notes.extend(told::in_words(&report));
     swap.sync()?;
     Ok(notes)
 }
@@ -161,7 +168,7 @@ pub fn discard_old(job: &Job) -> Result<(), SourceError> {
 }
 
 fn forget_lists(job: &Job) -> Result<(), SourceError> {
-    for path in [job.list(), job.redo()] {
+    for path in [job.list(), job.redo()].into_iter().chain(told::files(job)) {
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 return Err(SourceError::File { action: "remove", path, source: e });
@@ -391,17 +398,28 @@ impl<'a> Swap<'a> {
     }
 
     /// A folder gets its metadata, where it has another.
-    fn dress(&mut self, path: &[u8], meta: &Meta, privileged: bool) -> Result<(), SourceError> {
-        if self.live.meta(path)?.is_none_or(|now| now == *meta) {
-            return Ok(());
-        }
+    fn dress(&mut self, path: &[u8], meta: &Meta, privileged: bool, report: &mut Report) -> Result<(), SourceError> {
+        let Some(now) = self.live.meta(path)?.filter(|now| now != meta) else { return Ok(()) };
         let Some(dir) = self.live.dir(path)? else { return Ok(()) };
-        let entry = meta.entry(path);
-        let mut report = Report::default();
-        let wanted = Wanted { privileged, owners: rustix::process::geteuid().is_root() };
-        // What is not permitted was told when the list was made; a time that is off by now harms nothing.
-        apply_to_file(dir.as_fd(), &entry, wanted, &mut report)
-            .map_err(|e| fault("read", self.job.display(path), e))?;
+        // What is there already needs no permission.
+        let xattrs = meta.xattrs.iter().filter(|x| !now.xattrs.contains(x)).cloned().collect();
+        let entry = Meta { xattrs, ..meta.clone() }.entry(path);
+        let wanted = Wanted { privileged, owners: true };
+        apply_to_file(dir.as_fd(), &entry, wanted, report).map_err(|e| fault("read", self.job.display(path), e))?;
+        Ok(())
+    }
+
+    /// A folder loses the attributes that it got: an ACL that stays opens it to others.
+    fn undress(&mut self, path: &[u8], was: &Meta, report: &mut Report) -> Result<(), SourceError> {
+        let Some(now) = self.live.meta(path)? else { return Ok(()) };
+        let Some(dir) = self.live.dir(path)? else { return Ok(()) };
+        for (name, _) in now.xattrs.iter().filter(|x| !was.xattrs.iter().any(|w| w.0 == x.0)) {
+            let name = hex::decode(name).unwrap_or_default();
+            if let Err(e) = rustix::fs::fremovexattr(&dir, OsStr::from_bytes(&name)) {
+                let what = format!("attribute {} stays: {}", display(&name), std::io::Error::from(e));
+                report.add(Severity::Metadata, Aspect::of_attribute(&name), path, what);
+            }
+        }
         Ok(())
     }
 

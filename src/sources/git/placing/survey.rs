@@ -174,7 +174,7 @@ impl Surveyor<'_> {
         let line = format!("commit {} comes back from the snapshot", short(&repository.commit));
         self.findings.lines.push(prefixed(repository, line));
         let there = repository.git_dir.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
-        let free = rustix::fs::statvfs(there).ok().map(|r| r.f_bavail.saturating_mul(r.f_frsize));
+        let free = rustix::fs::statvfs(there).ok().and_then(|r| Room::free_of(&r));
         let place = repository.git_dir.display().to_string();
         self.findings.room.push(Room { place, bytes_needed: length, device: Room::device_of(there), bytes_free: free });
         Ok(())
