@@ -91,11 +91,11 @@ read_stream() {
     pipe) echo "age -d -i \"\$WORK/age.key\" $newest_pipe | zstd -dcq" ;;
     esac
 }
-# restore_stream TOOL SOURCE: the newest, into files below `restored`.
+# restore_stream TOOL SOURCE: the newest, into files below `restored`, and on the disk: Lifeboat ends with a syncfs itself.
 restore_stream() {
     case $1 in
     lifeboat) echo "$boat restore latest --only $2 --into \"\$WORK/restored\"" ;;
-    *) echo "mkdir \"\$WORK/restored\" && $(read_stream "$1") >\"\$WORK/restored/dump\"" ;;
+    *) echo "mkdir \"\$WORK/restored\" && $(read_stream "$1") >\"\$WORK/restored/dump\" && sync -f \"\$WORK/restored\"" ;;
     esac
 }
 drop_restored() { rm -rf "$work/restored"; sync; }

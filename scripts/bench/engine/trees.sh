@@ -53,7 +53,7 @@ same_tree() {
     at=$(find "$work/restored" -maxdepth 12 -type d -path '*/empty/folder' | head -n 1)
     [ -n "$at" ] || die "$1 restored no folder files"
     at=${at%/empty/folder}
-    diff -r --no-dereference "$work/files" "$at" || die "$1 restored other bytes"
+    diff -rq --no-dereference "$work/files" "$at" || die "$1 restored other bytes"
     python3 "$workload" compare "$work/files" "$at" || {
         [ "$1" != lifeboat ] || die "lifeboat restored other metadata"
         printf '%s does not restore all metadata\n' "$1"
