@@ -23,7 +23,7 @@ TOOLS_BREAK_GLASS=(age=age zstd=zstd tar=tar jq=jq ssh-keygen=openssh-client)
 TOOLS_DEMO=(/usr/lib/postgresql/15/bin/postgres=postgresql-15 redis-server=redis-server redis-cli=redis-tools
     nginx=nginx-light openssl=openssl git=git "${TOOLS_BREAK_GLASS[@]}")
 TOOLS_TEST=("${TOOLS_DEMO[@]}" curl=curl /usr/bin/python3.11=python3 setfacl=acl setfattr=attr strace=strace ps=procps systemd-analyze=systemd
-    man=man-db dpkg-shlibdeps=dpkg-dev debootstrap=debootstrap lintian=lintian /usr/bin/chromium=chromium)
+    man=man-db dpkg-shlibdeps=dpkg-dev debootstrap=debootstrap lowntfs-3g=ntfs-3g lintian=lintian /usr/bin/chromium=chromium)
 TOOLS_ENGINE=(dockerd=docker.io docker=docker.io iptables=iptables)
 
 if [ -t 1 ] && [ -z "${NO_COLOR-}" ]; then

@@ -16,7 +16,7 @@ use lifeboat::repository::format::{CheckCounts, DrillObject, DrillOutcome, FORMA
 use lifeboat::repository::reader::load_refs;
 use lifeboat::repository::{RepositoryError, layout};
 use lifeboat::storage::StorageKey;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 use world::{DEEP, OBJECTS, READ_DATA, World, noise};
 
@@ -416,7 +416,8 @@ fn details_of_drills_cost_no_snapshot() {
     }
 }
 
-/// Every third byte of every object of a small repository, one bit of each.
+/// Every byte of every object of a small repository (every third in the ordinary run), one bit of each: the object is named,
+/// and the snapshots that it costs.
 #[test]
 fn no_flipped_bit_goes_unnoticed() {
     let world = World::memory();
@@ -435,15 +436,25 @@ fn no_flipped_bit_goes_unnoticed() {
     assert!(kinds.iter().map(String::as_str).eq(all.into_iter().chain(["trash"])), "{kinds:?}");
     assert_eq!(world.keys(layout::DRILLS).len(), 2, "an outcome and its details");
     assert!(world.verify(READ_DATA).unwrap().findings.is_empty());
-    let mut tried = 0;
+    let costs = costs(&world);
+    let step = if std::env::var_os("LIFEBOAT_SWEEP").is_some_and(|v| v == "1") { 1 } else { 3 };
+    let (mut tried, mut with_snapshots) = (0, 0);
     for key in world.keys("") {
         let bytes = world.get(&key);
-        for at in (0..bytes.len()).step_by(3) {
+        for at in (0..bytes.len()).step_by(step) {
             let mut flipped = bytes.clone();
             flipped[at] ^= 1 << (at % 8);
             world.set(&key, &flipped);
             let named = match world.verify_as_stranger(READ_DATA) {
-                Ok(report) => report.findings.iter().any(|f| f.object == key.as_str()),
+                Ok(report) => match report.findings.iter().find(|f| f.object == key.as_str()) {
+                    Some(finding) => {
+                        let expected = costs.get(&key).cloned().unwrap_or_default();
+                        with_snapshots += usize::from(!expected.is_empty());
+                        assert_eq!(sequences(finding), expected, "byte {at} of {key}: {finding:?}");
+                        true
+                    }
+                    None => false,
+                },
                 Err(e) => e.kind() == ErrorKind::Integrity || key == layout::repository(),
             };
             assert!(named, "byte {at} of {key}");
@@ -451,7 +462,63 @@ fn no_flipped_bit_goes_unnoticed() {
         }
         world.set(&key, &bytes);
     }
-    assert!(tried > 3_000, "{tried}");
+    println!("{tried} cases of a flipped bit, {with_snapshots} of them in what a snapshot needs");
+    assert!(tried > 3_000 && with_snapshots > 1_500, "{tried} {with_snapshots}");
+}
+
+/// What each snapshot needs, by its key: which snapshots a damage of it costs.
+fn costs(world: &World) -> BTreeMap<StorageKey, Vec<u64>> {
+    let mut costs: BTreeMap<StorageKey, Vec<u64>> = BTreeMap::new();
+    for snapshot in world.chain().all() {
+        let header = &snapshot.header;
+        let refs = load_refs(&world.open(), header.refs).unwrap();
+        let archives = refs.archives.into_keys().map(layout::archive);
+        let all = archives.chain(refs.index.into_keys().map(layout::index));
+        let own = [snapshot.key.clone(), layout::refs(header.refs), layout::manifest(header.manifest)];
+        for key in all.chain(own) {
+            costs.entry(key).or_default().push(header.sequence.0);
+        }
+    }
+    costs
+}
+
+/// An object that lies there once more, under a name that is free: nobody takes it for one, and nothing is lost by it.
+#[test]
+fn a_second_copy_under_another_name_is_no_object() {
+    let good = good();
+    let (files, _) = archives(good);
+    let third = at(good, 3);
+    let free = lifeboat::pipeline::crypt::object_id(b"of nothing that is stored");
+    let refs = load_refs(&good.world.open(), third.header.refs).unwrap();
+    let index = layout::index(*refs.index.keys().next().unwrap());
+    let next: StorageKey = third.key.as_str().replace("000003", "000005").parse().unwrap();
+    let later = good.prune_record.as_str().replacen("20", "29", 1).parse().unwrap();
+    // Where the name is a hash, the copy is one more thing that nobody needs; where it says a place, it is not of there.
+    for (key, copy, named) in [
+        (files[0].clone(), layout::archive(free), false),
+        (index, layout::index(free), false),
+        (layout::refs(third.header.refs), layout::refs(free), false),
+        (layout::manifest(third.header.manifest), layout::manifest(free), false),
+        (third.key.clone(), next, true),
+        (good.prune_record.clone(), later, true),
+    ] {
+        let world = good.world.copy();
+        world.set(&copy, &world.get(&key));
+        if named {
+            let (level, report, finding) = found(&world, &copy);
+            assert_eq!((level, report.findings.len()), (OBJECTS, 1), "{report:?}");
+            assert!(finding.problem.ends_with("its name and its content disagree"), "{finding:?}");
+        } else {
+            let report = world.verify(READ_DATA).unwrap();
+            assert!(report.findings.is_empty(), "{copy}: {report:?}");
+            assert_eq!(report.unreferenced.unwrap().objects, 5, "{copy}: one more than without it");
+        }
+        expect_reads(&world, good, &|_, _| None);
+    }
+    let world = good.world.copy();
+    world.set(&layout::signer(3), &world.get(&layout::signer(2)));
+    let error = world.verify(OBJECTS).unwrap_err();
+    assert!(error.to_string().contains("signers/3.json"), "{error}");
 }
 
 /// What the writer makes of a lost index object: nothing is stored twice, and what is missing is written anew.

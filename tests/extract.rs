@@ -287,6 +287,21 @@ fn what_readers_could_understand_differently_is_refused() {
         let tar = Hostile::default().pax(records).file(b"f", b"").end();
         assert!(malformed(&tar).ends_with(expected), "{}", malformed(&tar));
     }
+    // Sizes of the header itself, as GNU writes what octal digits cannot hold: below nothing, and more than there is.
+    for (field, expected) in [([0xff; 12], "size"), ([0x80, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0], "size")] {
+        let mut header = Hostile::header(b"f", EntryType::Regular, 0);
+        header.as_old_mut().size = field;
+        header.set_cksum();
+        let said = malformed(&Hostile::default().push(&header, b"").end());
+        assert!(said.contains(expected), "{said}");
+    }
+    for digits in [b"-0000000001\0", b"0000000000x\0"] {
+        let mut header = Hostile::header(b"f", EntryType::Regular, 0);
+        header.as_old_mut().size = *digits;
+        header.set_cksum();
+        let said = malformed(&Hostile::default().push(&header, b"").end());
+        assert!(said.contains("size") || said.contains("number"), "{said}");
+    }
     let content = |kind| Hostile::default().push(&Hostile::header(b"d", kind, 3), b"abc").end();
     assert!(malformed(&content(EntryType::Directory)).ends_with("content behind a folder"));
     assert!(malformed(&content(EntryType::Symlink)).ends_with("content behind a symlink"));
@@ -312,6 +327,20 @@ fn what_readers_could_understand_differently_is_refused() {
     assert!(malformed(&Hostile::default().push(&huge, b"").end()).contains("an extension header larger than"));
     let unknown = Hostile::default().push(&Hostile::header(b"v", EntryType::new(b'V'), 0), b"").end();
     assert!(malformed(&unknown).ends_with("unknown type 'V'"));
+}
+
+/// An archive in an archive is content, whatever stands in it; GNU tar lists the same.
+#[test]
+fn a_nested_archive_is_one_file() {
+    let inner = Hostile::default().file(b"hidden", b"x").pax(&[("path", b"../out")]).file(b"y", b"y").end();
+    let tar = Hostile::default().file(b"inner.tar", &inner).file(b"behind", b"b").end();
+    let arena = Arena::new();
+    arena.extract(&tar).unwrap();
+    assert_eq!(arena.names(), ["behind", "inner.tar"]);
+    assert_eq!(fs::read(arena.to().join("inner.tar")).unwrap(), inner);
+    let file = arena.to().join("inner.tar");
+    fs::write(&file, &tar).unwrap();
+    assert_eq!(run(&["tar", "--list", "-f", text(&file)]), "inner.tar\nbehind\n");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod bombs;
 mod cli;
 mod everywhere;
 mod flags;
+mod folded;
 mod forged;
 #[path = "../daemon/hear.rs"]
 #[allow(dead_code, reason = "another binary uses the rest")]

@@ -27,27 +27,42 @@ fn canaries(world: &World) -> Vec<String> {
 /// Programs that get a secret by their environment, on purpose.
 const MAY_KNOW: &[&str] = &["psql", "pg_dump", "pg_dumpall", "pg_restore", "redis-cli"];
 
-/// Runs the command and looks at everything that it starts and prints. Whoever starts it lets everybody read what he
-/// makes (umask 000).
+/// Runs the command and looks at everything that it starts, prints and writes down meanwhile. Whoever starts it lets
+/// everybody read what he makes (umask 000). What it leaves behind in the background goes on alone.
 pub fn watched(world: &World, canaries: &[String], args: &[&str], environment: &[(&str, &str)]) -> Ran {
-    let log = world.path("trace");
+    let (log, code) = (world.path("trace"), world.path("code"));
+    let printed = ["printed", "complained"].map(|name| world.path(name));
+    let _ = fs::remove_file(&code);
     let plain = world.command(args);
     let mut command = Command::new("sh");
     command.args(["-c", "umask 000; exec \"$@\"", "sh", "strace"]);
     command.args(["-f", "-qq", "-v", "-s", "100000", "-e", "trace=execve", "-o"]).arg(&log);
+    let ends = "code=$1; shift; \"$@\"; echo $? > \"$code.new\"; mv \"$code.new\" \"$code\"";
+    command.args(["sh", "-c", ends, "sh"]).arg(&code);
     command.arg(plain.get_program()).args(plain.get_args()).env_clear().env("HOME", world.dir.path());
     command.env("PATH", std::env::var_os("PATH").unwrap()).env("TMPDIR", world.path("tmp"));
     command.envs(environment.iter().copied()).current_dir(world.dir.path()).stdin(Stdio::null());
+    command.stdout(fs::File::create(&printed[0]).unwrap()).stderr(fs::File::create(&printed[1]).unwrap());
     let done = AtomicBool::new(false);
-    let output = std::thread::scope(|scope| {
-        let watcher = scope.spawn(|| open_to_others(world, &done));
-        let output = command.output();
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| written(world, canaries, &done));
+        let mut child = command.spawn().unwrap();
+        while !code.exists() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        // A server that was started again runs on, and is left to itself.
+        if child.try_wait().unwrap().is_none() {
+            let id = rustix::process::Pid::from_child(&child);
+            rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        }
+        child.wait().unwrap();
         done.store(true, Ordering::SeqCst);
-        let open = watcher.join().unwrap();
+        let (open, secret) = watcher.join().unwrap();
         assert!(open.is_empty(), "{args:?}: others may read {open:?}");
-        output.unwrap()
+        assert!(secret.is_empty(), "{args:?}: secrets are written to {secret:?}");
     });
-    let told = [&output.stdout[..], &output.stderr].map(|b| String::from_utf8_lossy(b).into_owned()).concat();
+    let [out, err] = printed.map(|path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned());
+    let told = format!("{out}{err}");
     let calls = fs::read_to_string(&log).unwrap();
     assert!(calls.contains("execve("), "nothing was seen");
     for canary in canaries {
@@ -65,20 +80,22 @@ pub fn watched(world: &World, canaries: &[String], args: &[&str], environment: &
             assert!(known, "{args:?}: in the environment of {program}: {call}");
         }
     }
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Ran { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+    let code = fs::read_to_string(code).ok().and_then(|text| text.trim().parse().ok());
+    Ran { code: code.unwrap_or(-1), out, err }
 }
 
-/// Files of a run that somebody else may read while it goes on.
-fn open_to_others(world: &World, done: &AtomicBool) -> Vec<String> {
-    let mut found = Vec::new();
+/// While a run goes on: files of it that somebody else may read, and temporary ones with a secret in them.
+fn written(world: &World, canaries: &[String], done: &AtomicBool) -> (Vec<String>, Vec<String>) {
+    let (mut found, mut secret) = (Vec::new(), Vec::new());
+    let tmp = world.path("tmp");
     while !done.load(Ordering::SeqCst) {
         let mut ahead = vec![world.path("tmp"), world.path("state")];
         while let Some(dir) = ahead.pop() {
             // What was there a moment ago may be gone.
             for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
                 let Ok(meta) = entry.metadata() else { continue };
-                if meta.is_dir() && meta.permissions().mode() & 0o077 == 0 {
+                let is_private = meta.is_dir() && meta.permissions().mode() & 0o077 == 0;
+                if is_private && !entry.path().starts_with(&tmp) {
                     continue;
                 }
                 if meta.is_dir() {
@@ -86,13 +103,26 @@ fn open_to_others(world: &World, done: &AtomicBool) -> Vec<String> {
                 } else if meta.is_file() && meta.permissions().mode() & 0o077 != 0 {
                     found.push(entry.path().display().to_string());
                 }
+                // A drill lays out the application's own env files there, in a folder that is its alone.
+                let is_captured = entry.file_name() == ".env" && entry.path().to_string_lossy().contains("/.trees/");
+                if meta.is_file() && entry.path().starts_with(&tmp) && !is_captured && holds(&entry.path(), canaries) {
+                    secret.push(entry.path().display().to_string());
+                }
             }
         }
         std::thread::sleep(std::time::Duration::from_millis(3));
     }
-    found.sort();
-    found.dedup();
-    found
+    for all in [&mut found, &mut secret] {
+        all.sort();
+        all.dedup();
+    }
+    (found, secret)
+}
+
+fn holds(path: &Path, canaries: &[String]) -> bool {
+    // It may be gone by now.
+    let bytes = fs::read(path).unwrap_or_default();
+    canaries.iter().any(|c| bytes.windows(c.len()).any(|w| w == c.as_bytes()))
 }
 
 /// Files below a folder that hold one of these.

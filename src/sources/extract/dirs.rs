@@ -8,10 +8,11 @@ use super::crew::{Crew, Folder, Pending, Shared};
 use super::report::{Aspect, Report, Severity};
 use super::{ExtractError, Options};
 use crate::sources::files::entry::{Entry, Time};
+use crate::sources::files::hash64;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,8 @@ struct Level {
     name: Vec<u8>,
     dir: Option<Arc<Folder>>,
     id: Id,
+    /// Of its path.
+    key: u64,
     pending: Pending,
 }
 
@@ -50,8 +53,8 @@ pub(super) struct Dirs {
     shared: Arc<Shared>,
     path: PathBuf,
     levels: Vec<Level>,
-    /// Folders that this run has made.
-    made: HashSet<Id>,
+    /// Folders that this run has made, and the key of the path of each.
+    made: HashMap<Id, u64>,
 }
 
 impl Dirs {
@@ -63,7 +66,7 @@ impl Dirs {
             source: e.into(),
         })?;
         let (root, shared) = (Folder::new(root, shared), shared.clone());
-        Ok(Dirs { root, shared, path: destination.into(), levels: Vec::new(), made: HashSet::new() })
+        Ok(Dirs { root, shared, path: destination.into(), levels: Vec::new(), made: HashMap::new() })
     }
 
     pub fn root(&self) -> BorrowedFd<'_> {
@@ -124,7 +127,12 @@ impl Dirs {
         };
         let stat = rustix::fs::fstat(&dir).map_err(|e| self.failure("read", path, e))?;
         let id = (stat.st_dev, stat.st_ino);
-        let pending = if !made && self.made.contains(&id) {
+        let above = self.levels.last().map_or(0, |level| level.key);
+        let key = hash64(&[&above.to_le_bytes(), name].concat());
+        if self.made.get(&id).is_some_and(|other| *other != key) {
+            return Err(NoDir::Refused("this file system takes the name for that of another folder of the archive"));
+        }
+        let pending = if !made && self.made.contains_key(&id) {
             // It may not have its time yet.
             crew.settle();
             let stat = rustix::fs::fstat(&dir).map_err(|e| self.failure("read", path, e))?;
@@ -133,10 +141,10 @@ impl Dirs {
             Pending::Nothing
         };
         if made {
-            self.made.insert(id);
+            self.made.insert(id, key);
         }
         let dir = Some(Folder::new(dir, &self.shared));
-        self.levels.push(Level { name: name.to_vec(), dir, id, pending });
+        self.levels.push(Level { name: name.to_vec(), dir, id, key, pending });
         if self.levels.len() > OPEN_LEVELS {
             let closing = self.levels.len() - OPEN_LEVELS;
             // It is opened anew later, and gets its metadata then: nothing may be on its way into it.
@@ -165,9 +173,9 @@ impl Dirs {
         self.descend(name, &path, crew)?;
         let Some(level) = self.levels.last_mut() else { return Ok(()) };
         if !existed {
-            self.made.insert(level.id);
+            self.made.insert(level.id, level.key);
         }
-        if self.made.contains(&level.id) || options.overwrite {
+        if self.made.contains_key(&level.id) || options.overwrite {
             level.pending = Pending::Entry(Box::new(entry));
         } else {
             report.add(

@@ -8,7 +8,7 @@ use super::fault;
 use super::job::Job;
 use super::list::Meta;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
@@ -89,6 +89,18 @@ impl<'a> Live<'a> {
             Spot::Base(dir) => rustix::fs::fstat(dir).map(Some).map_err(|e| fault("read", shown, e)),
             Spot::NoWay(_) => Ok(None),
         }
+    }
+
+    /// Whether something is mounted there.
+    pub fn is_mount(&mut self, path: &[u8]) -> Result<bool, SourceError> {
+        let shown = self.job.display(path);
+        let asked = match self.find(path)? {
+            Spot::Name(dir, name) => rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty()),
+            Spot::Base(dir) => rustix::fs::statx(dir, c"", AtFlags::EMPTY_PATH, StatxFlags::empty()),
+            Spot::NoWay(_) => return Ok(false),
+        };
+        let answer = asked.map_err(|e| fault("read", shown, e))?;
+        Ok(answer.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
     }
 
     /// A folder, open.

@@ -9,14 +9,14 @@ use super::super::files::entry::{Entry, Kind};
 use super::job::Job;
 use super::list::{self, Action, ListWriter, Mark, Meta, Slot};
 use super::live::{DIRECTORY, Live, Spot};
-use super::survey::{hash, lines, target_of};
+use super::survey::{hash, lines, name_of, target_of};
 use super::today::today;
 use super::told::{self, Told};
-use super::{extract_error, fault, keeping_time, overlay};
+use super::{extract_error, fault, keeping_time, one_name, overlay};
 use crate::base::cancel::Cancel;
-use crate::base::stream::FileType;
+use crate::base::stream;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -127,6 +127,8 @@ struct Maker<'a> {
     extractors: Vec<Extractor>,
     list: ListWriter,
     wanted: Wanted,
+    /// What stands where an entry belongs, and the hash of the name that it was found by.
+    seen: HashMap<(u64, u64), u64>,
     /// What of all that is left alone is not as it was captured.
     told: Report,
     next: u64,
@@ -187,6 +189,7 @@ impl<'a> Maker<'a> {
             extractors,
             list,
             wanted: Wanted { privileged: job.privileged, owners: rustix::process::geteuid().is_root() },
+            seen: HashMap::new(),
             told: if go_on { told::of(job, Told::Laid)? } else { Report::default() },
             next,
             puts,
@@ -206,7 +209,7 @@ impl<'a> Maker<'a> {
             if job.exact {
                 known.insert(hash(&path));
             }
-            if listed.file_type == FileType::Hardlink && job.takes(&path) {
+            if listed.file_type == stream::FileType::Hardlink && job.takes(&path) {
                 let target = target_of(&listed)?;
                 if !job.takes(&target) {
                     adopted.entry(target).or_insert(path);
@@ -264,7 +267,7 @@ impl<'a> Maker<'a> {
             Kind::Hardlink(target) => self.link(entry, target),
             Kind::File if self.put_over(member)? => Ok(()),
             _ if !compare => self.put(archive, member),
-            _ => match self.live.stat(&entry.path)? {
+            _ => match self.found(&entry.path)? {
                 Some(stat) if self.live.is_like(entry, &stat, self.wanted)? => {
                     if entry.kind == Kind::File && !self.same_content(archive, member)? {
                         self.read_again(entry.path.clone());
@@ -279,6 +282,21 @@ impl<'a> Maker<'a> {
         }
     }
 
+    /// What stands at a path, unless another entry has found the same by another name. A file with several names and a
+    /// folder that is mounted at two places are no such thing.
+    fn found(&mut self, path: &[u8]) -> Result<Option<Stat>, SourceError> {
+        let Some(stat) = self.live.stat(path)? else { return Ok(None) };
+        let is_one = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => !self.live.is_mount(path)?,
+            _ => stat.st_nlink == 1,
+        };
+        let name = name_of(path);
+        if is_one && self.seen.insert((stat.st_dev, stat.st_ino), name).is_some_and(|other| other != name) {
+            return Err(one_name(self.job, path));
+        }
+        Ok(Some(stat))
+    }
+
     fn read_again(&mut self, path: Vec<u8>) {
         if self.redo_set.insert(path.clone()) {
             self.redo.push(path);
@@ -286,6 +304,7 @@ impl<'a> Maker<'a> {
     }
 
     fn folder(&mut self, entry: &Entry) -> Result<(), SourceError> {
+        self.found(&entry.path)?;
         let was = self.live.meta(&entry.path)?;
         let owned = self.job.owns(&entry.path) && self.job.takes(&entry.path);
         if was.is_some() && !owned {

@@ -50,6 +50,15 @@ fn fault(action: &'static str, path: impl Into<PathBuf>, e: Errno) -> SourceErro
     SourceError::File { action, path: path.into(), source: e.into() }
 }
 
+/// Some file systems take two names for one, as those do that fold case: one would be lost under the other.
+fn one_name(job: &Job, path: &[u8]) -> SourceError {
+    let shown = job.display(path);
+    SourceError::hint(
+        format!("{} and another name of the snapshot are one on this file system", shown.display()),
+        "restore it into a folder of a file system that tells them apart (--into)",
+    )
+}
+
 /// Changes what a folder lists without changing its time, as far as this account may: the folders beside are nobody's
 /// business.
 fn keeping_time<T>(dir: BorrowedFd<'_>, act: impl FnOnce() -> T) -> T {

@@ -200,6 +200,11 @@ pub fn hash(path: &[u8]) -> u64 {
     u64::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[i]))
 }
 
+/// Of the last name of a path.
+pub fn name_of(path: &[u8]) -> u64 {
+    hash(path.rsplit(|b| *b == b'/').next().unwrap_or(path))
+}
+
 struct Eye<'a> {
     job: &'a Job,
     live: Live<'a>,

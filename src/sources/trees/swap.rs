@@ -7,15 +7,15 @@ use super::job::Job;
 use super::list::{self, Action, Mark, Meta, Slot};
 use super::live::{DIRECTORY, Live, Spot};
 use super::make::{Stage, open_stage, write_redo};
-use super::survey::hash;
+use super::survey::{hash, name_of};
 use super::today::today;
 use super::told::{self, Told};
-use super::{fault, keeping_time};
+use super::{fault, keeping_time, one_name};
 use crate::base::cancel::Cancel;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -239,12 +239,14 @@ struct Swap<'a> {
     job: &'a Job,
     live: Live<'a>,
     stages: Vec<Option<Stage>>,
+    /// What was put or made by this list so far, and the hash of the name that it has.
+    ours: HashMap<(u64, u64), u64>,
 }
 
 impl<'a> Swap<'a> {
     fn open(job: &'a Job) -> Result<Self, SourceError> {
         let stages = job.stages.iter().map(|s| open_stage(job, s, false)).collect::<Result<_, _>>()?;
-        Ok(Self { job, live: Live::open(job)?, stages })
+        Ok(Self { job, live: Live::open(job)?, stages, ours: HashMap::new() })
     }
 
     fn stage(&self, slot: Slot) -> Result<&Stage, SourceError> {
@@ -269,7 +271,19 @@ impl<'a> Swap<'a> {
         if in_the_way {
             self.set_aside(path, slot)?;
         }
-        self.live_dir(path)
+        self.live_dir(path)?;
+        if let Some(there) = self.live.stat(path)? {
+            is_free(&self.ours, self.job, path, &there)?;
+        }
+        self.claim(path)
+    }
+
+    /// What stands at `path` is this list's own by now.
+    fn claim(&mut self, path: &[u8]) -> Result<(), SourceError> {
+        if let Some(there) = self.live.stat(path)? {
+            self.ours.insert((there.st_dev, there.st_ino), name_of(path));
+        }
+        Ok(())
     }
 
     /// `new/<n>` takes the place of what is at `path`, which stays as `old/<n>`.
@@ -278,9 +292,9 @@ impl<'a> Swap<'a> {
         let stages = &self.stages;
         let stage = stage_of(stages, self.job, slot)?;
         let failed = |e| fault("replace", &shown, e);
-        if stat_below(stage.new.as_fd(), number.as_bytes()).map_err(failed)?.is_none() {
-            return Ok(());
-        }
+        let Some(new) = stat_below(stage.new.as_fd(), number.as_bytes()).map_err(failed)? else {
+            return self.claim(path);
+        };
         let Spot::Name(dir, name) = self.live.find(path)? else { return Err(failed(Errno::NOENT)) };
         let mut is_dir = false;
         let there = stat_below(dir, name.as_bytes()).map_err(failed)?;
@@ -290,6 +304,7 @@ impl<'a> Swap<'a> {
             rustix::fs::openat(&stage.old, nothing(slot), flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
         }
         if let Some(there) = there {
+            is_free(&self.ours, self.job, path, &there)?;
             is_dir = FileType::from_raw_mode(there.st_mode).is_dir();
             let kept = stat_below(stage.old.as_fd(), number.as_bytes()).map_err(failed)?;
             if kept.is_none() {
@@ -309,6 +324,7 @@ impl<'a> Swap<'a> {
             }
         }
         rustix::fs::renameat(&stage.new, &number, dir, name).map_err(failed)?;
+        self.ours.insert((new.st_dev, new.st_ino), name_of(path));
         if is_dir {
             self.live.forget();
         }
@@ -341,7 +357,7 @@ impl<'a> Swap<'a> {
         let Some(kept) = stat_below(stage.old.as_fd(), number.as_bytes()).map_err(failed)? else { return Ok(()) };
         let Spot::Name(dir, name) = self.live.find(path)? else { return Err(failed(Errno::NOENT)) };
         let there = stat_below(dir, name.as_bytes()).map_err(failed)?;
-        let is_dir = |stat: &rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode).is_dir();
+        let is_dir = |stat: &Stat| FileType::from_raw_mode(stat.st_mode).is_dir();
         if let Some(there) = &there
             && (there.st_dev, there.st_ino) == (kept.st_dev, kept.st_ino)
         {
@@ -431,6 +447,12 @@ impl<'a> Swap<'a> {
         }
         Ok(())
     }
+}
+
+/// A file system that folds case would hide what was put a moment ago under this.
+fn is_free(ours: &HashMap<(u64, u64), u64>, job: &Job, path: &[u8], there: &Stat) -> Result<(), SourceError> {
+    let other = ours.get(&(there.st_dev, there.st_ino));
+    if other.is_some_and(|other| *other != name_of(path)) { Err(one_name(job, path)) } else { Ok(()) }
 }
 
 /// The mark that nothing stood where `new/<n>` went.
