@@ -60,7 +60,20 @@ pub fn excuse(site: &Site, done: &Done, call: &Call) -> Option<&'static str> {
             "headers and records: where one seems to be gone all are read once more, and the second look counts",
         );
     }
-    if reads && below("config/policies") {
+    // Of a look at something, and not of a change.
+    let looks = reads || is("openat") || is("statx");
+    // What came back is held against what was stored, whole, wherever a restore says that it is done.
+    let gives = ["fchown", "fchownat", "fchmod", "utimensat"].iter().any(|name| is(name));
+    if done.said.contains(" restored into ") && (looks || (gives && below("into"))) {
+        return Some("what a restore looks at, or gives again: all came back as it was");
+    }
+    if is("fchown") && of_a_database {
+        return Some("SQLite's log gets the database's owner, whose it is already");
+    }
+    if below("tmp") && paths.iter().all(|p| p.to_string_lossy().contains("/cache/")) {
+        return Some("a cache: what it does not have is read from the repository");
+    }
+    if looks && below("config/policies") {
         return Some(
             "the policy, as the history reads it before the command does: at worst a run is not in the history, and missed",
         );
@@ -77,7 +90,16 @@ pub fn excuse(site: &Site, done: &Done, call: &Call) -> Option<&'static str> {
         return Some("a mode, an owner, a time or an attribute of what is restored: the report names it");
     }
     let is_folder = |p: &Path| p.is_dir();
-    if is("fsync") && below("state") && paths.iter().all(|p| is_folder(p)) {
+    if looks && below("state") && ends(".db-wal") {
+        return Some("how a log is left behind: at worst it stays, and the next run takes it up");
+    }
+    if is("statx") && ends("/reserve") {
+        return Some("room that is kept for a full disk: what is not seen is kept anew");
+    }
+    if looks && paths.iter().any(|p| p.to_string_lossy().contains("state/probe-")) {
+        return Some("what a server of objects was found to be: nothing is assumed of one, and a folder is none");
+    }
+    if (is("fsync") || is("openat")) && below("state") && paths.iter().all(|p| is_folder(p)) {
         return follows_a_database(done, call).then_some(
             "SQLite's own sync of its folder: at worst a transaction of the log is forgotten, see the losses of power",
         );

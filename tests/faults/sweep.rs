@@ -2,6 +2,7 @@
 
 use crate::excuse::excuse;
 use crate::site::{Cases, Done, SNAPSHOT, Site, is_whole, points};
+use crate::tree::Record;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -183,6 +184,7 @@ impl<'a> Sweep<'a> {
                     (sweep.errors, met) = (sweep.errors + 1, true);
                     sweep.judge(fault, n, &done, &what);
                     (sweep.after)(site, &done, &what);
+                    site.forgive(&done);
                     site.is_well(&what, sweep.prunes, arguments);
                 });
             }
@@ -370,10 +372,19 @@ fn sweep_of_a_restore() {
         if whole.exists() {
             let differs = site.misrestored();
             // What could not be given is told, each by its name.
-            let is_told = |differs: &String| {
-                let path = Path::new("uploads").join(differs.split('"').nth(1).unwrap());
-                done.said.contains(&format!("{}: ", path.display().to_string().trim_end_matches('/')))
+            let is_named = |path: &Path| {
+                let path = Path::new("uploads").join(path).display().to_string();
+                done.said.contains(&format!("{}: ", path.trim_end_matches('/')))
             };
+            // One of the names of a file is enough.
+            let names = |path: &Path| {
+                let first = site.expected().get(path).and_then(|r| r.same_as.as_deref());
+                let is_same = |r: &Record| first.is_some() && r.same_as.as_deref() == first;
+                let same = site.expected().iter().filter(|(_, r)| is_same(r)).map(|(path, _)| path.clone());
+                same.chain([path.to_owned()]).collect::<Vec<_>>()
+            };
+            let is_told =
+                |differs: &String| names(Path::new(differs.split('"').nth(1).unwrap())).iter().any(|p| is_named(p));
             let told = differs.iter().all(is_told);
             assert!(differs.is_empty() || told, "{what}: half a source stands under its name: {differs:?}");
             return;

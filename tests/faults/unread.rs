@@ -1,16 +1,20 @@
 //! What a source looks at before it captures anything, and cannot read: the source says so, and nothing is left out.
 
-use crate::site::Site;
+use crate::site::{SNAPSHOT, Site};
 use std::fs;
 use std::path::Path;
 
 /// A snapshot during which the n-th of these calls on a file fails with EIO.
 fn snapshot_without(site: &Site, file: &Path, calls: &str, n: &str) -> (i32, String) {
+    without(site, file, (calls, n), &["snapshot", "--only", "uploads", "--only", "nginx"])
+}
+
+fn without(site: &Site, file: &Path, (calls, n): (&str, &str), arguments: &[&str]) -> (i32, String) {
     let log = site.world.path("trace");
     let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:error=EIO:when={n}"));
     let wrapper = ["strace", "-f", "-qq", "-o", log.to_str().unwrap(), "-P", file.to_str().unwrap()];
     let wrapper = [&wrapper[..], &["-e", &trace, "-e", &inject]].concat();
-    let done = site.wrapped(&wrapper, &["snapshot", "--only", "uploads", "--only", "nginx"]);
+    let done = site.wrapped(&wrapper, arguments);
     assert!(fs::read_to_string(&log).unwrap().contains("(INJECTED)"), "nothing was injected: {}", done.said);
     (done.code, done.said)
 }
@@ -55,4 +59,22 @@ fn flags_that_cannot_be_read_are_not_taken_for_none() {
     let (code, said) = snapshot_without(&site, &file, "statx", "1+");
     assert_eq!(code, 3, "{said}");
     assert!(said.contains(&file.display().to_string()) && said.contains("Input/output error"), "{said}");
+}
+
+/// Whether `after_snapshot` has to be run is not guessed: an application stays stopped where it is not.
+#[test]
+fn a_note_of_a_hook_that_cannot_be_looked_for_is_not_taken_for_none() {
+    let site = Site::new();
+    site.world.add_to_policy("[hooks]\nbefore_snapshot = \"touch ../before\"\nafter_snapshot = \"touch ../after\"\n");
+    let (note, after) = (site.world.path("state/shop.hooks"), site.world.path("after"));
+    for n in ["1", "2"] {
+        site.put_back();
+        let _ = fs::remove_file(&after);
+        let (code, said) = without(&site, &note, ("statx", n), SNAPSHOT);
+        let is_named = code == 1 && said.contains("shop.hooks: Input/output error");
+        assert!(is_named || after.exists(), "look {n}: {code}: {said}");
+        assert!(!note.exists(), "look {n}: {said}");
+        site.world.run(SNAPSHOT).exits(0);
+        assert!(after.exists());
+    }
 }

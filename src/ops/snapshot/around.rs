@@ -18,6 +18,7 @@ use crate::ops::{ErrorKind, OpsError, Outcome, Run, Trigger, hooks};
 use crate::policy::Policy;
 use crate::repository::chain::full_text;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 pub(super) struct Around<'a> {
@@ -43,7 +44,7 @@ impl<'a> Around<'a> {
     /// What an earlier run began and was killed in; then `before_snapshot`.
     pub fn before(&mut self) -> Result<(), OpsError> {
         let hooks = &self.policy.hooks;
-        if self.note.exists() {
+        if self.note.try_exists().map_err(|e| OpsError::file("look for", &self.note, e))? {
             self.run.events.step("an earlier run was killed behind before_snapshot: after_snapshot is run now");
             if let Err(e) = self.after_snapshot("interrupted", None) {
                 self.notices.push(format!("of the run before, which was killed: {}", full_text(&e)));
@@ -72,7 +73,8 @@ impl<'a> Around<'a> {
         };
         let snapshot = done.as_ref().ok().map(|(report, _)| report.header.id.to_string());
         let mut failed = None;
-        if self.note.exists()
+        // What cannot be looked for may be there: better twice than never.
+        if self.note.try_exists().unwrap_or(true)
             && let Err(e) = self.after_snapshot(outcome, snapshot.clone())
         {
             failed = Some(full_text(&e));
@@ -113,8 +115,10 @@ impl<'a> Around<'a> {
         let run = Run { cancel: Cancel::new(), ..self.run.clone() };
         let told = self.told(Some(outcome), snapshot);
         let done = hooks::run(self.policy, "after_snapshot", &self.policy.hooks.after_snapshot, &told, &run);
-        let gone = fs::remove_file(&self.note).map_err(|e| OpsError::file("remove", &self.note, e));
-        done.and(gone)
+        match fs::remove_file(&self.note) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => done.and(Err(OpsError::file("remove", &self.note, e))),
+            _ => done,
+        }
     }
 
     fn told(&self, outcome: Option<&str>, snapshot: Option<String>) -> hooks::Told {
