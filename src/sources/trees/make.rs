@@ -282,8 +282,8 @@ impl<'a> Maker<'a> {
         }
     }
 
-    /// What stands at a path, unless another entry has found the same by another name. A file with several names and a
-    /// folder that is mounted at two places are no such thing.
+    /// What stands at a path, unless another entry has found the same by another name. A file with several names, one that was
+    /// renamed meanwhile and a folder that is mounted at two places are no such thing.
     fn found(&mut self, path: &[u8]) -> Result<Option<Stat>, SourceError> {
         let Some(stat) = self.live.stat(path)? else { return Ok(None) };
         let is_one = match FileType::from_raw_mode(stat.st_mode) {
@@ -291,7 +291,8 @@ impl<'a> Maker<'a> {
             _ => stat.st_nlink == 1,
         };
         let name = name_of(path);
-        if is_one && self.seen.insert((stat.st_dev, stat.st_ino), name).is_some_and(|other| other != name) {
+        let found = is_one && self.seen.insert((stat.st_dev, stat.st_ino), name).is_some_and(|other| other != name);
+        if found && !self.live.is_listed(path)? {
             return Err(one_name(self.job, path));
         }
         Ok(Some(stat))

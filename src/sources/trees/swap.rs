@@ -272,10 +272,16 @@ impl<'a> Swap<'a> {
             self.set_aside(path, slot)?;
         }
         self.live_dir(path)?;
-        if let Some(there) = self.live.stat(path)? {
-            is_free(&self.ours, self.job, path, &there)?;
-        }
+        self.is_free(path)?;
         self.claim(path)
+    }
+
+    /// A file system that folds case would hide what was put a moment ago under this.
+    fn is_free(&mut self, path: &[u8]) -> Result<(), SourceError> {
+        let Some(there) = self.live.stat(path)? else { return Ok(()) };
+        let other = self.ours.get(&(there.st_dev, there.st_ino));
+        let is_ours = other.is_some_and(|other| *other != name_of(path));
+        if is_ours && !self.live.is_listed(path)? { Err(one_name(self.job, path)) } else { Ok(()) }
     }
 
     /// What stands at `path` is this list's own by now.
@@ -295,6 +301,8 @@ impl<'a> Swap<'a> {
         let Some(new) = stat_below(stage.new.as_fd(), number.as_bytes()).map_err(failed)? else {
             return self.claim(path);
         };
+        self.is_free(path)?;
+        let stage = stage_of(&self.stages, self.job, slot)?;
         let Spot::Name(dir, name) = self.live.find(path)? else { return Err(failed(Errno::NOENT)) };
         let mut is_dir = false;
         let there = stat_below(dir, name.as_bytes()).map_err(failed)?;
@@ -304,7 +312,6 @@ impl<'a> Swap<'a> {
             rustix::fs::openat(&stage.old, nothing(slot), flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
         }
         if let Some(there) = there {
-            is_free(&self.ours, self.job, path, &there)?;
             is_dir = FileType::from_raw_mode(there.st_mode).is_dir();
             let kept = stat_below(stage.old.as_fd(), number.as_bytes()).map_err(failed)?;
             if kept.is_none() {
@@ -447,12 +454,6 @@ impl<'a> Swap<'a> {
         }
         Ok(())
     }
-}
-
-/// A file system that folds case would hide what was put a moment ago under this.
-fn is_free(ours: &HashMap<(u64, u64), u64>, job: &Job, path: &[u8], there: &Stat) -> Result<(), SourceError> {
-    let other = ours.get(&(there.st_dev, there.st_ino));
-    if other.is_some_and(|other| *other != name_of(path)) { Err(one_name(job, path)) } else { Ok(()) }
 }
 
 /// The mark that nothing stood where `new/<n>` went.
