@@ -36,7 +36,8 @@ pub fn watched(world: &World, canaries: &[String], args: &[&str], environment: &
     let plain = world.command(args);
     let mut command = Command::new("sh");
     command.args(["-c", "umask 000; exec \"$@\"", "sh", "strace"]);
-    command.args(["-f", "-qq", "-v", "-s", "100000", "-e", "trace=execve", "-o"]).arg(&log);
+    // `-I 1`: it can be told to leave.
+    command.args(["-I", "1", "-f", "-qq", "-v", "-s", "100000", "-e", "trace=execve", "-o"]).arg(&log);
     let ends = "code=$1; shift; \"$@\"; echo $? > \"$code.new\"; mv \"$code.new\" \"$code\"";
     command.args(["sh", "-c", ends, "sh"]).arg(&code);
     command.arg(plain.get_program()).args(plain.get_args()).env_clear().env("HOME", world.dir.path());
@@ -201,6 +202,128 @@ fn no_secret_is_seen_anywhere() {
     // What stays: nothing temporary; in the state folder a replaced env file of the transaction at most, and private.
     assert_eq!(holding(&world.path("tmp"), &canaries), Vec::<String>::new());
     for file in holding(&world.path("state"), &canaries) {
+        assert!(file.contains("/rollback/"), "{file} holds a secret");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o077, 0, "{file}");
+    }
+    assert_eq!(fs::read_dir(world.path("tmp")).unwrap().count(), 0, "temporary files stay");
+}
+
+/// A Redis of this host with a configuration file, in the background: a restore in place stops it and starts it again.
+struct Background {
+    dir: tempfile::TempDir,
+    port: u16,
+}
+
+impl Background {
+    fn start() -> Self {
+        let dir = tempfile::Builder::new().prefix("lifeboat-redis-").tempdir().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let text = format!(
+            "bind 127.0.0.1\nport {port}\ndir {0}\nlogfile {0}/log\nrequirepass {CANARY}\ndaemonize yes\n",
+            dir.path().display()
+        );
+        fs::write(dir.path().join("redis.conf"), text).unwrap();
+        let this = Self { dir, port };
+        let started = Command::new("redis-server").arg(this.dir.path().join("redis.conf")).current_dir("/").status();
+        assert!(started.unwrap().success());
+        let begun = std::time::Instant::now();
+        while !this.cli(&["PING"]).contains("PONG") {
+            assert!(begun.elapsed().as_secs() < 30, "Redis does not start");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        this
+    }
+
+    fn cli(&self, words: &[&str]) -> String {
+        let mut command = Command::new("redis-cli");
+        command.args(["-p", &self.port.to_string()]).args(words).env("REDISCLI_AUTH", CANARY);
+        String::from_utf8_lossy(&command.output().unwrap().stdout).trim().to_owned()
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.cli(&["SHUTDOWN", "NOSAVE"]);
+    }
+}
+
+#[test]
+fn no_secret_is_seen_when_data_comes_back() {
+    let postgres = PostgresServer::start();
+    postgres.sql("postgres", "create database shop");
+    postgres.sql("shop", "create table t as select generate_series(1, 100) n");
+    postgres.sql("postgres", &format!("alter user postgres password '{CANARY}'"));
+    let hba = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
+    fs::write(postgres.sql("postgres", "show hba_file").trim(), hba).unwrap();
+    postgres.sql("postgres", "select pg_reload_conf()");
+    let redis = Background::start();
+    redis.cli(&["SET", "a", "good"]);
+    let world = World::ready();
+    fs::create_dir(world.path("tmp")).unwrap();
+    let env = |password: &str| {
+        let text = format!("DB_PASSWORD={password}\nREDIS_PASSWORD={password}\nMODE=x\n");
+        fs::write(world.app().join(".env"), text).unwrap();
+    };
+    env(CANARY);
+    world.add_to_policy(&format!(
+        "[[source]]\nkind = \"postgres\"\nname = \"db\"\nurl = {:?}\npassword_from = \".env:DB_PASSWORD\"\n\
+         [[source]]\nkind = \"redis\"\nname = \"cache\"\nurl = \"redis://127.0.0.1:{}\"\n\
+         password_from = \".env:REDIS_PASSWORD\"\non_rollback = \"restore\"\n",
+        postgres.tcp_url("postgres", "shop", postgres.port),
+        redis.port
+    ));
+    let mut known = canaries(&world);
+    let see = |known: &[String], args: &[&str]| watched(&world, known, args, &[("RUST_LOG", "trace")]);
+    see(&known, &["snapshot", "--tag", "first"]).exits(0);
+    let spoil = || {
+        postgres.sql("shop", "insert into t values (101)");
+        redis.cli(&["SET", "a", "spoilt"]);
+        fs::write(world.app().join("uploads/one.txt"), "spoilt\n").unwrap();
+    };
+    let rows = || postgres.sql("shop", "select count(*) from t");
+    spoil();
+    // What fails first tells no more: the server refuses the password.
+    env(WRONG);
+    for source in ["db", "cache"] {
+        let ran = see(&known, &["restore", "first", "--in-place", "--only", source, "--yes", "-vv"]);
+        assert_ne!(ran.code, 0, "{source}: {ran:?}");
+    }
+    env(CANARY);
+    for source in ["db", "cache"] {
+        see(&known, &["restore", "first", "--in-place", "--only", source, "--yes", "-vv"]).exits(0);
+    }
+    assert_eq!((rows().trim(), redis.cli(&["GET", "a"]).as_str()), ("100", "good"));
+    for _ in 0..2 {
+        see(&known, &["restore", "--undo", "--yes", "--json"]).exits(0);
+    }
+    assert_eq!((rows().trim(), redis.cli(&["GET", "a"]).as_str()), ("101", "spoilt"));
+    see(&known, &["rollback", "--to", "first", "--yes", "--json"]).exits(0);
+    assert_eq!((rows().trim(), redis.cli(&["GET", "a"]).as_str()), ("100", "good"));
+    see(&known, &["rollback", "--undo", "--yes"]).exits(0);
+
+    see(&known, &["copy", "--to", "twice", "--read-back", "--json"]).exits(0);
+    fs::write(world.path("passphrase"), format!("{WRONG}\n")).unwrap();
+    let passphrase = world.path("passphrase").display().to_string();
+    for args in [
+        &["recovery-kit"][..],
+        &["recovery-kit", "--json"],
+        &["recovery-kit", "--page", "plain.html"],
+        &["recovery-kit", "--with-identity", "--passphrase", &passphrase, "--page", "sealed.html"],
+        &["keys", "show", "--json"],
+        &["keys", "rotate", "-vv"],
+    ] {
+        see(&known, args).exits(0);
+    }
+    // The key of before stays a secret, and the new one is one.
+    known.extend(canaries(&world));
+    for args in [&["keys", "show"][..], &["snapshot"], &["history", "--json"], &["doctor"]] {
+        see(&known, args);
+    }
+    assert_eq!(holding(&world.path("tmp"), &known), Vec::<String>::new());
+    for dir in ["twice", "plain.html", "sealed.html", "state/history.db"] {
+        assert_eq!(holding(&world.path(dir), &known), Vec::<String>::new(), "{dir}");
+    }
+    for file in holding(&world.path("state"), &known) {
         assert!(file.contains("/rollback/"), "{file} holds a secret");
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o077, 0, "{file}");
     }
