@@ -42,6 +42,15 @@ pub fn excuse(site: &Site, done: &Done, call: &Call) -> Option<&'static str> {
             "SQLite moves its log into the database: what cannot be moved stays in the log, see the losses of power",
         );
     }
+    let reads = is("read") || is("pread64") || is("getdents64");
+    // Of a look at something, and not of a change.
+    let looks = reads || is("openat") || is("statx");
+    if looks && !reads && below("state") && ends(".db-wal") {
+        return Some("how a log is left behind: at worst it stays, and the next run takes it up");
+    }
+    if is("statx") && ends(".hooks") {
+        return Some("the note of a hook: in doubt after_snapshot is run");
+    }
     if ends("history.db") || ends("history.db-wal") {
         return (done.said.contains("not remembered") || is_mute(done))
             .then_some("the run is done, and a warning says that the history does not know");
@@ -51,7 +60,6 @@ pub fn excuse(site: &Site, done: &Done, call: &Call) -> Option<&'static str> {
             "refs of a snapshot that is removed: with a record first, see nothing_of_a_removed_snapshot_goes_before_it_is_on_record",
         );
     }
-    let reads = is("read") || is("pread64") || is("getdents64");
     if reads && below("state/repository/refs") && done.said.contains("are left out") {
         return Some("what earlier snapshots have stored: what is not known is stored again, and a warning says so");
     }
@@ -60,8 +68,6 @@ pub fn excuse(site: &Site, done: &Done, call: &Call) -> Option<&'static str> {
             "headers and records: where one seems to be gone all are read once more, and the second look counts",
         );
     }
-    // Of a look at something, and not of a change.
-    let looks = reads || is("openat") || is("statx");
     // What came back is held against what was stored, whole, wherever a restore says that it is done.
     let gives = ["fchown", "fchownat", "fchmod", "utimensat"].iter().any(|name| is(name));
     if done.said.contains(" restored into ") && (looks || (gives && below("into"))) {
@@ -90,9 +96,6 @@ pub fn excuse(site: &Site, done: &Done, call: &Call) -> Option<&'static str> {
         return Some("a mode, an owner, a time or an attribute of what is restored: the report names it");
     }
     let is_folder = |p: &Path| p.is_dir();
-    if looks && below("state") && ends(".db-wal") {
-        return Some("how a log is left behind: at worst it stays, and the next run takes it up");
-    }
     if is("statx") && ends("/reserve") {
         return Some("room that is kept for a full disk: what is not seen is kept anew");
     }
