@@ -69,7 +69,8 @@ pub fn excuse(site: &Site, done: &Done, call: &Call) -> Option<&'static str> {
         );
     }
     // What came back is held against what was stored, whole, wherever a restore says that it is done.
-    let gives = ["fchown", "fchownat", "fchmod", "utimensat"].iter().any(|name| is(name));
+    // The last block of a large file goes past the page cache with zeros behind it, or alone where there is no room for these.
+    let gives = ["fchown", "fchownat", "fchmod", "utimensat", "pwrite64"].iter().any(|name| is(name));
     if done.said.contains(" restored into ") && (looks || (gives && below("into"))) {
         return Some("what a restore looks at, or gives again: all came back as it was");
     }
