@@ -234,10 +234,10 @@ fn id_of(name: &str) -> Option<String> {
 fn build(root: &Path, image: &str, version: &str) {
     let context = root.join("docker/context");
     fs::create_dir_all(&context).unwrap();
-    fs::write(context.join("Dockerfile"), format!("FROM {IMAGE}\nCOPY marker /marker\n")).unwrap();
-    // Unlike any other test's, so that no image is shared.
+    // Unlike any other test's from the first step on, so that no layer is shared: its owner may remove it just now.
+    fs::write(context.join("Dockerfile"), format!("FROM {IMAGE}\nLABEL of={image}\nCOPY marker /marker\n")).unwrap();
     fs::write(context.join("marker"), format!("{version}\n")).unwrap();
-    docker(["build", "-q", "-t", image, "--label", &format!("of={image}"), context.to_str().unwrap()]);
+    docker(["build", "-q", "-t", image, context.to_str().unwrap()]);
 }
 
 fn compose() -> Compose {

@@ -75,8 +75,9 @@ pub fn watched(world: &World, canaries: &[String], args: &[&str], environment: &
             let meant = environment.contains("PGPASSWORD=") || environment.contains("REDISCLI_AUTH=");
             // pg_dumpall asks the pg_dump beside it for its version through a shell of its own.
             let by_pg_dumpall = program == "sh" && arguments.contains("pg_dump\\\" -V");
-            // This program itself is given the key of its object store by whoever starts it.
-            let itself = program == "lifeboat" && environment.contains("AWS_SECRET_ACCESS_KEY=");
+            // This program itself is given the key of its object store by whoever starts it, which is the shell above.
+            let is_starter = ["sh", "mv"].contains(&program) && arguments.contains(code.to_str().unwrap());
+            let itself = (program == "lifeboat" || is_starter) && environment.contains("AWS_SECRET_ACCESS_KEY=");
             let known = itself || (MAY_KNOW.contains(&program) || by_pg_dumpall) && meant;
             assert!(known, "{args:?}: in the environment of {program}: {call}");
         }

@@ -203,6 +203,12 @@ fn what_cannot_be_saved_first_stops_it_unless_that_is_accepted() {
     assert!(!world.app().join("uploads").exists() && left_over(&world).is_empty());
     world.run(&["restore", "good", "--in-place", "--accept-unsaved", "uploads", "--yes"]).exits(0);
     same(&good, &state(&world.app().join("uploads")));
+    // Of what is left alone it is said.
+    fs::remove_file(world.app().join(".env")).unwrap();
+    world
+        .run(&["restore", "good", "--in-place", "--only", "uploads", "--yes"])
+        .exits(0)
+        .says(&["warning: env: today's state is not saved"]);
 }
 
 /// The live tree belongs to somebody who puts a symlink where a folder was: nothing outside is touched.

@@ -95,7 +95,7 @@ fn change(
 }
 
 /// Saves today's state: every source that is `concerned` must be in it, and be readable, unless it is accepted that it is
-/// lost.
+/// lost. Of any other it is said when it is not.
 pub fn save(
     installation: &Installation,
     policy: &Policy,
@@ -114,19 +114,17 @@ pub fn save(
     for notice in &report.notices {
         run.events.send(Event::Warning { source: None, text: format!("safety snapshot: {notice}") });
     }
-    for source in &report.sources {
-        if concerned.contains(&source.name) && source.outcome == SourceOutcome::Failed {
-            let name = source.name.as_str();
-            let why = source.error.clone().unwrap_or_default();
-            if accept_unsaved.contains(&source.name) {
-                run.events.warn(&source.name, format!("today's state is not saved: {why}"));
-                continue;
-            }
-            return Err(OpsError::failed(
-                format!("today's state of source {name:?} cannot be saved first: {why}"),
-                format!("mend that, or go on without it: --accept-unsaved {name}"),
-            ));
+    for source in report.sources.iter().filter(|s| s.outcome == SourceOutcome::Failed) {
+        let name = source.name.as_str();
+        let why = source.error.clone().unwrap_or_default();
+        if !concerned.contains(&source.name) || accept_unsaved.contains(&source.name) {
+            run.events.warn(&source.name, format!("today's state is not saved: {why}"));
+            continue;
         }
+        return Err(OpsError::failed(
+            format!("today's state of source {name:?} cannot be saved first: {why}"),
+            format!("mend that, or go on without it: --accept-unsaved {name}"),
+        ));
     }
     let id = report.header.id;
     run.events.step("verifying the safety snapshot");

@@ -8,7 +8,7 @@ use super::fault;
 use super::job::Job;
 use super::list::Meta;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
@@ -101,19 +101,6 @@ impl<'a> Live<'a> {
         };
         let answer = asked.map_err(|e| fault("read", shown, e))?;
         Ok(answer.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
-    }
-
-    /// Whether the folder lists the path's last name as it is written. A file system that folds case finds what it does not list.
-    pub fn is_listed(&mut self, path: &[u8]) -> Result<bool, SourceError> {
-        let shown = self.job.display(path);
-        let Spot::Name(dir, name) = self.find(path)? else { return Ok(true) };
-        let failed = |e| fault("list the folder of", &shown, e);
-        for entry in Dir::read_from(dir).map_err(failed)? {
-            if entry.map_err(failed)?.file_name().to_bytes() == name.as_bytes() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// A folder, open.

@@ -127,8 +127,8 @@ struct Maker<'a> {
     extractors: Vec<Extractor>,
     list: ListWriter,
     wanted: Wanted,
-    /// What stands where an entry belongs, and the hash of the name that it was found by.
-    seen: HashMap<(u64, u64), u64>,
+    /// What stands where an entry belongs: the hash of the name that it was found by, and when it was changed.
+    seen: HashMap<(u64, u64), (u64, (i64, i64))>,
     /// What of all that is left alone is not as it was captured.
     told: Report,
     next: u64,
@@ -290,9 +290,10 @@ impl<'a> Maker<'a> {
             FileType::Directory => !self.live.is_mount(path)?,
             _ => stat.st_nlink == 1,
         };
-        let name = name_of(path);
-        let found = is_one && self.seen.insert((stat.st_dev, stat.st_ino), name).is_some_and(|other| other != name);
-        if found && !self.live.is_listed(path)? {
+        // Renaming a file changes this time.
+        let (name, changed) = (name_of(path), (stat.st_ctime, stat.st_ctime_nsec as i64));
+        let before = if is_one { self.seen.insert((stat.st_dev, stat.st_ino), (name, changed)) } else { None };
+        if before.is_some_and(|(other, then)| other != name && then == changed) {
             return Err(one_name(self.job, path));
         }
         Ok(Some(stat))

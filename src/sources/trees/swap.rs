@@ -280,8 +280,7 @@ impl<'a> Swap<'a> {
     fn is_free(&mut self, path: &[u8]) -> Result<(), SourceError> {
         let Some(there) = self.live.stat(path)? else { return Ok(()) };
         let other = self.ours.get(&(there.st_dev, there.st_ino));
-        let is_ours = other.is_some_and(|other| *other != name_of(path));
-        if is_ours && !self.live.is_listed(path)? { Err(one_name(self.job, path)) } else { Ok(()) }
+        if other.is_some_and(|other| *other != name_of(path)) { Err(one_name(self.job, path)) } else { Ok(()) }
     }
 
     /// What stands at `path` is this list's own by now.
