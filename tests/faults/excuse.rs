@@ -101,8 +101,14 @@ pub fn excuse(site: &Site, done: &Done, call: &Call) -> Option<&'static str> {
         return Some("a mode, an owner, a time or an attribute of what is restored: the report names it");
     }
     let is_folder = |p: &Path| p.is_dir();
-    if is("statx") && ends("/reserve") {
-        return Some("room that is kept for a full disk: what is not seen is kept anew");
+    let of_reserve = paths.iter().any(|p| p.to_string_lossy().contains("state/.reserve."));
+    if of_reserve || (is("statx") && ends("/reserve")) {
+        return Some("room that is kept for a full disk: what is not seen, or was not kept, is kept anew");
+    }
+    if paths.iter().any(|p| p.to_string_lossy().contains(".prune-clock.json"))
+        && done.said.contains("clock's reading is ")
+    {
+        return Some("what the clock showed at the last prune: a warning says that it is not remembered");
     }
     if looks && paths.iter().any(|p| p.to_string_lossy().contains("state/probe-")) {
         return Some("what a server of objects was found to be: nothing is assumed of one, and a folder is none");
