@@ -12,22 +12,16 @@ use std::time::{Duration, Instant};
 #[test]
 fn sweep_of_a_disk_that_becomes_read_only() {
     let site = Site::new();
-    let repository = site.world.repository();
     let policy = fs::read_to_string(site.world.policy()).unwrap();
     if !policy.contains("min_free") {
         fs::write(site.world.policy(), policy.replace("[repository]\n", "[repository]\nmin_free = \"0B\"\n")).unwrap();
     }
-    let kept = site.world.path("kept");
     let calls = "linkat,fsync";
     let count = site.calls(calls, SNAPSHOT);
     let (mut red, mut green) = (0, 0);
     for n in points(count, 3) {
         site.put_back();
-        fs::rename(&repository, &kept).unwrap();
-        fs::create_dir(&repository).unwrap();
-        let disk = Loop::new(&site.world.path("image"), &repository);
-        run(&["cp", "-a", &format!("{}/.", kept.display()), repository.to_str().unwrap()]);
-        run(&["sync", "-f", repository.to_str().unwrap()]);
+        let disk = onto_a_disk(&site);
         let done = stopped(&site, SNAPSHOT, calls, n, || disk.give_up());
         match &done {
             Some((0, _)) => green += 1,
@@ -43,31 +37,44 @@ fn sweep_of_a_disk_that_becomes_read_only() {
             assert_eq!(site.world.snapshots().len(), 4, "{n}: what was reported as done is gone");
         }
         site.is_well(&format!("read-only at {calls} {n}"), false, SNAPSHOT);
-        drop(disk);
-        fs::remove_file(site.world.path("image")).unwrap();
-        fs::remove_dir(&repository).unwrap();
-        fs::rename(&kept, &repository).unwrap();
+        back_from(&site, disk);
     }
     println!("{} cases of a disk that becomes read-only: {red} red, {green} green", red + green);
     assert!(red > 0, "none failed");
+}
+
+/// The repository on a disk of its own.
+fn onto_a_disk(site: &Site) -> Loop {
+    let (repository, kept) = (site.world.repository(), site.world.path("kept"));
+    fs::rename(&repository, &kept).unwrap();
+    fs::create_dir(&repository).unwrap();
+    let disk = Loop::new(&site.world.path("image"), &repository);
+    run(&["cp", "-a", &format!("{}/.", kept.display()), repository.to_str().unwrap()]);
+    run(&["sync", "-f", repository.to_str().unwrap()]);
+    disk
+}
+
+/// And back to where it was, as it was.
+fn back_from(site: &Site, disk: Loop) {
+    let repository = site.world.repository();
+    drop(disk);
+    fs::remove_file(site.world.path("image")).unwrap();
+    fs::remove_dir(&repository).unwrap();
+    fs::rename(site.world.path("kept"), &repository).unwrap();
 }
 
 /// A prune from under which the disk goes: what it leaves is whole, and the next one ends what it began.
 #[test]
 fn sweep_of_a_prune_on_a_disk_that_becomes_read_only() {
     let site = Site::new();
-    let (repository, kept) = (site.world.repository(), site.world.path("kept"));
+    let repository = site.world.repository();
     let prune = ["prune", "--now"];
     let (mut red, mut green) = (0, 0);
     for calls in ["unlink", "linkat"] {
         site.put_back();
         for n in points(site.calls(calls, &prune), 1) {
             site.put_back();
-            fs::rename(&repository, &kept).unwrap();
-            fs::create_dir(&repository).unwrap();
-            let disk = Loop::new(&site.world.path("image"), &repository);
-            run(&["cp", "-a", &format!("{}/.", kept.display()), repository.to_str().unwrap()]);
-            run(&["sync", "-f", repository.to_str().unwrap()]);
+            let disk = onto_a_disk(&site);
             let what = format!("read-only at {calls} {n} of a prune");
             let done = stopped(&site, &prune, calls, n, || disk.give_up());
             if let Some((code, said)) = &done {
@@ -80,10 +87,7 @@ fn sweep_of_a_prune_on_a_disk_that_becomes_read_only() {
             site.is_well(&what, true, &prune);
             site.world.run(&prune).exits(0);
             site.world.run(&["verify", "--deep"]).exits(0);
-            drop(disk);
-            fs::remove_file(site.world.path("image")).unwrap();
-            fs::remove_dir(&repository).unwrap();
-            fs::rename(&kept, &repository).unwrap();
+            back_from(&site, disk);
         }
     }
     println!("{} cases of a prune on a disk that becomes read-only: {red} red, {green} green", red + green);
