@@ -2,6 +2,8 @@
 
 #[path = "support/docker.rs"]
 mod engine;
+#[path = "support/port.rs"]
+mod port;
 #[path = "support/sink.rs"]
 mod sink;
 #[path = "support/taken.rs"]
@@ -20,6 +22,7 @@ use lifeboat::sources::compose::{ComposeSource, live, planned, recorded};
 use lifeboat::sources::placing::{Intent, Part, Placing, Scene, Stored};
 use lifeboat::sources::placings::placing;
 use lifeboat::sources::project::Places;
+use port::free_port;
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -505,10 +508,6 @@ services:
     ports: [\"127.0.0.1:{port}:80\"]
     stop_grace_period: 1s
 ";
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 #[test]
 fn what_stands_in_the_way_is_told_before_anything_goes_down() {

@@ -2,6 +2,8 @@
 
 #[path = "support/docker.rs"]
 mod docker;
+#[path = "support/port.rs"]
+mod port;
 #[path = "support/redis.rs"]
 mod redis;
 #[path = "support/sink.rs"]
@@ -13,6 +15,7 @@ use lifeboat::sources::locate::{Locate, Located};
 use lifeboat::sources::redis::facts::{Facts, Keys};
 use lifeboat::sources::redis::{Limits, RedisSource};
 use lifeboat::sources::{Captured, Source, SourceError};
+use port::free_port;
 use redis::RedisServer;
 use sink::{Bench, MemorySink};
 use std::io::Write;
@@ -423,7 +426,7 @@ fn passwords_never_stand_in_argv() {
 
 #[test]
 fn a_server_that_is_not_there() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     for locate in [host, bare] {
         let target = Target::Url(format!("redis://127.0.0.1:{port}"));
         let spec = RedisSpec { target, user: None, password_from: None, tls: false };
@@ -485,7 +488,7 @@ fn a_server_that_is_loading() {
     let (rdb, ..) = captured(&source(spec(&server), host()));
     let folder = tempfile::Builder::new().prefix("lifeboat-redis-").tempdir().unwrap();
     std::fs::write(folder.path().join("dump.rdb"), rdb).unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let mut loading = std::process::Command::new("redis-server")
         .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--key-load-delay", "200"])
         .args(["--loading-process-events-interval-bytes", "1024", "--dir"])

@@ -3,6 +3,8 @@
 
 #[path = "support/docker.rs"]
 mod engine;
+#[path = "support/port.rs"]
+mod port;
 #[path = "support/redis_versions.rs"]
 mod redis_versions;
 #[path = "support/sink.rs"]
@@ -22,9 +24,9 @@ use lifeboat::sources::locate::{Locate, Located};
 use lifeboat::sources::placing::{Intent, Part, Placing, Scene, Stored};
 use lifeboat::sources::project::Places;
 use lifeboat::sources::redis::RedisSource;
+use port::free_port;
 use redis_versions::{image_of_redis_8, image_with, program};
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -83,7 +85,7 @@ impl OnHost {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let copy = folder.path().join(program.file_name().unwrap());
         fs::copy(fs::canonicalize(&program).unwrap(), &copy).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let this = Self { folder, program: copy, version: version.to_owned(), port };
         fs::create_dir(this.dir()).unwrap();
         chown(this.dir(), Some(OWNER.0), Some(OWNER.1)).unwrap();

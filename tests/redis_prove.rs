@@ -2,6 +2,8 @@
 
 #[path = "support/docker.rs"]
 mod engine;
+#[path = "support/port.rs"]
+mod port;
 #[path = "support/redis.rs"]
 mod redis;
 #[path = "support/redis_versions.rs"]

@@ -5,6 +5,8 @@
 
 #[path = "../support/docker.rs"]
 mod docker;
+#[path = "../support/port.rs"]
+mod port;
 mod stack;
 #[path = "../support/tree.rs"]
 mod tree;

@@ -1,6 +1,7 @@
 //! connector: two instances of one application on one host, and two runs at once.
 
 use crate::docker::{IMAGE, TestProject, engine, unique};
+use crate::port::free_port;
 use crate::stack::{Pins, git, host, source};
 use crate::world::Ran;
 use serde_json::{Value, json};
@@ -41,7 +42,7 @@ impl Host {
     fn new() -> Self {
         engine();
         let dir = tempfile::Builder::new().prefix("lifeboat-two-").tempdir().unwrap();
-        let (prod_port, test_port) = free_ports();
+        let (prod_port, test_port) = (free_port(), free_port());
         // The folders' names are an old slip of the pen.
         let prod_root = dir.path().join("conector-prod");
         checkout(&prod_root, prod_port);
@@ -145,12 +146,6 @@ impl Host {
     }
 }
 
-fn free_ports() -> (u16, u16) {
-    let listen = || std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let (a, b) = (listen(), listen());
-    (a.local_addr().unwrap().port(), b.local_addr().unwrap().port())
-}
-
 fn checkout(root: &Path, port: u16) {
     fs::create_dir_all(root).unwrap();
     let compose = COMPOSE.replace("IMAGE", IMAGE).replace("PORT", &port.to_string());
@@ -218,7 +213,7 @@ fn is_its_own(host: &Host, mine: &Instance, other: &Instance, which: &str, shown
 /// The folder alone does not say which of two projects is meant; the policy must.
 fn a_second_project_in_the_same_folder_is_not_guessed(host: &Host) {
     let prod = &host.prod;
-    let (other_port, _) = free_ports();
+    let other_port = free_port();
     let compose = fs::read_to_string(prod.root.join("docker-compose.yml")).unwrap();
     let ports = compose.lines().find(|l| l.contains("ports:")).unwrap();
     let elsewhere = host.path("other.yml");

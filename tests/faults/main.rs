@@ -16,6 +16,8 @@ mod limits;
 #[path = "../support/looped.rs"]
 mod looped;
 mod lost;
+#[path = "../support/port.rs"]
+mod port;
 #[path = "../support/postgres.rs"]
 mod postgres;
 mod power;

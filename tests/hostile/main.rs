@@ -19,6 +19,8 @@ mod inplace;
 mod lab;
 #[path = "../support/looped.rs"]
 mod looped;
+#[path = "../support/port.rs"]
+mod port;
 #[path = "../support/postgres.rs"]
 mod postgres;
 mod race;

@@ -218,7 +218,7 @@ struct Background {
 impl Background {
     fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("lifeboat-redis-").tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = crate::port::free_port();
         let text = format!(
             "bind 127.0.0.1\nport {port}\ndir {0}\nlogfile {0}/log\nrequirepass {CANARY}\ndaemonize yes\n",
             dir.path().display()

@@ -2,6 +2,8 @@
 
 #[path = "../support/docker.rs"]
 mod docker;
+#[path = "../support/port.rs"]
+mod port;
 #[path = "../support/redis.rs"]
 mod redis;
 #[path = "../support/tree.rs"]

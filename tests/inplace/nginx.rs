@@ -1,10 +1,11 @@
 //! nginx on this host: its configuration and certificates come back, and a broken one never takes over.
 
 use crate::files::{left_over, same, state};
+use crate::port::free_port;
 use crate::world::World;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -13,10 +14,6 @@ struct Nginx {
     world: World,
     port: u16,
     tls: u16,
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Nginx {

@@ -4,6 +4,8 @@ mod bench;
 #[path = "../support/docker.rs"]
 mod docker;
 mod killed;
+#[path = "../support/port.rs"]
+mod port;
 #[path = "../support/postgres.rs"]
 mod postgres;
 mod refused;

@@ -1,7 +1,8 @@
 //! Who may, who may not, what is not there, and what a server's own settings must not do.
 
 use crate::bench::{NoTools, capture, captured, failure, full, large, meddled, midway, source, spec, table};
-use crate::postgres::{PostgresServer, free_port};
+use crate::port::free_port;
+use crate::postgres::PostgresServer;
 use lifeboat::policy::model::{Fingerprint, SecretRef};
 use lifeboat::sources::Source;
 use lifeboat::sources::locate::{Locate, Located};

@@ -6,6 +6,8 @@ mod content;
 #[path = "../support/docker.rs"]
 mod docker;
 mod faults;
+#[path = "../support/port.rs"]
+mod port;
 #[path = "../support/postgres.rs"]
 mod postgres;
 #[path = "../support/sink.rs"]

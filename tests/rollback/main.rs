@@ -7,6 +7,8 @@ mod docker;
 mod engine;
 #[path = "../support/follow.rs"]
 mod follow;
+#[path = "../support/port.rs"]
+mod port;
 #[path = "../support/postgres.rs"]
 mod postgres;
 #[path = "../support/redis.rs"]

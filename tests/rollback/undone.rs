@@ -1,6 +1,7 @@
 //! Each step of a rollback fails by itself, by a real cause: the old state is back, well, and nothing is left over.
 
 use crate::docker::{IMAGE, docker, try_docker};
+use crate::port::free_port;
 use crate::postgres::PostgresServer;
 use crate::site::Site;
 use crate::steps::{await_step, journals, steps};
@@ -175,12 +176,6 @@ fn a_step_on_files_fails() {
     is_as_before(&site);
 }
 
-/// Two ports of this host that nobody has.
-fn free_ports() -> (u16, u16) {
-    let [a, b] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    (a.local_addr().unwrap().port(), b.local_addr().unwrap().port())
-}
-
 /// The ports that a site publishes.
 fn port(site: &Site, service: &str) -> u16 {
     let text = fs::read_to_string(site.world.app().join("compose.yaml")).unwrap();
@@ -204,7 +199,7 @@ fn throw_away(site: &Site) -> Box<dyn std::any::Any> {
 
 #[test]
 fn a_step_on_services_fails() {
-    let (api, cache) = free_ports();
+    let (api, cache) = (free_port(), free_port());
     let site = Site::with_ports(api, cache);
     let cases = [
         Case::by("start", When::Stopping, |s| take(port(s, "api")), &["already in use"]),
@@ -237,7 +232,7 @@ fn a_step_on_services_fails() {
 
 #[test]
 fn a_step_of_a_project_that_is_down_fails() {
-    let (api, cache) = free_ports();
+    let (api, cache) = (free_port(), free_port());
     let site = Site::with_ports(api, cache);
     site.project.compose(&["down", "-v", "--timeout", "1"]);
     let left = |site: &Site| {

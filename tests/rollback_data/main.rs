@@ -9,6 +9,8 @@ mod docker;
 mod env;
 mod files;
 mod logins;
+#[path = "../support/port.rs"]
+mod port;
 #[path = "../support/postgres.rs"]
 mod postgres;
 #[path = "../support/sink.rs"]

@@ -2,6 +2,8 @@
 
 #[path = "../support/lab.rs"]
 mod lab;
+#[path = "../support/port.rs"]
+mod port;
 #[path = "../support/postgres.rs"]
 mod postgres;
 #[path = "../support/redis.rs"]

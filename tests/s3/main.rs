@@ -2,6 +2,8 @@
 
 #[path = "../support/follow.rs"]
 mod follow;
+#[path = "../support/port.rs"]
+mod port;
 #[path = "../support/proxy.rs"]
 mod proxy;
 #[path = "../support/prune.rs"]

@@ -1,7 +1,8 @@
 //! connector: two instances of one application on one server, which share a repository, a certificate and nothing else.
 
 use crate::docker::docker;
-use crate::machine::{Machine, failed_checks, free_port, host, secret, source};
+use crate::machine::{Machine, failed_checks, host, secret, source};
+use crate::port::free_port;
 use crate::project::Project;
 use serde_json::{Value, json};
 

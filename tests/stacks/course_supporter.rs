@@ -2,7 +2,8 @@
 //! too, and a bucket that is not AWS.
 
 use crate::docker::{IMAGE, docker};
-use crate::machine::{Machine, free_port, host, secret, source};
+use crate::machine::{Machine, host, secret, source};
+use crate::port::free_port;
 use crate::project::Project;
 use crate::s3::{BUCKET, Kind, S3Server, program};
 use serde_json::json;

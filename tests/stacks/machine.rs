@@ -14,7 +14,6 @@ use lifeboat::ops::snapshot::{self, SnapshotOptions};
 use lifeboat::ops::{Run, Trigger};
 use serde_json::Value;
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -429,10 +428,6 @@ pub struct Answer {
 /// A secret that must never be printed.
 pub fn secret(of: &str) -> String {
     format!("{CANARY}-{of}")
-}
-
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// The checks of a drill that failed, with the source of each.

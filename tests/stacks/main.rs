@@ -9,6 +9,8 @@ mod discovered;
 #[path = "../support/docker.rs"]
 mod docker;
 mod machine;
+#[path = "../support/port.rs"]
+mod port;
 mod project;
 #[path = "../support/s3.rs"]
 mod s3;

@@ -1,7 +1,8 @@
 //! masstock: a queue in Redis with a password and an append-only file, a worker, two nginx, a frontend built on the host.
 
 use crate::docker::{docker, try_docker};
-use crate::machine::{Machine, failed_checks, free_port, host, secret, source};
+use crate::machine::{Machine, failed_checks, host, secret, source};
+use crate::port::free_port;
 use crate::project::Project;
 use serde_json::json;
 use std::fs;

@@ -1,6 +1,7 @@
 //! meta-chat: compose in a folder below git, a role that is not the server's superuser, a broker, uploads in a volume.
 
-use crate::machine::{Machine, free_port, host, secret, source};
+use crate::machine::{Machine, host, secret, source};
+use crate::port::free_port;
 use crate::project::Project;
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};

@@ -1,7 +1,8 @@
 //! mindflow: Postgres, an API, and a web server whose certificates lie in a named volume, on a small machine.
 
 use crate::docker::docker;
-use crate::machine::{Machine, failed_checks, free_port, host, secret, source};
+use crate::machine::{Machine, failed_checks, host, secret, source};
+use crate::port::free_port;
 use crate::project::Project;
 use crate::world::Ran;
 use chrono::{TimeDelta, Utc};

@@ -2,9 +2,9 @@
 //! own folder and by a random port of the loopback interface, and ended by the id that it was started with.
 #![allow(dead_code, reason = "each test binary uses its own part of this file")]
 
+use crate::port::free_port;
 use rustix::process::{Pid, Signal};
 use std::io::Write;
-use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -236,9 +236,4 @@ impl Drop for PostgresServer {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// A port of the loopback interface that nobody holds at the moment.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -2,9 +2,9 @@
 //! the id that it was started with.
 #![allow(dead_code, reason = "each test binary uses its own part of this file")]
 
+use crate::port::free_port;
 use rustix::process::{Pid, Signal};
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ impl RedisServer {
 
     /// Starts a server on files that lie there already.
     pub fn start_in(folder: tempfile::TempDir, options: &[&str]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let dir = folder.path().to_owned();
         let log = std::fs::File::create(dir.join("log")).unwrap();
         let tls = options.contains(&"--tls-port");

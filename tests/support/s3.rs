@@ -2,11 +2,12 @@
 //! interface and is ended by the id that it was started with. `scripts/test.sh` installs them.
 #![allow(dead_code, reason = "each test binary uses its own part of this file")]
 
+use crate::port::free_port;
 use lifeboat::storage::S3Storage;
 use lifeboat::storage::s3::credentials::CredentialSource;
 use lifeboat::storage::s3::settings::{Pace, S3Settings, ServerTraits};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -40,7 +41,7 @@ impl S3Server {
         let mut file = std::fs::OpenOptions::new();
         let mut file = file.create_new(true).write(true).mode(0o600).open(&credentials).unwrap();
         writeln!(file, "AWS_ACCESS_KEY_ID={KEY_ID}\nAWS_SECRET_ACCESS_KEY={SECRET}").unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let log = || std::fs::File::create(dir.path().join("log")).unwrap();
         let mut command = Command::new(program(kind));
         match kind {
