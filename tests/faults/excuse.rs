@@ -114,7 +114,10 @@ pub fn excuse(site: &Site, done: &Done, call: &Call) -> Option<&'static str> {
         return Some("what a server of objects was found to be: nothing is assumed of one, and a folder is none");
     }
     if (is("fsync") || is("openat")) && below("state") && paths.iter().all(|p| is_folder(p)) {
-        return follows_a_database(done, call).then_some(
+        if is("fsync") && follows(done, call, "state/reserve") {
+            return Some("room that is kept for a full disk: it is there, and after a loss of power it is kept anew");
+        }
+        return follows(done, call, ".db").then_some(
             "SQLite's own sync of its folder: at worst a transaction of the log is forgotten, see the losses of power",
         );
     }
@@ -148,12 +151,12 @@ fn is_settled(done: &Done, close: &Call) -> bool {
     calls[last..].iter().any(|c| c.result == Some(0) && (c.name == "syncfs" || (c.name.starts_with('f') && of(c))))
 }
 
-/// Whether the call before, of the same thread, was one of a database.
-fn follows_a_database(done: &Done, call: &Call) -> bool {
+/// Whether the call before, of the same thread, was one of a file of such a name.
+fn follows(done: &Done, call: &Call, name: &str) -> bool {
     let calls = calls(done);
     let Some(at) = calls.iter().position(|c| c.injected && c.thread == call.thread && c.name == call.name) else {
         return false;
     };
     let before = calls[..at].iter().rev().find(|c| c.thread == call.thread);
-    before.is_some_and(|c| c.paths().iter().any(|p| p.to_string_lossy().contains(".db")))
+    before.is_some_and(|c| c.paths().iter().any(|p| p.to_string_lossy().contains(name)))
 }

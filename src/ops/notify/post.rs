@@ -28,16 +28,20 @@ pub fn queue(
     now: DateTime<Utc>,
 ) -> Result<usize, OpsError> {
     let occasions = occasions(run, change);
-    let newest = newest(book, policy, host);
-    let mut posted = 0;
-    for channel in channels(policy) {
-        if let Some(occasion) = wanted(channel.notify, run, &occasions) {
-            let event = Event::of_run(occasion, run, change, host, now).with_newest(newest);
-            post(book, policy, &channel, &event, now)?;
-            posted += 1;
-        }
+    let wanted = channels(policy).into_iter().filter_map(|channel| {
+        let occasion = wanted(channel.notify, run, &occasions)?;
+        Some((channel, occasion))
+    });
+    let wanted: Vec<(Channel<'_>, Occasion)> = wanted.collect();
+    if wanted.is_empty() {
+        return Ok(0);
     }
-    Ok(posted)
+    let newest = newest(book, policy, host);
+    for (channel, occasion) in &wanted {
+        let event = Event::of_run(*occasion, run, change, host, now).with_newest(newest);
+        post(book, policy, channel, &event, now)?;
+    }
+    Ok(wanted.len())
 }
 
 /// Puts in the word about the last seven days, for whoever wants it. A watchdog would take it for a snapshot.
