@@ -78,3 +78,21 @@ fn a_note_of_a_hook_that_cannot_be_looked_for_is_not_taken_for_none() {
         assert!(after.exists());
     }
 }
+
+/// A file that cannot be looked at is there all the same.
+#[test]
+fn a_hard_link_whose_file_cannot_be_looked_at_is_not_told_as_one_without_a_file() {
+    let site = &Site::new();
+    let arguments = ["restore", "first", "--only", "uploads", "--into", "into"];
+    let mut refused = 0;
+    for calls in ["openat2", "newfstatat"] {
+        for n in 1..=site.calls(calls, &arguments) {
+            site.put_back();
+            let done = site.inject(calls, &format!("error=EIO:when={n}"), &arguments);
+            assert!(!done.said.contains("something that was not restored"), "{calls} {n}: {}", done.said);
+            let names = done.said.contains("uploads/a/one more: Input/output error");
+            refused += usize::from(done.code != 0 && names);
+        }
+    }
+    assert!(refused > 0, "the file of the hard link was never in the way");
+}

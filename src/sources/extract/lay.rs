@@ -372,15 +372,17 @@ impl Extractor {
         let Some((last, parents)) = way.split_last() else {
             return Err(Not::Refused("a hard link to the destination itself".into()));
         };
-        let dir = self.dirs.open_way(parents).map_err(|e| match e {
+        let unseen = |e| match e {
             Errno::LOOP | Errno::NOTDIR | Errno::XDEV => Not::Refused("a hard link through a symlink or file".into()),
-            _ => Not::Missing("a hard link to something that was not restored".into()),
-        })?;
-        let stat = stat_below(dir.as_fd(), last).ok().flatten();
-        let id = stat.map(|s| (s.st_dev, s.st_ino));
-        let Some(id) = id else {
-            return Err(Not::Missing("a hard link to something that was not restored".into()));
+            Errno::NOENT | Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ => {
+                Not::Missing("a hard link to something that was not restored".into())
+            }
+            Errno::ACCESS | Errno::PERM => Not::Missing(format!("the folder of its target: {}", io::Error::from(e))),
+            e => Not::Failed(self.file_error("open", target, e)),
         };
+        let dir = self.dirs.open_way(parents).map_err(unseen)?;
+        let stat = stat_below(dir.as_fd(), last).and_then(|stat| stat.ok_or(Errno::NOENT)).map_err(unseen)?;
+        let id = (stat.st_dev, stat.st_ino);
         if !self.is_made(&id) {
             return Err(Not::Refused("a hard link to something that is not of this archive".into()));
         }
