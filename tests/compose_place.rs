@@ -830,7 +830,7 @@ fn compose_is_told_the_project_and_nothing_of_this_process() {
     // Limits.
     fs::write(
         root.join("b.yaml"),
-        "services: { web: { build: { dockerfile_inline: \"FROM lifeboat-test/host:1\\nRUN sleep 30\\n\" } } }\n",
+        format!("services: {{ web: {{ build: {{ dockerfile_inline: \"FROM {IMAGE}\\nRUN sleep 30\\n\" }} }} }}\n"),
     )
     .unwrap();
     let set = UpSet { services: vec![("web".into(), 1)], build: vec!["web".into()] };

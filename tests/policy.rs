@@ -256,6 +256,10 @@ fn policies_are_found_by_name_by_file_or_alone() {
         message(Some("shpo")),
         "no policy is called \"shpo\": installed are blog and shop (did you mean \"shop\"?)"
     );
+    // One that leads nowhere today is installed all the same: whoever loads it says what is wrong.
+    std::os::unix::fs::symlink("/not/mounted/wiki.toml", dir.join("wiki.toml")).unwrap();
+    assert_eq!(policy::find::installed(config.path()).unwrap(), ["blog", "shop", "wiki"]);
+    fs::remove_file(dir.join("wiki.toml")).unwrap();
     let file = dir.join("shop.toml");
     assert_eq!(policy::find(config.path(), file.to_str()).unwrap(), file);
     assert_eq!(message(Some("./nowhere.toml")), "there is no policy file ./nowhere.toml ()");

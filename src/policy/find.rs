@@ -61,9 +61,15 @@ pub fn installed(config_dir: &Path) -> Result<Vec<String>, FindError> {
     };
     let mut names = Vec::new();
     for entry in entries {
-        let path = entry.map_err(failed)?.path();
+        let entry = entry.map_err(failed)?;
+        let path = entry.path();
         let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if path.extension().is_some_and(|e| e == "toml") && !hidden && path.is_file() {
+        if path.extension().is_some_and(|e| e == "toml") && !hidden {
+            let kind = entry.file_type().map_err(failed)?;
+            // A link that leads nowhere today is a policy that does not load, and not one less.
+            if !kind.is_file() && !kind.is_symlink() {
+                continue;
+            }
             names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
         }
     }

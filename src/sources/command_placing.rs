@@ -1,10 +1,10 @@
 //! The output of a command, given back to the command that restores it.
 
-use super::SourceError;
 use super::command::redact;
 use super::locate::Locate;
 use super::placing::{Intent, Part, Placing, Room, Scene, Stored};
 use super::run::one_line;
+use super::{SourceError, is_there};
 use crate::base::atomic::{self, IfExists};
 use crate::base::cancel::Cancel;
 use crate::base::threads;
@@ -195,7 +195,7 @@ impl Placing for CommandPlacing {
 
     fn back(&self, scene: &Scene<'_>, _: &Intent) -> Result<(), SourceError> {
         let (begun, old) = (Self::file(scene, "begun"), Self::file(scene, "old"));
-        if !begun.exists() {
+        if !is_there(&begun)? {
             return Ok(());
         }
         self.pass(self.restore()?, Some(&old), None, scene.cancel)?;

@@ -39,7 +39,7 @@ use crate::base::threads::{self, NoThread};
 use crate::place::PlaceError;
 use chrono::{DateTime, Utc};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a source could not be captured, or what was captured could not be laid out.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +94,16 @@ impl SourceError {
             SourceError::Place(place) => place.hint(),
             _ => None,
         }
+    }
+}
+
+/// Whether something is there. What cannot be looked at is an error, and not nothing: on `false` things are left as they
+/// are, or taken away.
+pub(crate) fn is_there(path: &Path) -> Result<bool, SourceError> {
+    match std::fs::metadata(path) {
+        Ok(_) => Ok(true),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+        Err(source) => Err(SourceError::File { action: "look at", path: path.to_owned(), source }),
     }
 }
 
@@ -208,5 +218,21 @@ pub trait Source: Send + Sync {
     /// What fails here harms no snapshot.
     fn keep(&self, _snapshot: &SnapshotId, _facts: &serde_json::Value, _cancel: &Cancel) -> Result<(), SourceError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_looked_at_is_not_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, round) = (dir.path().join("file"), dir.path().join("round"));
+        std::fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink(&round, &round).unwrap();
+        assert!(is_there(&file).unwrap());
+        assert!(!is_there(&dir.path().join("nothing")).unwrap() && !is_there(&file.join("below")).unwrap());
+        assert!(matches!(is_there(&round), Err(SourceError::File { path, .. }) if path == round));
     }
 }

@@ -361,3 +361,16 @@ fn one_that_looks_late_is_not_the_end() {
     assert_eq!(ids(&world), before);
     world.run(&["verify"]).exits(4).shows(&[&forged]);
 }
+
+/// A disk that fails for a moment must not cost the key that signs.
+#[test]
+fn a_key_that_cannot_be_looked_at_is_not_a_lost_one() {
+    let world = World::ready();
+    let (key, aside) = (world.path("config/host.key"), world.path("config/aside"));
+    fs::rename(&key, &aside).unwrap();
+    std::os::unix::fs::symlink(&key, &key).unwrap();
+    let ran = world.run(&["keys", "rotate"]).says(&["host.key"]);
+    assert!(ran.code != 0 && key.is_symlink() && !world.path("config/host.key.new").exists(), "{ran:?}");
+    fs::rename(&aside, &key).unwrap();
+    world.run(&["keys", "rotate"]).exits(0);
+}

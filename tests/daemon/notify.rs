@@ -208,6 +208,19 @@ fn what_cannot_be_told_now_is_told_later() {
     db.execute("update outbox set next = 0", []).unwrap();
     world.run(&["notify", "deliver"]).exits(0);
     assert_eq!((ear.heard().len(), waiting()), (2, 0));
+    // One that cannot be reached today is not one that nobody has any more.
+    ear.answers(500);
+    world.run(&["snapshot"]).exits(0);
+    fs::rename(&policy, world.path("aside")).unwrap();
+    std::os::unix::fs::symlink(world.path("not mounted/shop.toml"), &policy).unwrap();
+    db.execute("update outbox set next = 0", []).unwrap();
+    world.run(&["notify", "deliver"]);
+    assert_eq!(waiting(), 1);
+    fs::rename(world.path("aside"), &policy).unwrap();
+    ear.answers(200);
+    db.execute("update outbox set next = 0", []).unwrap();
+    world.run(&["notify", "deliver"]).exits(0);
+    assert_eq!(waiting(), 0);
 }
 
 #[test]

@@ -12,6 +12,8 @@ use crate::repository::chain::full_text;
 use crate::repository::state::State;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -131,7 +133,7 @@ pub fn deliver(
 /// where the policy said before.
 fn try_one(waiting: &Waiting, state_dir: &Path, limit: Duration) -> Result<bool, String> {
     let Ok(event) = serde_json::from_str::<Event>(&waiting.event) else { return Ok(false) };
-    if !waiting.file.exists() {
+    if fs::symlink_metadata(&waiting.file).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
         return Ok(false);
     }
     let policy = policy::load(&waiting.file)

@@ -49,7 +49,12 @@ pub(super) fn check(state_dir: Option<&Path>, storage: DateTime<Utc>, host: Date
     let (Some(dir), Some(boot)) = (state_dir, boot_id()) else { return Ok(()) };
     let path = dir.join("prune-clock.json");
     let now = Reading { uptime_seconds: Uptime::now().as_secs(), time: storage };
-    let known: Option<Memory> = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let known: Option<Memory> = match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).ok(),
+        Err(e) if e.kind() == ErrorKind::NotFound => None,
+        // A clock that has jumped would be believed.
+        Err(e) => return Err(OpsError::file("read", &path, e)),
+    };
     let (memory, jump) = judge(known.filter(|m| m.boot == boot), now, boot);
     let bytes = serde_json::to_vec(&memory).unwrap_or_default();
     match atomic::write(&path, &bytes, 0o600, IfExists::Replace) {
@@ -121,6 +126,18 @@ mod tests {
         assert_eq!(jump, None, "37 h after it was first seen");
         let (_, jump) = step(Some(step(None, reading(1, 1)).0), reading(2, -24 * 365 * 50));
         assert!(jump.is_some(), "1970");
+    }
+
+    #[test]
+    fn what_was_believed_and_cannot_be_read_is_not_taken_for_a_first_look() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = Utc::now();
+        check(Some(dir.path()), now, now).unwrap();
+        let file = dir.path().join("prune-clock.json");
+        fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink(&file, &file).unwrap();
+        let error = check(Some(dir.path()), now, now).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("read {}", file.display())), "{error}");
     }
 
     fn copy(memory: &Memory) -> Memory {

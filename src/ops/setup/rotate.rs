@@ -44,7 +44,9 @@ pub fn rotate(
     let identity = identity.map(Path::to_owned).or(of_policy).or(usual);
     let identity = identity.ok_or(OpsError::NoIdentity { what: "vouching for a new host key" })?;
     let file = IdentityFile::load(&identity)?;
-    let old = path.exists().then(|| HostKey::load(&path)).transpose()?;
+    // One that cannot be looked at is not lost.
+    let is_there = path.try_exists().map_err(|e| OpsError::file("look at", &path, e))?;
+    let old = is_there.then(|| HostKey::load(&path)).transpose()?;
     let id = match old.as_ref().and_then(|key| key.repository.clone()) {
         Some(id) => id,
         None => root_id(&file, &identity)?,
@@ -68,7 +70,7 @@ pub fn rotate(
             repositories.push(url);
         }
     }
-    let replaced = path.exists().then(|| path.with_file_name(format!("host.key.until-{}", compact(run.now))));
+    let replaced = is_there.then(|| path.with_file_name(format!("host.key.until-{}", compact(run.now))));
     if let Some(aside) = &replaced {
         std::fs::rename(&path, aside).map_err(|e| OpsError::file("move away", &path, e))?;
     }

@@ -4,7 +4,7 @@ use super::explain;
 use crate::base::cancel::Cancel;
 use crate::place::account::{self, Account};
 use crate::place::{Command, Exit, HostPlace, Place, PlaceError, Running};
-use crate::sources::SourceError;
+use crate::sources::{SourceError, is_there};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -120,7 +120,7 @@ impl Git {
     /// The repository of a submodule, when it is checked out.
     pub(super) fn submodule(&self, path: &str) -> Result<Option<Git>, SourceError> {
         let dir = self.dir.join(path);
-        if dir.join(".git").symlink_metadata().is_err() {
+        if !is_there(&dir.join(".git"))? {
             return Ok(None);
         }
         let git = Git { dir, ..self.clone() };

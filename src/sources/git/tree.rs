@@ -4,7 +4,7 @@ use super::explain;
 use super::tool::Git;
 use crate::base::ids::StreamName;
 use crate::base::stream::StreamKind;
-use crate::sources::{Capture, SourceError};
+use crate::sources::{Capture, SourceError, is_there};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -142,7 +142,8 @@ pub(super) fn gitlinks(git: &Git) -> Result<Vec<(String, String)>, SourceError> 
 
 /// Path and address of each submodule that `.gitmodules` names.
 pub(super) fn gitmodules(git: &Git) -> Result<Vec<(String, String)>, SourceError> {
-    if !std::path::Path::new(&git.toplevel()).join(".gitmodules").is_file() {
+    let file = std::path::Path::new(&git.toplevel()).join(".gitmodules");
+    if !is_there(&file)? || file.is_dir() {
         return Ok(Vec::new());
     }
     let mut values = std::collections::BTreeMap::new();

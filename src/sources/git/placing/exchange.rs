@@ -12,8 +12,8 @@ use super::inside::Inside;
 use super::intent::{Head, Mark, Notes, Repository, Today};
 use super::locks;
 use super::look::{OLD, TODAY, in_the_way, track};
-use crate::sources::SourceError;
 use crate::sources::placing::Scene;
+use crate::sources::{SourceError, is_there};
 use std::path::Path;
 
 const WORK: &str = "index.work";
@@ -33,7 +33,7 @@ impl Exchange<'_> {
     /// The folder of a submodule that is not there; whether it was made.
     pub(super) fn lay_folder(&self, today: &Today) -> Result<bool, SourceError> {
         let repository = self.repository;
-        if !repository.absent || today.same || self.notes.has(Mark::Switched) || self.notes.has(Mark::Checkout) {
+        if !repository.absent || today.same || self.notes.has(Mark::Switched)? || self.notes.has(Mark::Checkout)? {
             return Ok(false);
         }
         locks::outlive(self.scene.id)?;
@@ -45,13 +45,13 @@ impl Exchange<'_> {
     }
 
     pub(super) fn switch(&self, today: &Today) -> Result<(), SourceError> {
-        if today.same || self.notes.has(Mark::Switched) {
+        if today.same || self.notes.has(Mark::Switched)? {
             return Ok(());
         }
         let (ground, repository) = (&self.ground, self.repository);
         let target = &repository.target;
         locks::outlive(self.scene.id)?;
-        if self.notes.has(Mark::Checkout) {
+        if self.notes.has(Mark::Checkout)? {
             locks::clear(ground, repository, self.scene.id)?;
         } else {
             if !self.index_lock_is_ours() {
@@ -201,12 +201,12 @@ impl Exchange<'_> {
 
     /// The old state again, whatever came of the switch.
     pub(super) fn back(&self, today: &Today) -> Result<(), SourceError> {
-        if today.same || !self.repository.git_dir.exists() {
+        if today.same || !is_there(&self.repository.git_dir)? {
             return Ok(());
         }
         let (ground, repository) = (&self.ground, self.repository);
         locks::outlive(self.scene.id)?;
-        if self.notes.has(Mark::Checkout) {
+        if self.notes.has(Mark::Checkout)? {
             locks::clear(ground, repository, self.scene.id)?;
             locks::refuse(&repository.git_dir)?;
             self.files_back(today)?;
@@ -246,9 +246,9 @@ impl Exchange<'_> {
     fn files_back(&self, today: &Today) -> Result<(), SourceError> {
         let ground = &self.ground;
         let to = &today.tree;
-        if self.notes.has(Mark::Switched) {
+        if self.notes.has(Mark::Switched)? {
             // It has been live since: what came in that time is looked at as today's was.
-            if !self.notes.has(Mark::Returning) {
+            if !self.notes.has(Mark::Returning)? {
                 self.save_since(to)?;
                 self.notes.set(Mark::Returning)?;
             }

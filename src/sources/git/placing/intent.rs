@@ -1,8 +1,8 @@
 //! What the steps know: made by the plan, and what was looked at last of today's state.
 
 use crate::base::atomic::{self, IfExists};
-use crate::sources::SourceError;
 use crate::sources::placing::{Intent, Scene};
+use crate::sources::{SourceError, is_there};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -170,8 +170,8 @@ impl<'a> Notes<'a> {
         self.remove(mark.name())
     }
 
-    pub(super) fn has(&self, mark: Mark) -> bool {
-        self.path(mark.name()).exists()
+    pub(super) fn has(&self, mark: Mark) -> Result<bool, SourceError> {
+        is_there(&self.path(mark.name()))
     }
 
     pub(super) fn remember(&self, today: &Today) -> Result<(), SourceError> {

@@ -31,8 +31,8 @@ use super::explain;
 use super::tool::{Git, NotARepository};
 use crate::place::PlaceError;
 use crate::policy::model::{App, SourcePolicy};
-use crate::sources::SourceError;
 use crate::sources::placing::{Intent, Part, Placing, Scene, Stored};
+use crate::sources::{SourceError, is_there};
 use exchange::{Exchange, keep_edits};
 use ground::Ground;
 use intent::{Mark, Notes, Repository, Task, Today, task_of};
@@ -88,7 +88,7 @@ impl GitPlacing {
     /// The repository of a submodule that is not there at all.
     fn make(&self, exchange: &Exchange<'_>) -> Result<(), SourceError> {
         let (repository, git) = (exchange.repository, &exchange.ground.git);
-        if repository.git_dir.join("HEAD").exists() && !exchange.notes.has(Mark::Made) {
+        if is_there(&repository.git_dir.join("HEAD"))? && !exchange.notes.has(Mark::Made)? {
             return Ok(());
         }
         exchange.notes.set(Mark::Made)?;
@@ -119,13 +119,15 @@ impl GitPlacing {
         exchange: &Exchange<'_>,
     ) -> Result<bool, SourceError> {
         // Cut short while it was made.
-        if ["HEAD", "objects", "refs"].iter().any(|name| !repository.git_dir.join(name).exists()) {
-            return Ok(false);
+        for name in ["HEAD", "objects", "refs"] {
+            if !is_there(&repository.git_dir.join(name))? {
+                return Ok(false);
+            }
         }
         let own = [transaction_ref("new", scene), transaction_ref("old", scene), repository.keep.clone()];
         let git = &exchange.ground.git;
         let names = git.text(&["for-each-ref", "--format=%(refname)"]).map_err(explain)?;
-        if names.lines().any(|name| !own.iter().any(|o| o == name)) || holds_repository(&repository.git_dir) {
+        if names.lines().any(|name| !own.iter().any(|o| o == name)) || holds_repository(&repository.git_dir)? {
             return Ok(true);
         }
         let head = exchange.ground.head().map(|head| head.commit().map(str::to_owned));
@@ -137,8 +139,8 @@ impl GitPlacing {
             let exchange = self.exchange(scene, repository)?;
             locks::outlive(scene.id)?;
             let git = exchange.ground.git.clone().at(parent(&repository.git_dir));
-            let made = undone && exchange.notes.has(Mark::Made);
-            if made && !exchange.notes.has(Mark::Leaving) {
+            let made = undone && exchange.notes.has(Mark::Made)?;
+            if made && !exchange.notes.has(Mark::Leaving)? {
                 match self.holds_new(scene, repository, &exchange)? {
                     false => exchange.notes.set(Mark::Leaving)?,
                     true => {
@@ -151,9 +153,9 @@ impl GitPlacing {
                     }
                 }
             }
-            if made && exchange.notes.has(Mark::Leaving) {
+            if made && exchange.notes.has(Mark::Leaving)? {
                 git.run(&["rm", "-rf", "--", &repository.git_dir.to_string_lossy()])?;
-            } else if repository.git_dir.exists() {
+            } else if is_there(&repository.git_dir)? {
                 locks::clear(&exchange.ground, repository, scene.id)?;
                 for name in ["new", "old"] {
                     git.text(&["update-ref", "-d", &transaction_ref(name, scene)]).map_err(explain)?;
@@ -176,17 +178,23 @@ fn transaction_ref(name: &str, scene: &Scene<'_>) -> String {
 }
 
 /// Whether a submodule of a submodule has its repository in there.
-fn holds_repository(git_dir: &std::path::Path) -> bool {
+fn holds_repository(git_dir: &std::path::Path) -> Result<bool, SourceError> {
     let mut folders = vec![git_dir.join("modules")];
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let failed = |source| SourceError::File { action: "list", path: folder.clone(), source };
+        let entries = match std::fs::read_dir(&folder) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            listed => listed.map_err(failed)?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
             if entry.file_name() == "HEAD" {
-                return true;
+                return Ok(true);
             }
-            folders.extend(entry.file_type().is_ok_and(|t| t.is_dir()).then(|| entry.path()));
+            folders.extend(entry.file_type().map_err(failed)?.is_dir().then(|| entry.path()));
         }
     }
-    false
+    Ok(false)
 }
 
 fn parent(path: &std::path::Path) -> &std::path::Path {
@@ -293,7 +301,7 @@ impl Placing for GitPlacing {
         for repository in task_of(intent)?.repositories.iter().rev() {
             let exchange = self.exchange(scene, repository)?;
             let Some(today) = exchange.notes.today()? else { continue };
-            if exchange.notes.has(Mark::Checkout) && !repository.dir.is_dir() {
+            if exchange.notes.has(Mark::Checkout)? && !repository.dir.is_dir() {
                 // Somebody took the folder away: it goes back from an empty one.
                 exchange.ground.git.run(&["mkdir", "-p", "--", &repository.dir.to_string_lossy()])?;
                 self.exchange(scene, repository)?.back(&today)?;

@@ -6,7 +6,7 @@ use crate::policy::model::{Policy, RedisSpec, SourceSpec, Target};
 use crate::sources::SourceError;
 use crate::sources::project::Places;
 use crate::sources::redis::address;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where a server is: in a container, and at addresses of this host.
 #[derive(Default)]
@@ -24,7 +24,7 @@ impl Seen {
 
 pub(super) fn refuse_shared(step: &Step<'_>, warnings: &mut Vec<String>) -> Result<(), SourceError> {
     let own = see(&step.source.spec, step.scene.places);
-    for path in beside(&step.scene.policy.file) {
+    for path in beside(&step.scene.policy.file)? {
         step.linked.cancel.check()?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let other = match crate::policy::load(&path) {
@@ -52,17 +52,19 @@ fn redis_of(policy: &Policy) -> impl Iterator<Item = &RedisSpec> {
 }
 
 /// The other policies of this one's folder.
-fn beside(file: &std::path::Path) -> Vec<PathBuf> {
-    let entries = file.parent().and_then(|dir| std::fs::read_dir(dir).ok());
-    let mut found: Vec<PathBuf> = entries
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|e| e == "toml") && path.file_name() != file.file_name())
-        .collect();
+fn beside(file: &Path) -> Result<Vec<PathBuf>, SourceError> {
+    let Some(dir) = file.parent() else { return Ok(Vec::new()) };
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    let failed = |source| SourceError::File { action: "list", path: dir.to_owned(), source };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|e| e == "toml") && path.file_name() != file.file_name() {
+            found.push(path);
+        }
+    }
     found.sort();
-    found
+    Ok(found)
 }
 
 /// What is not there now is nobody's.
