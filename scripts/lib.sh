@@ -22,7 +22,7 @@ TOOLS_BUILD=(cc=gcc /usr/include/stdlib.h=libc6-dev /etc/ssl/certs/ca-certificat
 TOOLS_BREAK_GLASS=(age=age zstd=zstd tar=tar jq=jq ssh-keygen=openssh-client)
 TOOLS_DEMO=(/usr/lib/postgresql/15/bin/postgres=postgresql-15 redis-server=redis-server redis-cli=redis-tools
     nginx=nginx-light openssl=openssl git=git "${TOOLS_BREAK_GLASS[@]}")
-TOOLS_TEST=("${TOOLS_DEMO[@]}" curl=curl /usr/bin/python3.11=python3 setfacl=acl setfattr=attr strace=strace ps=procps systemd-analyze=systemd
+TOOLS_TEST=("${TOOLS_DEMO[@]}" curl=curl /usr/bin/python3.11=python3 setfacl=acl setfattr=attr strace=strace ps=procps ip=iproute2 systemd-analyze=systemd
     man=man-db dpkg-shlibdeps=dpkg-dev debootstrap=debootstrap lowntfs-3g=ntfs-3g lintian=lintian /usr/bin/chromium=chromium)
 TOOLS_ENGINE=(dockerd=docker.io docker=docker.io iptables=iptables)
 

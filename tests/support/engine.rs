@@ -51,6 +51,8 @@ impl PrivateEngine {
             command.arg(option).arg(at(name));
         }
         command.args(["--host", &self.endpoint(), "--cgroup-parent", &format!("/{}", self.group)]);
+        // Systemd takes slices only.
+        command.args(["--exec-opt", "native.cgroupdriver=cgroupfs"]);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
         self.daemon = Some(command.spawn().expect("unshare, of util-linux"));
         let end = Instant::now() + Duration::from_secs(60);
