@@ -5,7 +5,7 @@
 
 use crate::base::direct::Aligned;
 use crate::base::ids::ObjectId;
-use crate::pipeline::crypt::{Identities, MAX_HEADER, Recipients, SealedObject, object_id};
+use crate::pipeline::crypt::{Identities, MAX_HEADER, Recipients, SealedObject};
 use crate::pipeline::payload::{self, PayloadKey, Sealer};
 use crate::pipeline::segment::{ChunkPlace, FrameDecoder, FrameEncoder, Segment, TAR_END};
 use crate::pipeline::{PipelineError, limits};
@@ -101,12 +101,7 @@ impl ArchiveWriter {
     /// Ends the tar and the age file.
     pub fn finish(mut self, encoder: &mut FrameEncoder) -> Result<SealedArchive, PipelineError> {
         self.sealer.write(encoder.encode(&TAR_END)?)?;
-        let bytes = self.sealer.finish()?;
-        Ok(SealedArchive {
-            object: SealedObject { id: object_id(&bytes), bytes },
-            header: self.header,
-            frames: self.frames,
-        })
+        Ok(SealedArchive { object: self.sealer.finish()?, header: self.header, frames: self.frames })
     }
 }
 
@@ -312,7 +307,7 @@ mod tests {
         let recipients = Recipients::parse(&[identity.to_public().to_string()]).unwrap();
         let mut sealer = recipients.begin(Aligned::default()).unwrap();
         sealer.write(plain).unwrap();
-        (sealer.finish().unwrap(), Identities::new(vec![Identity::X25519(identity)]))
+        (sealer.finish().unwrap().bytes, Identities::new(vec![Identity::X25519(identity)]))
     }
 
     /// Places and contents of frames.

@@ -333,8 +333,7 @@ pub fn seal(plain: &[u8], level: i32, recipients: &Recipients) -> Result<SealedO
     let compressed = zstd::stream::encode_all(plain, level).map_err(seal)?;
     let mut sealer = recipients.begin(Aligned::with_capacity(compressed.len() + 1024))?;
     sealer.write(&compressed)?;
-    let bytes = sealer.finish()?;
-    Ok(SealedObject { id: object_id(&bytes), bytes })
+    sealer.finish()
 }
 
 /// An age file in text form that a passphrase opens (`age -d`): for paper, never for a repository.

@@ -9,11 +9,14 @@
 //! is used once; the last piece is marked, so that nothing can be cut off.
 
 use super::PipelineError;
+use super::crypt::SealedObject;
 use crate::base::direct::Aligned;
+use crate::base::ids::ObjectId;
 use age_core::format::FileKey;
 use age_core::secrecy::ExposeSecret;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Salt};
+use sha2::{Digest, Sha256};
 
 /// Plain bytes of every piece but the last.
 pub(super) const PIECE: usize = 64 << 10;
@@ -88,12 +91,14 @@ pub(super) struct Sealer {
     /// Where the piece begins that is being filled.
     start: usize,
     number: u64,
+    /// Of what lies before it: a piece is hashed while the core still has it at hand.
+    hash: Sha256,
 }
 
 impl Sealer {
     /// Behind what `bytes` holds, which is header and nonce.
     pub fn new(key: PayloadKey, bytes: Aligned) -> Self {
-        Self { key, start: bytes.len(), bytes, number: 0 }
+        Self { key, start: bytes.len(), number: 0, hash: Sha256::new_with_prefix(&*bytes), bytes }
     }
 
     /// What has been written, the last piece still in the clear: of use for its header only.
@@ -121,21 +126,22 @@ impl Sealer {
         let tag =
             tag.map_err(|_| PipelineError::Seal { action: "encrypt", source: "too much for one piece".into() })?;
         self.bytes.extend_from_slice(tag.as_ref());
+        self.hash.update(&self.bytes[self.start..]);
         self.start = self.bytes.len();
         self.number += 1;
         Ok(())
     }
 
     /// The whole file.
-    pub fn finish(mut self) -> Result<Aligned, PipelineError> {
+    pub fn finish(mut self) -> Result<SealedObject, PipelineError> {
         self.seal(true)?;
-        Ok(self.bytes)
+        Ok(SealedObject { id: ObjectId(self.hash.finalize().into()), bytes: self.bytes })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::crypt::{Identities, Identity, Recipients};
+    use super::super::crypt::{Identities, Identity, Recipients, object_id};
     use super::*;
     use std::io::{Read, Write};
 
@@ -161,7 +167,9 @@ mod tests {
                 let plain = pattern(length);
                 let mut sealer = recipients.begin(Aligned::default()).unwrap();
                 plain.chunks(step).for_each(|part| sealer.write(part).unwrap());
-                let file = sealer.finish().unwrap();
+                let object = sealer.finish().unwrap();
+                assert_eq!(object.id(), object_id(object.bytes()), "{length} bytes in steps of {step}");
+                let file = object.bytes;
                 let decryptor = age::Decryptor::new(&file[..]).unwrap();
                 let mut opened = Vec::new();
                 let mut reader = decryptor.decrypt(std::iter::once(&identity as &dyn age::Identity)).unwrap();
@@ -193,7 +201,7 @@ mod tests {
         let (_, identities, recipients) = pair();
         let mut sealer = recipients.begin(Aligned::default()).unwrap();
         sealer.write(&pattern(3 * PIECE)).unwrap();
-        let file = sealer.finish().unwrap();
+        let file = sealer.finish().unwrap().bytes;
         let (key, payload) = identities.unwrap(&file).unwrap();
         let opens = |payload: &[u8]| key.open_pieces(payload, 0, true, |_| {}).is_ok();
         assert!(opens(payload));
@@ -215,7 +223,7 @@ mod tests {
         let mut sealer = recipients.begin(Aligned::default()).unwrap();
         sealer.write(&pattern(PIECE)).unwrap();
         sealer.seal(false).unwrap();
-        let file = sealer.finish().unwrap();
+        let file = sealer.finish().unwrap().bytes;
         let (key, payload) = identities.unwrap(&file).unwrap();
         assert!(key.open_pieces(payload, 0, true, |_| {}).is_err());
     }

@@ -43,6 +43,9 @@ const MERGE_INDEX_OVER: usize = 64;
 /// What was seen just before the header holds for so long.
 const CHECK_HOLDS: Duration = Duration::from_secs(3600);
 
+/// Segments that wait, for each worker: so many that none runs dry while another one, or who cuts, is held up.
+const SEGMENTS_WAITING: usize = 3;
+
 /// The version as headers and manifests write it.
 pub const TOOL: &str = concat!("lifeboat ", env!("CARGO_PKG_VERSION"));
 
@@ -158,7 +161,7 @@ impl SnapshotWriter {
         };
 
         let at_once = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 4);
-        let (segments, receiver) = sync_channel(at_once);
+        let (segments, receiver) = sync_channel(SEGMENTS_WAITING * at_once);
         let receiver = Arc::new(Mutex::new(receiver));
         let shared = Arc::new(Shared {
             repository,
