@@ -5,7 +5,7 @@
 //! only images, commands, mounts and `PGDATA` are looked at.
 
 use super::find::Uncovered;
-use super::scene::{Scene, Service, clean, read_text};
+use super::scene::{Scene, Service, clean};
 use super::stores::{self, Traits};
 use crate::base::yaml;
 use crate::ops::OpsError;
@@ -32,8 +32,7 @@ impl Defined {
         if scene.compose_files.is_empty() {
             return Ok(defined);
         }
-        let texts = scene.compose_files.iter().filter_map(|file| read_text(file));
-        let files: Vec<Value> = texts.filter_map(|text| yaml::read(&text).ok()).collect();
+        let files: Vec<Value> = scene.compose_texts.iter().filter_map(|text| yaml::read(text).ok()).collect();
         let mut project = described(scene.app, &scene.project_dir, scene.project.as_ref());
         let settings = compose_settings(&scene.project_dir, &project.env_files);
         let is_named = scene.project.is_some() || scene.app.project.is_some() || settings.project.is_some();

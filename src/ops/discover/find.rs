@@ -1,8 +1,9 @@
 //! What discovery comes to: pure data, from which `init` writes a policy and with which `doctor` compares one.
 
+use crate::repository::chain::full_text;
 use crate::sources::git::Kept;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One thing that can be captured.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,6 +103,12 @@ impl Uncovered {
 
     pub fn note(what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { weight: Weight::Note, ..Self::data(what, why, hint) }
+    }
+
+    /// Something that nobody could look at: whether it is the application's is not known.
+    pub(super) fn unseen(path: &Path, error: &(dyn std::error::Error + 'static)) -> Self {
+        let hint = "see to it, or run as an account that may look there, and try again";
+        Self::data(path.display().to_string(), format!("it cannot be looked at: {}", full_text(error)), hint)
     }
 }
 

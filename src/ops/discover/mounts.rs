@@ -7,6 +7,7 @@ use super::scene::{Scene, Service};
 use super::stores;
 use crate::ops::OpsError;
 use crate::place::inspect::Mount;
+use crate::repository::chain::full_text;
 use crate::sources::git::By;
 use std::collections::BTreeMap;
 use std::fs;
@@ -112,7 +113,15 @@ fn volume(
     if belongs_to_a_store(scene, |m| m.name.as_deref() == Some(name)) {
         return;
     }
-    let known = scene.docker.as_ref().and_then(|docker| docker.volume(name).ok().flatten());
+    let known = match scene.docker.as_ref().map(|docker| docker.volume(name)) {
+        Some(Err(e)) => {
+            let what = format!("volume {name} of service {}", service.name);
+            found.uncovered.push(Uncovered::data(what, full_text(&e), "is Docker well?"));
+            return;
+        }
+        Some(Ok(known)) => known,
+        None => None,
+    };
     let Some(volume) = known else {
         if scene.docker.is_some() && service.container.is_none() {
             let short = scene.volumes.iter().find(|(_, engine)| *engine == name).map_or(name, |(short, _)| short);
@@ -283,7 +292,7 @@ pub(super) fn path(
     match (access, scene.docker.is_some()) {
         (Readable::Nothing, _) => return,
         (Readable::No, false) => {
-            found.uncovered.push(Uncovered::data(shown, "this account may not read it", "run as root"));
+            found.uncovered.push(Uncovered::data(shown, "this account cannot read it", "run as root"));
             return;
         }
         (Readable::No, true) => fields.push(("via", text("docker"))),
@@ -308,8 +317,8 @@ pub(super) enum Readable {
 pub(super) fn readable(path: &Path) -> Readable {
     let meta = match fs::metadata(path) {
         Ok(meta) => meta,
-        Err(e) if e.kind() == ErrorKind::PermissionDenied => return Readable::No,
-        Err(_) => return Readable::Nothing,
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Readable::Nothing,
+        Err(_) => return Readable::No,
     };
     if meta.is_file() {
         return match fs::File::open(path) {

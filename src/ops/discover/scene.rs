@@ -19,7 +19,7 @@ use crate::sources::locate::{Locate, Located};
 use crate::sources::project::{Places, Project, compose_settings, default_compose_files};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -65,6 +65,8 @@ pub struct Scene<'a> {
     pub compose_files: Vec<PathBuf>,
     /// The folder that paths of the compose files begin at.
     pub project_dir: PathBuf,
+    /// What stands in them.
+    pub compose_texts: Vec<String>,
     pub compose: Vec<Scalar>,
     pub services: Vec<Service>,
     /// Volumes as the compose files have them: the engine's name by the one in the file.
@@ -89,6 +91,7 @@ impl<'a> Scene<'a> {
             project: None,
             compose_files: Vec::new(),
             project_dir: app.root.clone(),
+            compose_texts: Vec::new(),
             compose: Vec::new(),
             services: Vec::new(),
             volumes: BTreeMap::new(),
@@ -158,7 +161,13 @@ impl<'a> Scene<'a> {
                 if settings.files.is_empty() { default_compose_files(&self.project_dir) } else { settings.files };
             if found.is_empty() { other_compose_files(&self.root) } else { found }
         };
-        self.compose = self.compose_files.iter().flat_map(|f| scalars(&read_text(f).unwrap_or_default())).collect();
+        for file in &self.compose_files {
+            match read_text(file) {
+                Ok(text) => self.compose_texts.extend(text),
+                Err(e) => self.problems.push(Uncovered::unseen(file, &e)),
+            }
+        }
+        self.compose = self.compose_texts.iter().flat_map(|text| scalars(text)).collect();
     }
 
     fn containers(&mut self) -> Result<(), OpsError> {
@@ -180,8 +189,17 @@ impl<'a> Scene<'a> {
                 if !mine && (summary.state != "running" || summary.labels.contains_key("lifeboat.role")) {
                     continue;
                 }
-                // One that goes away meanwhile is not there.
-                let Ok(container) = docker.inspect(&summary.id) else { continue };
+                let container = match docker.inspect(&summary.id) {
+                    Ok(container) => container,
+                    // It went away meanwhile.
+                    Err(PlaceError::NoContainer { .. }) => continue,
+                    Err(e) => {
+                        self.run.cancel.check()?;
+                        let what = format!("container {}", summary.name);
+                        self.problems.push(Uncovered::data(what, full_text(&e), "is Docker well?"));
+                        continue;
+                    }
+                };
                 if !mine {
                     self.around.push(container);
                     continue;
@@ -267,18 +285,15 @@ impl<'a> Scene<'a> {
         }
         let read = |path: PathBuf| {
             use std::os::unix::fs::MetadataExt;
-            let bytes = read_bytes(&path)?;
+            let Some(bytes) = read_bytes(&path)? else { return Ok(None) };
             let entries = dotenv::parse_bytes(&bytes, &dotenv::no_environment).unwrap_or_default();
-            let mode = fs::metadata(&path).map_or(0, |m| m.mode());
-            Some(EnvFile { path, entries, mode })
+            let mode = fs::metadata(&path)?.mode();
+            Ok::<_, io::Error>(Some(EnvFile { path, entries, mode }))
         };
         for path in paths {
             match read(path.clone()) {
-                Some(file) => self.env_files.push(file),
-                None => {
-                    let hint = "run as the application's owner, or as root";
-                    self.problems.push(Uncovered::data(path.display().to_string(), "it cannot be read", hint));
-                }
+                Ok(file) => self.env_files.extend(file),
+                Err(e) => self.problems.push(Uncovered::unseen(&path, &e)),
             }
         }
     }
@@ -424,19 +439,33 @@ pub fn is_usual_compose_file(path: &Path) -> bool {
     path.file_name().and_then(|n| n.to_str()).is_some_and(|n| COMPOSE_FINDS.contains(&n))
 }
 
-pub fn read_bytes(path: &Path) -> Option<Vec<u8>> {
+/// The beginning of a file; none where there is no file.
+pub fn read_bytes(path: &Path) -> io::Result<Option<Vec<u8>>> {
     use std::os::unix::fs::OpenOptionsExt;
     // A FIFO would hold the look up for ever.
     let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let file = fs::OpenOptions::new().read(true).custom_flags(nonblock).open(path).ok()?;
+    let Some(file) = there(fs::OpenOptions::new().read(true).custom_flags(nonblock).open(path))? else {
+        return Ok(None);
+    };
+    if !file.metadata()?.is_file() {
+        return Ok(None);
+    }
     let mut bytes = Vec::new();
-    file.metadata().ok().filter(fs::Metadata::is_file)?;
-    file.take(FILE_BYTES).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
+    file.take(FILE_BYTES).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
-pub fn read_text(path: &Path) -> Option<String> {
-    read_bytes(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+pub fn read_text(path: &Path) -> io::Result<Option<String>> {
+    Ok(read_bytes(path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// What a look gave; none of what is not there. Everything else that goes wrong is no such answer.
+pub fn there<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
+    match looked {
+        Ok(found) => Ok(Some(found)),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// A path without `.` and `..`, by its text alone.

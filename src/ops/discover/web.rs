@@ -4,9 +4,9 @@
 //! A site is the application's when it passes requests to a port that one of its services publishes, or to a service by
 //! name, or when it serves files of its folder; only when none does, when it bears a name that the env files name.
 
-use super::find::{Discovery, Find, Thing, text, texts};
+use super::find::{Discovery, Find, Thing, Uncovered, text, texts};
 use super::mounts::{Readable, readable};
-use super::scene::{Scene, clean, host_ports};
+use super::scene::{Scene, clean, host_ports, read_bytes, there};
 use super::tree::Tree;
 use crate::ops::OpsError;
 use crate::place::inspect::Container;
@@ -14,6 +14,7 @@ use crate::sources::files::nginx_conf::{Directive, directives};
 use crate::sources::git::By;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// One file of a configuration.
@@ -111,41 +112,60 @@ fn host_mains() -> Vec<PathBuf> {
     found
 }
 
-/// A configuration of this host, with all that it includes.
-fn read_host(main: &Path) -> Vec<Site> {
+/// A configuration of this host, with all that it includes; and what of it cannot be read.
+fn read_host(main: &Path) -> (Vec<Site>, Vec<Uncovered>) {
     let prefix = main.parent().unwrap_or(Path::new("/"));
     let mut sites: Vec<Site> = Vec::new();
+    let mut unseen: Vec<Uncovered> = Vec::new();
     let mut ahead = vec![main.to_owned()];
     while let Some(path) = ahead.pop() {
         if sites.iter().any(|s| s.path == path) || sites.len() > 2_000 {
             continue;
         }
-        let Some(bytes) = super::scene::read_bytes(&path) else { continue };
+        let bytes = match read_bytes(&path) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => continue,
+            Err(e) => {
+                unseen.push(Uncovered::unseen(&path, &e));
+                continue;
+            }
+        };
         let directives = directives(&String::from_utf8_lossy(&bytes));
         for include in directives.iter().filter(|d| d.name == "include").filter_map(|d| d.arguments.first()) {
-            ahead.extend(expand(&prefix.join(include)));
+            let pattern = prefix.join(include);
+            match expand(&pattern) {
+                Ok(files) => ahead.extend(files),
+                Err(e) => unseen.push(Uncovered::unseen(&pattern, &e)),
+            }
         }
         sites.push(Site { path, directives });
     }
     sites.sort_by(|a, b| a.path.cmp(&b.path));
-    sites
+    (sites, unseen)
 }
 
 /// Files that a pattern of nginx means: wildcards stand in the last part only, as they do everywhere in practice.
-fn expand(pattern: &Path) -> Vec<PathBuf> {
+fn expand(pattern: &Path) -> io::Result<Vec<PathBuf>> {
     let name = pattern.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     if !name.contains(['*', '?', '[']) {
-        return vec![pattern.to_owned()];
+        return Ok(vec![pattern.to_owned()]);
     }
-    let Ok(glob) = globset::Glob::new(name) else { return Vec::new() };
+    let Ok(glob) = globset::Glob::new(name) else { return Ok(Vec::new()) };
     let matcher = glob.compile_matcher();
     let dir = pattern.parent().unwrap_or(Path::new("/"));
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter(|e| matcher.is_match(e.file_name())).map(|e| e.path()).collect()
+    let mut files = Vec::new();
+    for entry in there(fs::read_dir(dir))?.into_iter().flatten() {
+        let entry = entry?;
+        if matcher.is_match(entry.file_name()) {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
 }
 
 fn on_host(scene: &Scene<'_>, found: &mut Discovery, main: &Path, certificates: &mut BTreeSet<PathBuf>) {
-    let sites = read_host(main);
+    let (sites, unseen) = read_host(main);
+    found.uncovered.extend(unseen);
     let known = upstreams(&sites);
     let ports: BTreeSet<u16> =
         scene.services.iter().filter_map(|s| s.container.as_ref()).flat_map(host_ports).map(|(_, p)| p).collect();
@@ -246,7 +266,14 @@ fn in_container(
     let of_nginx = binds.filter(|m| m.destination.starts_with(&dir) || dir.starts_with(&m.destination));
     let mut sites: Vec<Site> = Vec::new();
     for mount in of_nginx.filter(|m| m.destination != Path::new("/")) {
-        let Some(tree) = Tree::read(scene.docker.as_ref(), &mount.source) else { continue };
+        let tree = match Tree::read(scene.docker.as_ref(), &mount.source) {
+            Ok(Some(tree)) => tree,
+            Ok(None) => continue,
+            Err(e) => {
+                found.uncovered.push(Uncovered::unseen(&mount.source, &e));
+                continue;
+            }
+        };
         for (path, content) in tree.files() {
             let is_conf = path.extension().is_some_and(|e| e == "conf")
                 || path
@@ -306,20 +333,23 @@ fn add_certificates(scene: &Scene<'_>, found: &mut Discovery, files: &BTreeSet<P
             Some((dir, name, base)) => {
                 paths.insert(dir.to_owned());
                 names.insert(name.to_owned());
-                let renewal = base.join(format!("renewal/{name}.conf"));
-                if super::tree::exists(scene.docker.as_ref(), &renewal) {
-                    paths.insert(renewal);
-                }
+                paths.insert(base.join(format!("renewal/{name}.conf")));
             }
             None if scene.kept_by(file) == By::Git => {}
-            None if super::tree::exists(scene.docker.as_ref(), file) => {
-                names.extend(file.file_name().and_then(|n| n.to_str()).map(str::to_owned));
+            None => {
                 paths.insert(file.clone());
             }
-            None => {}
         }
     }
-    paths.retain(|p| super::tree::exists(scene.docker.as_ref(), p));
+    paths.retain(|path| match super::tree::exists(scene.docker.as_ref(), path) {
+        Ok(is_there) => is_there,
+        Err(e) => {
+            found.uncovered.push(Uncovered::unseen(path, &e));
+            false
+        }
+    });
+    let single = paths.iter().filter(|path| files.contains(*path));
+    names.extend(single.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)));
     if paths.is_empty() {
         return;
     }
@@ -340,4 +370,27 @@ fn add_certificates(scene: &Scene<'_>, found: &mut Discovery, files: &BTreeSet<P
 fn reaches_unreadable(dir: &Path) -> bool {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter(|e| e.file_type().is_ok_and(|t| t.is_symlink())).any(|e| fs::File::open(e.path()).is_err())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nginx_includes_and_nobody_can_read_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let main =
+            "http { include sites/*; include gone.conf; include ring.conf; include ring.conf/*; include none/*; }";
+        fs::write(at("nginx.conf"), main).unwrap();
+        fs::create_dir(at("sites")).unwrap();
+        fs::write(at("sites/shop"), "server { listen 80; }").unwrap();
+        std::os::unix::fs::symlink("ring.conf", at("ring.conf")).unwrap();
+        let (sites, unseen) = read_host(&at("nginx.conf"));
+        assert_eq!(sites.iter().map(|s| s.path.clone()).collect::<Vec<_>>(), [at("nginx.conf"), at("sites/shop")]);
+        let mut named: Vec<&str> = unseen.iter().map(|u| u.what.as_str()).collect();
+        named.sort();
+        assert_eq!(named, [at("ring.conf").to_str().unwrap(), at("ring.conf/*").to_str().unwrap()]);
+        assert!(unseen.iter().all(|u| u.why.contains("symbolic links")), "{unseen:?}");
+    }
 }

@@ -12,6 +12,8 @@ use crate::policy::model::{Notify, NotifyChannel, NotifyOn, Pin, SourceSpec};
 use crate::repository::chain::{Snapshot, full_text};
 use crate::sources::compose::{pin_repository, pin_tag};
 use crate::sources::project::Places;
+use rustix::io::Errno;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -95,7 +97,15 @@ impl Doctor<'_> {
         }
         let mut told = Vec::new();
         for (what, path) in places_on_disk {
-            let Ok(stat) = rustix::fs::statvfs(&path) else { continue };
+            let stat = match rustix::fs::statvfs(&path) {
+                Ok(stat) => stat,
+                Err(Errno::NOENT) => continue,
+                Err(e) => {
+                    let text = format!("{} ({what}) cannot be looked at: {}", path.display(), io::Error::from(e));
+                    self.add("disk", Verdict::Warning, text, None);
+                    continue;
+                }
+            };
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
             let text = format!("{} free in {} ({what})", human_size(free), path.display());
             let inodes = stat.f_files > 0 && stat.f_favail * 100 < stat.f_files;
@@ -150,8 +160,10 @@ impl Doctor<'_> {
         services.dedup();
         for service in &services {
             let pin = format!("{}:{}", pin_repository(policy, service), pin_tag(id));
-            if matches!(docker.image(&pin), Ok(None)) {
-                gone.push(service.as_str());
+            match docker.image(&pin) {
+                Ok(Some(_)) => {}
+                Ok(None) => gone.push(service.as_str()),
+                Err(e) => return self.add("pins", Verdict::Warning, full_text(&e), e.hint()),
             }
         }
         if gone.is_empty() {

@@ -210,8 +210,13 @@ impl Doctor<'_> {
             Err(e) => self.failed("host key", &e.into()),
         }
         let identity = self.identity();
-        if !identity.exists() {
-            return self.ok("identity", "elsewhere: this host is sealed");
+        match identity.try_exists() {
+            Ok(true) => {}
+            Err(e) if e.kind() != std::io::ErrorKind::PermissionDenied => {
+                return self.failed("identity", &OpsError::file("look at", &identity, e));
+            }
+            // Of an account that may not look there it is as good as elsewhere.
+            _ => return self.ok("identity", "elsewhere: this host is sealed"),
         }
         match IdentityFile::load(&identity) {
             Ok(_) => self.ok("identity", identity.display().to_string()),

@@ -7,6 +7,8 @@
 use super::files::{Found, Role};
 use crate::base::yaml;
 use serde_json::Value;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// More files than any project has.
@@ -99,8 +101,19 @@ impl Walk<'_> {
             return;
         }
         let path = locate(by, dir, path);
-        if self.found.len() >= MOST_FILES || self.found.iter().any(|f| f.path == path) || (!named && !path.is_file()) {
+        if self.found.len() >= MOST_FILES || self.found.iter().any(|f| f.path == path) {
             return;
+        }
+        match fs::metadata(&path) {
+            _ if named => {}
+            Ok(meta) if meta.is_file() => {}
+            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                let what =
+                    format!("{}: {} cannot be looked at and was not captured: {e}", by.display(), path.display());
+                self.warnings.push(what);
+                return;
+            }
+            _ => return,
         }
         self.dirs.push(own.unwrap_or_else(|| path.parent().unwrap_or(dir).to_owned()));
         self.found.push(Found { path, role, named });
@@ -153,9 +166,11 @@ mod tests {
         };
         write(
             "compose.yaml",
-            "include:\n  - parts/db.yaml\n  - path: [parts/a.yaml, parts/b.yaml]\n    project_directory: other\n    env_file: parts/a.env\n  - https://example.org/x.yaml\nservices:\n  web:\n    extends: { file: common/base.yaml, service: base }\n    env_file:\n      - ./web.env\n      - { path: maybe.env, required: false }\n      - ${WHICH}.env\n  same:\n    extends: { service: web }\n    env_file: web.env\nsecrets:\n  key: { file: ./secrets/key }\n",
+            "include:\n  - parts/db.yaml\n  - path: [parts/a.yaml, parts/b.yaml]\n    project_directory: other\n    env_file: parts/a.env\n  - https://example.org/x.yaml\nservices:\n  web:\n    extends: { file: common/base.yaml, service: base }\n    env_file:\n      - ./web.env\n      - { path: maybe.env, required: false }\n      - { path: ring.env, required: false }\n      - ${WHICH}.env\n  same:\n    extends: { service: web }\n    env_file: web.env\nsecrets:\n  key: { file: ./secrets/key }\n",
         );
         write("parts/db.yaml", "services: { db: { env_file: db.env } }\n");
+        // A ring of links: nobody can say what it is.
+        std::os::unix::fs::symlink("ring.env", root.join("ring.env")).unwrap();
         write("parts/db.env", "");
         write("parts/.env", "");
         write("parts/a.env", "");
@@ -187,7 +202,8 @@ mod tests {
             ("common/base.env", Role::ServiceEnv, true),
         ];
         assert_eq!(found, expected.map(|(p, r, n)| (p.to_owned(), r, n)));
-        assert_eq!(warnings.len(), 3, "{warnings:?}");
-        assert!(warnings[0].contains("https://") && warnings[1].contains("${WHICH}") && warnings[2].contains("b.yaml"));
+        let [https, ring, which, parts] = &warnings[..] else { panic!("{warnings:?}") };
+        assert!(https.contains("https://") && which.contains("${WHICH}") && parts.contains("b.yaml"), "{warnings:?}");
+        assert!(ring.contains("ring.env cannot be looked at and was not captured"), "{ring}");
     }
 }
