@@ -23,10 +23,14 @@ fn lives(word: &str) -> bool {
     })
 }
 
-fn gone_within(word: &str, limit: Duration) -> bool {
+/// What is ended goes at once, and a busy machine takes its time; none of what is started here would end by itself for half a
+/// minute.
+const GONE: Duration = Duration::from_secs(5);
+
+fn is_gone(word: &str) -> bool {
     let begin = Instant::now();
     while lives(word) {
-        if begin.elapsed() > limit {
+        if begin.elapsed() > GONE {
             return false;
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -104,10 +108,10 @@ mod host {
         let script = sh(&format!("sleep {word} & sleep {word}"));
         let error = run(script.clone().timeout(Duration::from_millis(300))).unwrap_err();
         assert!(matches!(error, PlaceError::TimedOut { .. }), "{error:?}");
-        assert!(gone_within(word, Duration::from_millis(500)), "children stay after a time-out");
+        assert!(is_gone(word), "children stay after a time-out");
         let error = run(script.clone().stall(Duration::from_millis(300))).unwrap_err();
         assert!(matches!(error, PlaceError::Stalled { .. }), "{error:?}");
-        assert!(gone_within(word, Duration::from_millis(500)), "children stay after a stall");
+        assert!(is_gone(word), "children stay after a stall");
         let cancel = Cancel::new();
         let raise = cancel.clone();
         let thread = std::thread::spawn(move || {
@@ -116,7 +120,7 @@ mod host {
         });
         let error = run(script.cancel(&cancel)).unwrap_err();
         assert!(matches!(error, PlaceError::Cancelled(_)), "{error:?}");
-        assert!(gone_within(word, Duration::from_millis(500)), "children stay after cancellation");
+        assert!(is_gone(word), "children stay after cancellation");
         thread.join().unwrap();
         assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     }
@@ -132,7 +136,7 @@ mod host {
         stdout.read_exact(&mut up).unwrap();
         assert!(lives(word));
         drop(running);
-        assert!(gone_within(word, Duration::from_millis(500)), "it lives on");
+        assert!(is_gone(word), "it lives on");
         assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
         let mut rest = Vec::new();
         let error = stdout.read_to_end(&mut rest).unwrap_err();
@@ -159,7 +163,7 @@ mod host {
         assert_eq!(running.wait().unwrap().code, 0);
         let error = HostPlace::new().output(sh("head -c 3000000 /dev/zero; sleep 33.4"), 1000).unwrap_err();
         assert!(matches!(error, PlaceError::Io { .. }), "{error:?}");
-        assert!(gone_within("33.4", Duration::from_secs(1)));
+        assert!(is_gone("33.4"));
     }
 
     #[test]
@@ -335,7 +339,7 @@ mod container {
         let begin = Instant::now();
         let error = run(&place, Command::new(["/tool", "idle", "unique-word-71"]).timeout(Duration::from_millis(300)));
         assert!(matches!(error, Err(PlaceError::TimedOut { .. })), "{error:?}");
-        assert!(gone_within("unique-word-71", Duration::from_millis(500)), "it lives on");
+        assert!(is_gone("unique-word-71"), "it lives on");
         assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     }
 
@@ -374,10 +378,10 @@ mod container {
             let begin = Instant::now();
             let error = run(&place, script.clone().timeout(Duration::from_millis(400))).unwrap_err();
             assert!(matches!(error, PlaceError::TimedOut { .. }), "{error:?}");
-            assert!(gone_within(&word, Duration::from_millis(500)), "children stay after a time-out {options:?}");
+            assert!(is_gone(&word), "children stay after a time-out {options:?}");
             let error = run(&place, script.clone().stall(Duration::from_millis(400))).unwrap_err();
             assert!(matches!(error, PlaceError::Stalled { .. }), "{error:?}");
-            assert!(gone_within(&word, Duration::from_millis(500)), "children stay after a stall {options:?}");
+            assert!(is_gone(&word), "children stay after a stall {options:?}");
             let cancel = Cancel::new();
             let raise = cancel.clone();
             let thread = std::thread::spawn(move || {
@@ -387,7 +391,7 @@ mod container {
             let error = run(&place, script.cancel(&cancel)).unwrap_err();
             assert!(matches!(error, PlaceError::Cancelled(_)), "{error:?}");
             thread.join().unwrap();
-            assert!(gone_within(&word, Duration::from_millis(500)), "children stay after cancellation {options:?}");
+            assert!(is_gone(&word), "children stay after cancellation {options:?}");
             assert!(begin.elapsed() < Duration::from_secs(8), "{options:?} {:?}", begin.elapsed());
         }
     }
@@ -402,13 +406,13 @@ mod container {
         assert!(lives(&word));
         let begin = Instant::now();
         drop(running);
-        assert!(gone_within(&word, Duration::from_millis(500)), "it lives on");
+        assert!(is_gone(&word), "it lives on");
         assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
         assert!(stdout.read_to_end(&mut Vec::new()).is_err(), "a kill is no end of output");
         // Dropped at once, before it can have said its id.
         let word = format!("43.{}", std::process::id());
         drop(place.start(Command::new(["sleep".to_owned(), word.clone()])).unwrap());
-        assert!(gone_within(&word, Duration::from_millis(500)), "it lives on");
+        assert!(is_gone(&word), "it lives on");
     }
 
     #[test]
@@ -487,7 +491,7 @@ mod container {
             assert!(lives(word), "{word}");
         }
         run(&ContainerPlace::named(&docker, container.name.clone()), sh("true")).unwrap();
-        assert!(gone_within(orphan, Duration::from_millis(500)), "the orphan lives on");
+        assert!(is_gone(orphan), "the orphan lives on");
         assert!(lives(alive) && lives(foreign), "only the orphan may be ended");
     }
 
@@ -515,7 +519,7 @@ mod container {
         // Another run: this process has looked into the container already.
         let docker = engine();
         run(&ContainerPlace::named(&docker, container.name.clone()), sh("true")).unwrap();
-        assert!(gone_within(&word, Duration::from_millis(500)), "the orphan lives on");
+        assert!(is_gone(&word), "the orphan lives on");
     }
 
     #[test]
@@ -578,7 +582,7 @@ mod container {
         let word = format!("55.{}", std::process::id());
         let error = run(&place, sh(&format!("id -u; sleep {word}")).timeout(Duration::from_millis(500))).unwrap_err();
         assert!(matches!(error, PlaceError::TimedOut { .. }), "{error:?}");
-        assert!(gone_within(&word, Duration::from_millis(500)), "it lives on");
+        assert!(is_gone(&word), "it lives on");
         // Files that are root's alone, through the engine.
         let mut shadow = String::new();
         let tree = docker.read_tree(&TreeSource::Path("/etc/shadow".into())).unwrap();

@@ -310,7 +310,7 @@ fn check_stanzas(bytes: &[u8]) -> Result<(), PipelineError> {
     Err(PipelineError::damaged("age header does not end"))
 }
 
-/// An object that only the recipients can read. Nothing but this module and `archive` makes one.
+/// An object that only the recipients can read. Nothing but `payload` makes one.
 #[derive(Debug)]
 pub struct SealedObject {
     pub(crate) id: ObjectId,

@@ -2,6 +2,8 @@
 //! itself to people and machines, the units.
 
 mod books;
+#[path = "../support/daily.rs"]
+mod daily;
 mod hear;
 mod metrics;
 mod notify;

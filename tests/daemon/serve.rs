@@ -1,5 +1,6 @@
 //! The real daemon with real policies: what was missed, what fails, hangs or is killed, what changes, how it sleeps.
 
+use crate::daily::half_a_day_away;
 use crate::hear::Ear;
 use crate::world::{World, bare};
 use rustix::process::{Pid, Signal, kill_process};
@@ -106,8 +107,13 @@ pub fn wait(done: impl Fn() -> bool, otherwise: impl Fn() -> String) {
     }
 }
 
-/// Only the uploads and snapshots at night, without jitter: nothing comes due by itself while a test runs.
-pub const QUIET: &str = "[schedule]\nsnapshot = \"0 2 * * *\"\nverify = \"off\"\ndrill = \"off\"\nprune = \"off\"\njitter = \"0s\"\nretry = \"1s\"\nretries = 2\n";
+/// Snapshots once a day, without jitter, and nothing else.
+pub fn quiet() -> String {
+    let daily = half_a_day_away();
+    format!(
+        "[schedule]\nsnapshot = \"{daily}\"\nverify = \"off\"\ndrill = \"off\"\nprune = \"off\"\njitter = \"0s\"\nretry = \"1s\"\nretries = 2\n"
+    )
+}
 
 /// An application of this name beside the others, with its own policy.
 pub fn application(world: &World, name: &str, more: &str) {
@@ -120,7 +126,7 @@ pub fn application(world: &World, name: &str, more: &str) {
     let sections = ["[schedule]", "[notify]"];
     assert!(sections.iter().all(|s| !policy.lines().any(|l| l == *s)), "{policy}");
     let source = "[[source]]\nkind = \"files\"\nname = \"uploads\"\npaths = [\"uploads\"]\n";
-    fs::write(&file, format!("{policy}\n{source}\n{QUIET}\n{more}\n")).unwrap();
+    fs::write(&file, format!("{policy}\n{source}\n{}\n{more}\n", quiet())).unwrap();
 }
 
 /// As if the service had last been here two days ago: one night, and another, were missed.
@@ -430,8 +436,8 @@ fn policies_come_go_and_break_while_it_serves() {
     thread::sleep(Duration::from_millis(300));
     assert_eq!(daemon.log().matches("policy shop is loaded").count(), 2);
     // A schedule that changes counts at once.
-    let minute = "* * * * *";
-    fs::write(&shop, policy.replace("0 2 * * *", minute)).unwrap();
+    let daily = policy.lines().find(|line| line.starts_with("snapshot = ")).unwrap();
+    fs::write(&shop, policy.replace(daily, "snapshot = \"* * * * *\"")).unwrap();
     wait(|| daemon.log().matches("policy shop is loaded").count() == 3, || daemon.log());
     let begun = Instant::now();
     while !daemon.log().contains("snapshot of shop: done") {
@@ -525,7 +531,7 @@ fn odd_folders_are_no_trouble() {
     assert!(run(&["init", world.app().to_str().unwrap(), "--name", "shop"]).output().unwrap().status.success());
     assert!(run(&["verify"]).output().unwrap().status.success());
     let file = config.join("policies/shop.toml");
-    fs::write(&file, fs::read_to_string(&file).unwrap() + QUIET).unwrap();
+    fs::write(&file, fs::read_to_string(&file).unwrap() + &quiet()).unwrap();
     let db = rusqlite::Connection::open(state.join("history.db")).unwrap();
     db.execute("insert or replace into settled values ('shop', 'snapshot', 1700000000)", []).unwrap();
     let daemon = Daemon::spawn(run(&["serve"]));

@@ -1,7 +1,7 @@
 //! `status`: the headline, the checks, what is known of a repository that does not answer, what another host sees.
 
 use crate::metrics;
-use crate::serve::{QUIET, one};
+use crate::serve::{one, quiet};
 use crate::world::{CANARY, World, mode};
 use serde_json::Value;
 use std::fs;
@@ -200,7 +200,7 @@ fn the_metrics_file_is_whole_and_readable_by_others() {
     let run = |name: &str, run: &str| metrics::value(&samples, name, &[("policy", "shop"), ("run", run)]);
     assert!(run("lifeboat_run_success_timestamp_seconds", "snapshot") > 1.7e9);
     assert_eq!(run("lifeboat_run_failing", "snapshot"), 0.0);
-    assert!(QUIET.contains("drill = \"off\"") && run("lifeboat_next_run_timestamp_seconds", "snapshot") > 1.7e9);
+    assert!(quiet().contains("drill = \"off\"") && run("lifeboat_next_run_timestamp_seconds", "snapshot") > 1.7e9);
     assert!(!text.contains(CANARY));
     // Where nothing can be written, somebody hears of it.
     world.run(&["status", "--metrics", "/nowhere/x.prom"]).exits(1);

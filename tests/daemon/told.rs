@@ -1,6 +1,7 @@
 //! What happens without a word of its own is told all the same: a run that was killed, stopped or held up, a snapshot that
 //! is oddly small, a policy that has broken; and what goes well in part makes nothing good.
 
+use crate::daily::half_a_day_away;
 use crate::hear::{Ear, Heard};
 use crate::serve::{Daemon, application, begin_history, end_sleeps, hanging, missed, one, own_seconds, runs, wait};
 use crate::world::World;
@@ -66,7 +67,7 @@ fn a_run_of_an_earlier_boot_is_made_good() {
     db.execute(insert, rusqlite::params!["verify", slot, 7]).unwrap();
     let file = world.path("config/policies/shop.toml");
     let policy = fs::read_to_string(&file).unwrap();
-    fs::write(&file, policy.replace("verify = \"off\"", "verify = \"0 2 * * *\"")).unwrap();
+    fs::write(&file, policy.replace("verify = \"off\"", &format!("verify = \"{}\"", half_a_day_away()))).unwrap();
     let daemon = Daemon::start(&world, &[]);
     daemon.says("snapshot of shop: done");
     let heard = ear.wait(1);

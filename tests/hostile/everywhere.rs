@@ -3,6 +3,7 @@
 //! in the name or the content of a stored object, in the state folder, in a number or a page of the service.
 
 use crate::cli::{CANARY, Ran, World};
+use crate::daily::half_a_day_away;
 use crate::hear::Ear;
 use crate::s3::{BUCKET, Kind, S3Server, SECRET};
 use crate::secrets::{holding, watched};
@@ -59,13 +60,14 @@ impl Site {
             format!("SMTP=smtp://ops%40example.org:{MAIL}@localhost:{}", sink.port),
         ];
         fs::write(app.join("notify.env"), secrets.join("\n") + "\n").unwrap();
-        world.add_to_policy(
+        world.add_to_policy(&format!(
             "[[source]]\nkind = \"files\"\nname = \"uploads\"\npaths = [\"uploads\"]\n\
-             [schedule]\nsnapshot = \"0 2 * * *\"\nverify = \"off\"\ndrill = \"off\"\nprune = \"off\"\njitter = \"0s\"\n\
+             [schedule]\nsnapshot = \"{}\"\nverify = \"off\"\ndrill = \"off\"\nprune = \"off\"\njitter = \"0s\"\n\
              [notify]\non = [\"failure\", \"success\"]\nwebhook = \"notify.env:HOOK\"\nslack = \"notify.env:SLACK\"\n\
              discord = \"notify.env:DISCORD\"\nhealthchecks = \"notify.env:PING\"\n\
-             email = { to = [\"a@example.org\"], from = \"lifeboat@example.org\", smtp = \"notify.env:SMTP\" }\n",
-        );
+             email = {{ to = [\"a@example.org\"], from = \"lifeboat@example.org\", smtp = \"notify.env:SMTP\" }}\n",
+            half_a_day_away()
+        ));
         let canaries = canaries(&world);
         Self { world, server, certificates, ear, sink, canaries }
     }

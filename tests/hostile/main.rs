@@ -5,6 +5,8 @@ mod bombs;
 #[path = "../cli/world.rs"]
 #[allow(dead_code, reason = "another binary uses the rest")]
 mod cli;
+#[path = "../support/daily.rs"]
+mod daily;
 mod everywhere;
 mod flags;
 mod folded;

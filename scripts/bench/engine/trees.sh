@@ -43,10 +43,10 @@ tree_rounds() {
         for tool in $(turns "$round"); do measure check "$tool" "$(check_all "$tool")" "$work/repository/$tool"; done
         [ -z "${1-}" ] || { python3 "$workload" undo "$work/files" "$work/saved" && sleep 3; }
     done
-    rm -rf "$work/repository" "$work/files" "$work/emptied"
+    rm -rf "$work/repository" "$work/files"
 }
 
-# empty_restored NAME: its room is given back, its inodes are kept until the part is over. ext4 gives none away again within some
+# empty_restored NAME: its room is given back, its inodes are kept until the run is over. ext4 gives none away again within some
 # minutes of its removal, and passes all of those by for each file that is made: a restore behind a removed tree would take
 # three times as long, and measure that.
 empty_restored() {

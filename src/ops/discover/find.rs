@@ -1,8 +1,8 @@
 //! What discovery comes to: pure data, from which `init` writes a policy and with which `doctor` compares one.
 
-use crate::repository::chain::full_text;
 use crate::sources::git::Kept;
 use serde::Serialize;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// One thing that can be captured.
@@ -94,21 +94,25 @@ pub struct Uncovered {
     /// The way out.
     pub hint: Option<String>,
     pub weight: Weight,
+    /// What could not be looked at: a source may capture it all the same.
+    #[serde(skip)]
+    pub unseen: Option<PathBuf>,
 }
 
 impl Uncovered {
     pub fn data(what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { what: what.into(), why: why.into(), hint: Some(hint.into()), weight: Weight::Data }
+        Self { what: what.into(), why: why.into(), hint: Some(hint.into()), weight: Weight::Data, unseen: None }
     }
 
     pub fn note(what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { weight: Weight::Note, ..Self::data(what, why, hint) }
     }
 
-    /// Something that nobody could look at: whether it is the application's is not known.
-    pub(super) fn unseen(path: &Path, error: &(dyn std::error::Error + 'static)) -> Self {
+    /// A path that could not be looked at. `what` is as a policy would write it.
+    pub(super) fn unseen(what: String, path: &Path, error: &io::Error) -> Self {
         let hint = "see to it, or run as an account that may look there, and try again";
-        Self::data(path.display().to_string(), format!("it cannot be looked at: {}", full_text(error)), hint)
+        let why = format!("it cannot be looked at: {error}");
+        Self { unseen: Some(path.to_owned()), ..Self::data(what, why, hint) }
     }
 }
 

@@ -27,6 +27,7 @@ use crate::ops::{OpsError, Run};
 use crate::policy::model::App;
 use find::{text, texts};
 use scene::{Scene, is_usual_compose_file};
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 /// An application of which nothing but its folder is known.
@@ -61,6 +62,9 @@ pub fn discover(app: &App, run: &Run) -> Result<Discovery, OpsError> {
     wellness::find(&scene, &mut found);
     found.kept = scene.kept.take();
     run.cancel.check()?;
+    // Several services may have the same mounted, several sites the same included.
+    let mut told = HashSet::new();
+    found.uncovered.retain(|one| told.insert((one.what.clone(), one.why.clone())));
     Ok(found)
 }
 

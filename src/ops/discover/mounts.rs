@@ -3,7 +3,7 @@
 //! A store's own data is left out: the store gives it whole, its files do not.
 
 use super::find::{Discovery, Find, Thing, Uncovered, text, texts};
-use super::scene::{Scene, Service};
+use super::scene::{Scene, Service, there};
 use super::stores;
 use crate::ops::OpsError;
 use crate::place::inspect::Mount;
@@ -11,7 +11,7 @@ use crate::repository::chain::full_text;
 use crate::sources::git::By;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// What is the kernel's, or holds nothing of an application's wherever it is mounted.
@@ -115,8 +115,7 @@ fn volume(
     }
     let known = match scene.docker.as_ref().map(|docker| docker.volume(name)) {
         Some(Err(e)) => {
-            let what = format!("volume {name} of service {}", service.name);
-            found.uncovered.push(Uncovered::data(what, full_text(&e), "is Docker well?"));
+            found.uncovered.push(Uncovered::data(format!("volume {name}"), full_text(&e), "is Docker well?"));
             return;
         }
         Some(Ok(known)) => known,
@@ -288,15 +287,18 @@ pub(super) fn path(
         return;
     }
     let shown = scene.short(source);
-    let access = readable(source);
-    match (access, scene.docker.is_some()) {
-        (Readable::Nothing, _) => return,
-        (Readable::No, false) => {
-            found.uncovered.push(Uncovered::data(shown, "this account cannot read it", "run as root"));
+    match (readable(source), scene.docker.is_some()) {
+        (Ok(Readable::Nothing), _) => return,
+        (Ok(Readable::No), false) => {
+            found.uncovered.push(Uncovered::data(shown, "this account may not read it", "run as root"));
             return;
         }
-        (Readable::No, true) => fields.push(("via", text("docker"))),
-        (Readable::Yes, _) => {}
+        (Ok(Readable::No), true) => fields.push(("via", text("docker"))),
+        (Ok(Readable::Yes), _) => {}
+        (Err(e), _) => {
+            found.uncovered.push(Uncovered::unseen(shown, source, &e));
+            return;
+        }
     }
     let wish = source.strip_prefix(&scene.root).unwrap_or(source).display().to_string();
     fields.insert(0, ("paths", texts([&shown])));
@@ -314,36 +316,37 @@ pub(super) enum Readable {
 }
 
 /// Whether this account may read a path and what is below it, as far as a bounded look tells.
-pub(super) fn readable(path: &Path) -> Readable {
-    let meta = match fs::metadata(path) {
-        Ok(meta) => meta,
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Readable::Nothing,
-        Err(_) => return Readable::No,
+pub(super) fn readable(path: &Path) -> io::Result<Readable> {
+    let meta = match there(fs::metadata(path)) {
+        Ok(Some(meta)) => meta,
+        Ok(None) => return Ok(Readable::Nothing),
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => return Ok(Readable::No),
+        Err(e) => return Err(e),
     };
     if meta.is_file() {
-        return match fs::File::open(path) {
+        return Ok(match fs::File::open(path) {
             Ok(_) => Readable::Yes,
             Err(_) => Readable::No,
-        };
+        });
     }
     if !meta.is_dir() {
-        return Readable::Nothing;
+        return Ok(Readable::Nothing);
     }
     let mut ahead = vec![path.to_owned()];
     let mut left = LOOKS;
     while let Some(dir) = ahead.pop() {
-        let Ok(entries) = fs::read_dir(&dir) else { return Readable::No };
+        let Ok(entries) = fs::read_dir(&dir) else { return Ok(Readable::No) };
         for entry in entries.flatten() {
             left = left.saturating_sub(1);
             let Ok(kind) = entry.file_type() else { continue };
             if kind.is_dir() && left > 0 {
                 ahead.push(entry.path());
             } else if kind.is_file() && rustix::fs::access(entry.path(), rustix::fs::Access::READ_OK).is_err() {
-                return Readable::No;
+                return Ok(Readable::No);
             }
         }
     }
-    Readable::Yes
+    Ok(Readable::Yes)
 }
 
 /// Folders that tools make anew.

@@ -17,6 +17,7 @@ use crate::repository::chain::full_text;
 use crate::sources::git::{self, By, Kept};
 use crate::sources::locate::{Locate, Located};
 use crate::sources::project::{Places, Project, compose_settings, default_compose_files};
+use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read};
@@ -161,12 +162,14 @@ impl<'a> Scene<'a> {
                 if settings.files.is_empty() { default_compose_files(&self.project_dir) } else { settings.files };
             if found.is_empty() { other_compose_files(&self.root) } else { found }
         };
+        let mut unseen = Vec::new();
         for file in &self.compose_files {
             match read_text(file) {
                 Ok(text) => self.compose_texts.extend(text),
-                Err(e) => self.problems.push(Uncovered::unseen(file, &e)),
+                Err(e) => unseen.push((file.clone(), e)),
             }
         }
+        unseen.iter().for_each(|(file, e)| self.unseen(file, e));
         self.compose = self.compose_texts.iter().flat_map(|text| scalars(text)).collect();
     }
 
@@ -258,7 +261,12 @@ impl<'a> Scene<'a> {
     fn env_files(&mut self) {
         let mut paths: Vec<PathBuf> = Vec::new();
         let mut add = |path: PathBuf| {
-            if !paths.contains(&path) && path.is_file() {
+            // Whether one that cannot be looked at is a file is told by whoever reads it.
+            let may_be_file = match there(fs::metadata(&path)) {
+                Ok(meta) => meta.is_some_and(|meta| meta.is_file()),
+                Err(_) => true,
+            };
+            if !paths.contains(&path) && may_be_file {
                 paths.push(path);
             }
         };
@@ -293,9 +301,13 @@ impl<'a> Scene<'a> {
         for path in paths {
             match read(path.clone()) {
                 Ok(file) => self.env_files.extend(file),
-                Err(e) => self.problems.push(Uncovered::unseen(&path, &e)),
+                Err(e) => self.unseen(&path, &e),
             }
         }
+    }
+
+    fn unseen(&mut self, path: &Path, error: &io::Error) {
+        self.problems.push(Uncovered::unseen(self.short(path), path, error));
     }
 
     /// How sources find their servers.
@@ -444,8 +456,12 @@ pub fn read_bytes(path: &Path) -> io::Result<Option<Vec<u8>>> {
     use std::os::unix::fs::OpenOptionsExt;
     // A FIFO would hold the look up for ever.
     let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let Some(file) = there(fs::OpenOptions::new().read(true).custom_flags(nonblock).open(path))? else {
-        return Ok(None);
+    let file = match there(fs::OpenOptions::new().read(true).custom_flags(nonblock).open(path)) {
+        Ok(Some(file)) => file,
+        Ok(None) => return Ok(None),
+        // A socket.
+        Err(e) if e.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => return Ok(None),
+        Err(e) => return Err(e),
     };
     if !file.metadata()?.is_file() {
         return Ok(None);

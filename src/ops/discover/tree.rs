@@ -35,21 +35,23 @@ impl Tree {
     }
 }
 
-fn read_here(path: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) -> std::io::Result<()> {
+fn read_here(path: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) -> io::Result<()> {
     let mut ahead = vec![path.to_owned()];
-    while let Some(path) = ahead.pop() {
-        let meta = match fs::metadata(&path) {
-            // A link that leads nowhere.
-            Err(e) if e.kind() == ErrorKind::NotFound && !files.is_empty() => continue,
-            other => other?,
+    while let Some(at) = ahead.pop() {
+        let meta = match there(fs::metadata(&at))? {
+            Some(meta) => meta,
+            None if at == path => return Err(ErrorKind::NotFound.into()),
+            // A link within it that leads nowhere, or somewhere within a container only.
+            None => continue,
         };
         if files.len() + ahead.len() > MOST_FILES {
             break;
         }
         if meta.is_dir() {
-            ahead.extend(fs::read_dir(&path)?.flatten().map(|e| e.path()));
+            ahead.extend(fs::read_dir(&at)?.flatten().map(|e| e.path()));
         } else if meta.is_file() && meta.len() <= FILE_BYTES {
-            files.insert(path.clone(), fs::read(&path)?);
+            let content = fs::read(&at)?;
+            files.insert(at, content);
         }
     }
     Ok(())
@@ -108,6 +110,10 @@ mod tests {
         assert!(Tree::read(None, &at("nothing")).unwrap().is_none());
         assert_eq!(Tree::read(None, &at("file")).unwrap().unwrap().files().count(), 1);
         assert!(Tree::read(None, &at("ring")).is_err());
+        // A link that leads nowhere takes nothing else with it.
+        fs::create_dir(at("sites")).unwrap();
+        std::os::unix::fs::symlink("/nowhere/x", at("sites/gone")).unwrap();
+        assert!(Tree::read(None, &at("sites")).unwrap().is_some());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! A site is the application's when it passes requests to a port that one of its services publishes, or to a service by
 //! name, or when it serves files of its folder; only when none does, when it bears a name that the env files name.
 
-use super::find::{Discovery, Find, Thing, Uncovered, text, texts};
+use super::find::{Discovery, Find, Thing, Uncovered, Weight, text, texts};
 use super::mounts::{Readable, readable};
 use super::scene::{Scene, clean, host_ports, read_bytes, there};
 use super::tree::Tree;
@@ -113,10 +113,10 @@ fn host_mains() -> Vec<PathBuf> {
 }
 
 /// A configuration of this host, with all that it includes; and what of it cannot be read.
-fn read_host(main: &Path) -> (Vec<Site>, Vec<Uncovered>) {
+fn read_host(main: &Path) -> (Vec<Site>, BTreeMap<PathBuf, io::Error>) {
     let prefix = main.parent().unwrap_or(Path::new("/"));
     let mut sites: Vec<Site> = Vec::new();
-    let mut unseen: Vec<Uncovered> = Vec::new();
+    let mut unseen = BTreeMap::new();
     let mut ahead = vec![main.to_owned()];
     while let Some(path) = ahead.pop() {
         if sites.iter().any(|s| s.path == path) || sites.len() > 2_000 {
@@ -126,7 +126,7 @@ fn read_host(main: &Path) -> (Vec<Site>, Vec<Uncovered>) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => continue,
             Err(e) => {
-                unseen.push(Uncovered::unseen(&path, &e));
+                unseen.insert(path, e);
                 continue;
             }
         };
@@ -135,7 +135,7 @@ fn read_host(main: &Path) -> (Vec<Site>, Vec<Uncovered>) {
             let pattern = prefix.join(include);
             match expand(&pattern) {
                 Ok(files) => ahead.extend(files),
-                Err(e) => unseen.push(Uncovered::unseen(&pattern, &e)),
+                Err(e) => drop(unseen.insert(pattern, e)),
             }
         }
         sites.push(Site { path, directives });
@@ -165,7 +165,12 @@ fn expand(pattern: &Path) -> io::Result<Vec<PathBuf>> {
 
 fn on_host(scene: &Scene<'_>, found: &mut Discovery, main: &Path, certificates: &mut BTreeSet<PathBuf>) {
     let (sites, unseen) = read_host(main);
-    found.uncovered.extend(unseen);
+    // It may be another application's.
+    found.uncovered.extend(
+        unseen
+            .iter()
+            .map(|(path, e)| Uncovered { weight: Weight::Note, ..Uncovered::unseen(scene.short(path), path, e) }),
+    );
     let known = upstreams(&sites);
     let ports: BTreeSet<u16> =
         scene.services.iter().filter_map(|s| s.container.as_ref()).flat_map(host_ports).map(|(_, p)| p).collect();
@@ -237,7 +242,7 @@ fn add(scene: &Scene<'_>, found: &mut Discovery, paths: Vec<PathBuf>, container:
         fields.push(("container", text(&container.name)));
         because.push("nginx runs in a container: it is tested and reloaded there.".to_owned());
     }
-    if paths.iter().any(|p| readable(p) == Readable::No) {
+    if paths.iter().any(|p| may_not_read(p)) {
         fields.push(("via", text("docker")));
         because.push("This account may not read it: a short-lived, read-only helper container does.".to_owned());
     }
@@ -270,7 +275,7 @@ fn in_container(
             Ok(Some(tree)) => tree,
             Ok(None) => continue,
             Err(e) => {
-                found.uncovered.push(Uncovered::unseen(&mount.source, &e));
+                found.uncovered.push(Uncovered::unseen(scene.short(&mount.source), &mount.source, &e));
                 continue;
             }
         };
@@ -326,13 +331,11 @@ fn in_container(
 
 fn add_certificates(scene: &Scene<'_>, found: &mut Discovery, files: &BTreeSet<PathBuf>) {
     let mut paths: BTreeSet<PathBuf> = BTreeSet::new();
-    let mut names: BTreeSet<String> = BTreeSet::new();
     for file in files {
         let lineage = file.parent().filter(|dir| dir.parent().is_some_and(|live| live.ends_with("live")));
         match lineage.and_then(|dir| Some((dir, dir.file_name()?.to_str()?, dir.parent()?.parent()?))) {
             Some((dir, name, base)) => {
                 paths.insert(dir.to_owned());
-                names.insert(name.to_owned());
                 paths.insert(base.join(format!("renewal/{name}.conf")));
             }
             None if scene.kept_by(file) == By::Git => {}
@@ -344,26 +347,32 @@ fn add_certificates(scene: &Scene<'_>, found: &mut Discovery, files: &BTreeSet<P
     paths.retain(|path| match super::tree::exists(scene.docker.as_ref(), path) {
         Ok(is_there) => is_there,
         Err(e) => {
-            found.uncovered.push(Uncovered::unseen(path, &e));
+            found.uncovered.push(Uncovered::unseen(scene.short(path), path, &e));
             false
         }
     });
-    let single = paths.iter().filter(|path| files.contains(*path));
-    names.extend(single.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)));
     if paths.is_empty() {
         return;
     }
+    // Lineages, and files that belong to none; not what Certbot keeps of a lineage for itself.
+    let is_named = |path: &&PathBuf| files.contains(*path) || path.parent().is_some_and(|live| live.ends_with("live"));
+    let named = paths.iter().filter(is_named).filter_map(|path| path.file_name()?.to_str());
+    let names: BTreeSet<String> = named.map(str::to_owned).collect();
     let paths: Vec<PathBuf> = paths.into_iter().collect();
     let shown: Vec<String> = paths.iter().map(|p| scene.short(p)).collect();
     let mut fields = vec![("paths", texts(&shown))];
     let mut because =
         vec!["Those that nginx' sites of this application name; links in live/ are followed into archive/.".to_owned()];
-    if paths.iter().any(|p| readable(p) == Readable::No || reaches_unreadable(p)) {
+    if paths.iter().any(|p| may_not_read(p) || reaches_unreadable(p)) {
         fields.push(("via", text("docker")));
         because.push("This account may not read them: a short-lived, read-only helper container does.".to_owned());
     }
     let what = format!("certificates: {}", names.into_iter().collect::<Vec<_>>().join(", "));
     found.add("certificates", Find { name: String::new(), thing: Thing::Certificates(paths), what, because, fields });
+}
+
+fn may_not_read(path: &Path) -> bool {
+    readable(path).is_ok_and(|access| access == Readable::No)
 }
 
 /// A folder of links whose targets this account may not read.
@@ -388,9 +397,7 @@ mod tests {
         std::os::unix::fs::symlink("ring.conf", at("ring.conf")).unwrap();
         let (sites, unseen) = read_host(&at("nginx.conf"));
         assert_eq!(sites.iter().map(|s| s.path.clone()).collect::<Vec<_>>(), [at("nginx.conf"), at("sites/shop")]);
-        let mut named: Vec<&str> = unseen.iter().map(|u| u.what.as_str()).collect();
-        named.sort();
-        assert_eq!(named, [at("ring.conf").to_str().unwrap(), at("ring.conf/*").to_str().unwrap()]);
-        assert!(unseen.iter().all(|u| u.why.contains("symbolic links")), "{unseen:?}");
+        assert_eq!(unseen.keys().cloned().collect::<Vec<_>>(), [at("ring.conf"), at("ring.conf/*")]);
+        assert!(unseen.values().all(|e| e.to_string().contains("symbolic links")), "{unseen:?}");
     }
 }

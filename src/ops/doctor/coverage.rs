@@ -50,6 +50,9 @@ pub(in crate::ops) fn gaps(policy: &Policy, found: &Discovery) -> Vec<Gap> {
         }
     }
     for one in found.uncovered.iter().filter(|u| u.weight == Weight::Data) {
+        if one.unseen.as_ref().is_some_and(|path| taken.of_path(path) == Cover::Whole) {
+            continue;
+        }
         let (what, hint) = (format!("{}: {}", one.what, one.why), one.hint.clone());
         if one.what.starts_with(SECRETS_IN) {
             gaps.push(Gap { kind: GapKind::Permissions, what, hint });

@@ -99,10 +99,12 @@ impl Doctor<'_> {
         for (what, path) in places_on_disk {
             let stat = match rustix::fs::statvfs(&path) {
                 Ok(stat) => stat,
-                Err(Errno::NOENT) => continue,
+                // Not made yet, or not for this account to see.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => continue,
                 Err(e) => {
                     let text = format!("{} ({what}) cannot be looked at: {}", path.display(), io::Error::from(e));
-                    self.add("disk", Verdict::Warning, text, None);
+                    let hint = "the kernel's log may say what is wrong with that disk".to_owned();
+                    self.add("disk", Verdict::Warning, text, Some(hint));
                     continue;
                 }
             };
@@ -163,7 +165,10 @@ impl Doctor<'_> {
             match docker.image(&pin) {
                 Ok(Some(_)) => {}
                 Ok(None) => gone.push(service.as_str()),
-                Err(e) => return self.add("pins", Verdict::Warning, full_text(&e), e.hint()),
+                Err(e) => {
+                    let hint = e.hint().or_else(|| Some("is Docker well?".to_owned()));
+                    return self.add("pins", Verdict::Warning, full_text(&e), hint);
+                }
             }
         }
         if gone.is_empty() {

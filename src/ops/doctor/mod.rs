@@ -225,7 +225,7 @@ impl Doctor<'_> {
     }
 
     fn identity(&self) -> PathBuf {
-        let own = self.policy.repository.identity.clone().filter(|path| path.exists());
+        let own = self.policy.repository.identity.clone().filter(|path| path.try_exists().unwrap_or(true));
         own.unwrap_or_else(|| self.installation.identity())
     }
 

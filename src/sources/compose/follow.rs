@@ -110,7 +110,9 @@ impl Walk<'_> {
             Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 let what =
                     format!("{}: {} cannot be looked at and was not captured: {e}", by.display(), path.display());
-                self.warnings.push(what);
+                if !self.warnings.contains(&what) {
+                    self.warnings.push(what);
+                }
                 return;
             }
             _ => return,
