@@ -144,24 +144,28 @@ impl ArchiveReader {
         Ok(Self { key, header_length: header.len() as u64, length })
     }
 
-    /// The frame at `offset` of the plaintext, `length` bytes, still compressed.
-    pub fn frame(&self, offset: u32, length: u32, fetch: &Fetch<'_>) -> Result<Vec<u8>, PipelineError> {
+    /// The frame at `offset` of the plaintext, `length` bytes, still compressed, within `memory`, of which nothing else is
+    /// kept.
+    pub fn frame<'m>(
+        &self,
+        offset: u32,
+        length: u32,
+        fetch: &Fetch<'_>,
+        memory: &'m mut Vec<u8>,
+    ) -> Result<&'m [u8], PipelineError> {
         let (start, end) = stored_range(self.header_length, self.length, (offset, length))?;
         let bytes = fetch(start, end - start).map_err(PipelineError::Fetch)?;
         if bytes.len() as u64 != end - start {
             return Err(PipelineError::damaged("a ranged read gave another length"));
         }
-        let (first, mut before) = (u64::from(offset) / PIECE, offset as usize % payload::PIECE);
-        let mut frame = Vec::with_capacity(length as usize);
-        self.key.open_pieces(&bytes, first, end == self.length, |plain| {
-            let plain = plain.get(std::mem::take(&mut before)..).unwrap_or_default();
-            frame.extend_from_slice(&plain[..plain.len().min(length as usize - frame.len())]);
-        })?;
-        if frame.len() == length as usize {
-            Ok(frame)
-        } else {
-            Err(PipelineError::damaged("the archive ends in a frame"))
+        let (first, before) = (u64::from(offset) / PIECE, offset as usize % payload::PIECE);
+        memory.clear();
+        memory.reserve(bytes.len());
+        for piece in payload::pieces(&bytes, first, end == self.length)? {
+            self.key.open(&piece, memory)?;
         }
+        let frame = memory.get(before..).and_then(|rest| rest.get(..length as usize));
+        frame.ok_or_else(|| PipelineError::damaged("the archive ends in a frame"))
     }
 }
 
@@ -187,14 +191,14 @@ pub fn walk(
     }
     let (key, payload) = identities.unwrap(bytes)?;
     let mut frames = Frames { plain: Vec::new(), at: 0, wanted: 1, decoder: FrameDecoder::new()?, decoded: Vec::new() };
-    let mut visited = Ok(());
-    let opened = key.open_pieces(payload, 0, true, |piece| {
-        if visited.is_ok() {
-            frames.plain.extend_from_slice(piece);
-            visited = frames.visit(&mut visit);
+    let mut opened = Ok(());
+    for piece in payload::pieces(payload, 0, true)? {
+        opened = key.open(&piece, &mut frames.plain);
+        if opened.is_err() {
+            break;
         }
-    });
-    visited?;
+        frames.visit(&mut visit)?;
+    }
     frames.wanted = 1;
     frames.visit(&mut visit)?;
     opened?;
@@ -282,11 +286,11 @@ mod tests {
             fetched.set(fetched.get() + length);
             Ok(Cow::Borrowed(&bytes[offset as usize..][..length as usize]))
         };
-        let mut decoder = FrameDecoder::new().unwrap();
+        let (mut decoder, mut memory) = (FrameDecoder::new().unwrap(), Vec::new());
         for f in [6, 0, 3, 3, 1, 5, 2, 4] {
             let place = &archive.frames()[f];
-            let frame = reader.frame(place.offset, place.length, &fetch).unwrap();
-            let plain = decoder.decode(&frame, limits::FRAME).unwrap();
+            let frame = reader.frame(place.offset, place.length, &fetch, &mut memory).unwrap();
+            let plain = decoder.decode(frame, limits::FRAME).unwrap();
             for (c, chunk) in place.chunks.iter().enumerate() {
                 assert_eq!(&plain[chunk.offset as usize..][..chunk.length as usize], &chunks[f * 3 + c][..]);
             }
@@ -417,8 +421,9 @@ mod tests {
         bytes[last] ^= 1;
         let reader = ArchiveReader::open(archive.header(), bytes.len() as u64, &identities).unwrap();
         let place = &archive.frames()[1];
-        let error =
-            reader.frame(place.offset, place.length, &|o, l| Ok(Cow::Borrowed(&bytes[o as usize..][..l as usize])));
+        let fetch = |o: u64, l: u64| Ok(Cow::Borrowed(&bytes[o as usize..][..l as usize]));
+        let mut memory = Vec::new();
+        let error = reader.frame(place.offset, place.length, &fetch, &mut memory);
         assert!(matches!(error, Err(PipelineError::DamagedBy { .. })));
     }
 }

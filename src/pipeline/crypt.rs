@@ -6,7 +6,7 @@
 use crate::base::direct::Aligned;
 use crate::base::ids::{ObjectId, RecipientSetId};
 use crate::base::secret::Secret;
-use crate::pipeline::payload::{NONCE, PayloadKey, Sealer};
+use crate::pipeline::payload::{self, NONCE, PayloadKey, Sealer};
 use crate::pipeline::{PipelineError, limits};
 use age::armor::{ArmoredWriter, Format};
 use age::secrecy::ExposeSecret;
@@ -352,7 +352,9 @@ pub fn seal_with_passphrase(plain: &[u8], passphrase: &Secret<String>) -> Result
 pub fn open(bytes: &[u8], limit: usize, identities: &Identities) -> Result<Vec<u8>, PipelineError> {
     let (key, payload) = identities.unwrap(bytes)?;
     let mut compressed = Vec::with_capacity(payload.len());
-    key.open_pieces(payload, 0, true, |piece| compressed.extend_from_slice(piece))?;
+    for piece in payload::pieces(payload, 0, true)? {
+        key.open(&piece, &mut compressed)?;
+    }
     let damaged = |source: std::io::Error| PipelineError::unpack("sealed object does not open", source.into());
     let mut decoder = zstd::stream::Decoder::with_buffer(&compressed[..]).map_err(damaged)?;
     decoder.window_log_max(limits::WINDOW_LOG).map_err(damaged)?;

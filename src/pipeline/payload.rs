@@ -46,42 +46,45 @@ impl PayloadKey {
         Nonce::assume_unique_for_key(bytes)
     }
 
-    /// Opens one piece where it lies.
-    fn open<'p>(&self, number: u64, is_last: bool, sealed: &'p mut [u8]) -> Result<&'p [u8], PipelineError> {
-        let opened = self.0.open_in_place(Self::nonce(number, is_last), Aad::empty(), sealed);
-        opened.map(|plain| &*plain).map_err(|_| PipelineError::DamagedBy {
-            problem: "age payload does not open",
-            source: "it is not what was sealed".into(),
-        })
-    }
-
-    /// Opens pieces from number `first` on, of which the last one is the payload's last, or not, and hands each one's
-    /// plain bytes to `take`. A piece that does not open ends it.
-    pub fn open_pieces(
-        &self,
-        sealed: &[u8],
-        first: u64,
-        to_end: bool,
-        mut take: impl FnMut(&[u8]),
-    ) -> Result<(), PipelineError> {
-        let mut scratch = [0; SEALED_PIECE];
-        let mut pieces = sealed.chunks(SEALED_PIECE).zip(first..).peekable();
-        if to_end && pieces.peek().is_none() {
-            return Err(PipelineError::damaged("age payload is missing"));
-        }
-        while let Some((piece, number)) = pieces.next() {
-            let is_last = to_end && pieces.peek().is_none();
-            let scratch = &mut scratch[..piece.len()];
-            scratch.copy_from_slice(piece);
-            let plain = self.open(number, is_last, scratch)?;
+    /// Opens a piece, and adds its plain bytes to `plain`: copied there once, and opened where they lie. One that does not
+    /// open adds nothing.
+    pub fn open(&self, piece: &Piece<'_>, plain: &mut Vec<u8>) -> Result<(), PipelineError> {
+        let start = plain.len();
+        plain.extend_from_slice(piece.sealed);
+        let nonce = Self::nonce(piece.number, piece.is_last);
+        let length = self.0.open_in_place(nonce, Aad::empty(), &mut plain[start..]).map(|opened| opened.len());
+        plain.truncate(start + length.as_ref().copied().unwrap_or(0));
+        match length {
             // Of no bytes at all there is one piece; else two files could hold the same content.
-            if plain.is_empty() && number > 0 {
-                return Err(PipelineError::damaged("age payload ends with an empty piece"));
-            }
-            take(plain);
+            Ok(0) if piece.number > 0 => Err(PipelineError::damaged("age payload ends with an empty piece")),
+            Ok(_) => Ok(()),
+            Err(_) => Err(PipelineError::DamagedBy {
+                problem: "age payload does not open",
+                source: "it is not what was sealed".into(),
+            }),
         }
-        Ok(())
     }
+}
+
+/// A piece as it is stored.
+pub(super) struct Piece<'p> {
+    number: u64,
+    is_last: bool,
+    sealed: &'p [u8],
+}
+
+/// The pieces of `sealed`, from number `first` on, of which the last one is the payload's last, or not.
+pub(super) fn pieces(
+    sealed: &[u8],
+    first: u64,
+    to_end: bool,
+) -> Result<impl Iterator<Item = Piece<'_>>, PipelineError> {
+    if to_end && sealed.is_empty() {
+        return Err(PipelineError::damaged("age payload is missing"));
+    }
+    let count = sealed.len().div_ceil(SEALED_PIECE);
+    let pieces = sealed.chunks(SEALED_PIECE).enumerate();
+    Ok(pieces.map(move |(at, sealed)| Piece { number: first + at as u64, is_last: to_end && at + 1 == count, sealed }))
 }
 
 /// Writes a payload behind a header. [`Sealer::finish`] must be called, else the file is cut off.
@@ -151,6 +154,16 @@ mod tests {
         (identity.clone(), Identities::new(vec![Identity::X25519(identity)]), recipients)
     }
 
+    fn open_all(
+        key: &PayloadKey,
+        sealed: &[u8],
+        first: u64,
+        to_end: bool,
+        plain: &mut Vec<u8>,
+    ) -> Result<(), PipelineError> {
+        pieces(sealed, first, to_end)?.try_for_each(|piece| key.open(&piece, plain))
+    }
+
     fn pattern(length: usize) -> Vec<u8> {
         (0..length).map(|i| (i * 31 + i / 253) as u8).collect()
     }
@@ -191,7 +204,7 @@ mod tests {
             let file = writer.finish().unwrap();
             let (key, payload) = identities.unwrap(&file).unwrap();
             let mut opened = Vec::new();
-            key.open_pieces(payload, 0, true, |piece| opened.extend_from_slice(piece)).unwrap();
+            open_all(&key, payload, 0, true, &mut opened).unwrap();
             assert!(opened == plain, "{length}");
         }
     }
@@ -203,7 +216,7 @@ mod tests {
         sealer.write(&pattern(3 * PIECE)).unwrap();
         let file = sealer.finish().unwrap().bytes;
         let (key, payload) = identities.unwrap(&file).unwrap();
-        let opens = |payload: &[u8]| key.open_pieces(payload, 0, true, |_| {}).is_ok();
+        let opens = |payload: &[u8]| open_all(&key, payload, 0, true, &mut Vec::new()).is_ok();
         assert!(opens(payload));
         let [a, b, c] = [0, 1, 2].map(|n| &payload[n * SEALED_PIECE..(n + 1) * SEALED_PIECE]);
         assert!(opens(&[a, b, c].concat()), "the pieces as they are");
@@ -212,9 +225,14 @@ mod tests {
         }
         assert!(!opens(&[payload, &[0; TAG]].concat()) && !opens(&payload[..payload.len() - 1]));
         // A part of it opens as a part, at its place, and as nothing else.
-        assert!(key.open_pieces(b, 1, false, |_| {}).is_ok() && key.open_pieces(c, 2, true, |_| {}).is_ok());
-        assert!(key.open_pieces(b, 1, true, |_| {}).is_err() && key.open_pieces(c, 2, false, |_| {}).is_err());
-        assert!(key.open_pieces(b, 2, false, |_| {}).is_err());
+        assert!(
+            open_all(&key, b, 1, false, &mut Vec::new()).is_ok() && open_all(&key, c, 2, true, &mut Vec::new()).is_ok()
+        );
+        assert!(
+            open_all(&key, b, 1, true, &mut Vec::new()).is_err()
+                && open_all(&key, c, 2, false, &mut Vec::new()).is_err()
+        );
+        assert!(open_all(&key, b, 2, false, &mut Vec::new()).is_err());
     }
 
     #[test]
@@ -225,6 +243,6 @@ mod tests {
         sealer.seal(false).unwrap();
         let file = sealer.finish().unwrap().bytes;
         let (key, payload) = identities.unwrap(&file).unwrap();
-        assert!(key.open_pieces(payload, 0, true, |_| {}).is_err());
+        assert!(open_all(&key, payload, 0, true, &mut Vec::new()).is_err());
     }
 }

@@ -21,6 +21,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Plain bytes of decoded frames that are kept for whoever comes back to them.
 const KEPT_FRAMES: usize = 16 << 20;
+/// Memory for a stored frame that is kept for the next one: an ordinary one fits.
+const KEPT_MEMORY: usize = 2 << 20;
 /// Archives whose file key is kept unwrapped.
 const KEPT_ARCHIVES: usize = 64;
 /// Stored bytes that are fetched in one piece at most, unless one frame is longer.
@@ -47,6 +49,14 @@ pub struct Frames {
     /// Frames that a thread is reading alone: others who want them wait for it.
     reading: Mutex<HashSet<(ObjectId, u32)>>,
     read: Condvar,
+    /// As many as threads have asked at once.
+    tools: Mutex<Vec<Tools>>,
+}
+
+/// What a frame is opened and decoded with: made anew for each, they would cost a tenth of that.
+struct Tools {
+    decoder: FrameDecoder,
+    memory: Vec<u8>,
 }
 
 /// A run of stored bytes of one archive.
@@ -95,6 +105,7 @@ impl Frames {
             frames: Mutex::new(Cache::new(KEPT_FRAMES)),
             reading: Mutex::default(),
             read: Condvar::new(),
+            tools: Mutex::default(),
         }
     }
 
@@ -204,16 +215,23 @@ impl Frames {
                 text
             })
         };
-        let compressed =
-            reader.frame(offset, length, &fetch).map_err(|source| match lock(&storage_failure).take() {
+        let mut tools = match lock(&self.tools).pop() {
+            Some(tools) => tools,
+            None => Tools { decoder: FrameDecoder::new().map_err(damaged)?, memory: Vec::new() },
+        };
+        let compressed = reader.frame(offset, length, &fetch, &mut tools.memory).map_err(|source| {
+            match lock(&storage_failure).take() {
                 Some(StorageError::Short { key, .. }) => {
                     RepositoryError::Damaged { key, problem: "it is shorter than it was".to_owned() }
                 }
                 Some(e) => super::trust::as_damage(e, &key),
                 None => damaged(source),
-            })?;
-        let plain =
-            FrameDecoder::new().and_then(|mut decoder| decoder.decode(&compressed, limits::FRAME)).map_err(damaged)?;
+            }
+        })?;
+        let plain = tools.decoder.decode(compressed, limits::FRAME).map_err(damaged)?;
+        if tools.memory.capacity() <= KEPT_MEMORY {
+            lock(&self.tools).push(tools);
+        }
         let plain = Arc::new(plain);
         lock(&self.frames).put((archive.id, offset), plain.clone(), plain.len());
         Ok(plain)
