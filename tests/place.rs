@@ -122,7 +122,7 @@ mod host {
         assert!(matches!(error, PlaceError::Cancelled(_)), "{error:?}");
         assert!(is_gone(word), "children stay after cancellation");
         thread.join().unwrap();
-        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     }
 
     #[test]
@@ -137,7 +137,7 @@ mod host {
         assert!(lives(word));
         drop(running);
         assert!(is_gone(word), "it lives on");
-        assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
         let mut rest = Vec::new();
         let error = stdout.read_to_end(&mut rest).unwrap_err();
         assert!(!error.to_string().is_empty(), "a reader must not take the kill for the end of output");
@@ -340,7 +340,7 @@ mod container {
         let error = run(&place, Command::new(["/tool", "idle", "unique-word-71"]).timeout(Duration::from_millis(300)));
         assert!(matches!(error, Err(PlaceError::TimedOut { .. })), "{error:?}");
         assert!(is_gone("unique-word-71"), "it lives on");
-        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     }
 
     #[test]
@@ -363,7 +363,7 @@ mod container {
         let error = stdin.write_all(&vec![b'x'; 64 << 20]).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
         assert_eq!(running.wait().unwrap().code, 0);
-        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
         // Input that nobody writes ends at the wait.
         let running = place.start(Command::new(["cat"]).stdin()).unwrap();
         assert_eq!(running.wait().unwrap().code, 0);
@@ -392,7 +392,7 @@ mod container {
             assert!(matches!(error, PlaceError::Cancelled(_)), "{error:?}");
             thread.join().unwrap();
             assert!(is_gone(&word), "children stay after cancellation {options:?}");
-            assert!(begin.elapsed() < Duration::from_secs(8), "{options:?} {:?}", begin.elapsed());
+            assert!(begin.elapsed() < Duration::from_secs(20), "{options:?} {:?}", begin.elapsed());
         }
     }
 
@@ -407,7 +407,7 @@ mod container {
         let begin = Instant::now();
         drop(running);
         assert!(is_gone(&word), "it lives on");
-        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
         assert!(stdout.read_to_end(&mut Vec::new()).is_err(), "a kill is no end of output");
         // Dropped at once, before it can have said its id.
         let word = format!("43.{}", std::process::id());

@@ -160,7 +160,7 @@ impl ArchiveReader {
         }
         let (first, before) = (u64::from(offset) / PIECE, offset as usize % payload::PIECE);
         memory.clear();
-        memory.reserve(bytes.len());
+        memory.reserve_exact(bytes.len());
         for piece in payload::pieces(&bytes, first, end == self.length)? {
             self.key.open(&piece, memory)?;
         }

@@ -215,7 +215,8 @@ impl Frames {
                 text
             })
         };
-        let mut tools = match lock(&self.tools).pop() {
+        let kept = lock(&self.tools).pop();
+        let mut tools = match kept {
             Some(tools) => tools,
             None => Tools { decoder: FrameDecoder::new().map_err(damaged)?, memory: Vec::new() },
         };
@@ -229,9 +230,10 @@ impl Frames {
             }
         })?;
         let plain = tools.decoder.decode(compressed, limits::FRAME).map_err(damaged)?;
-        if tools.memory.capacity() <= KEPT_MEMORY {
-            lock(&self.tools).push(tools);
+        if tools.memory.capacity() > KEPT_MEMORY {
+            tools.memory = Vec::new();
         }
+        lock(&self.tools).push(tools);
         let plain = Arc::new(plain);
         lock(&self.frames).put((archive.id, offset), plain.clone(), plain.len());
         Ok(plain)

@@ -290,7 +290,9 @@ pub(super) fn path(
     match (readable(source), scene.docker.is_some()) {
         (Ok(Readable::Nothing), _) => return,
         (Ok(Readable::No), false) => {
-            found.uncovered.push(Uncovered::data(shown, "this account may not read it", "run as root"));
+            let unseen = Some(source.to_owned());
+            let one = Uncovered::data(shown, "this account may not read it", "run as root");
+            found.uncovered.push(Uncovered { unseen, ..one });
             return;
         }
         (Ok(Readable::No), true) => fields.push(("via", text("docker"))),

@@ -306,8 +306,9 @@ impl<'a> Scene<'a> {
         }
     }
 
+    /// A file that says what belongs to the application: that a source captures it does not tell what it says.
     fn unseen(&mut self, path: &Path, error: &io::Error) {
-        self.problems.push(Uncovered::unseen(self.short(path), path, error));
+        self.problems.push(Uncovered { unseen: None, ..Uncovered::unseen(self.short(path), path, error) });
     }
 
     /// How sources find their servers.

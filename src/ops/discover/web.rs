@@ -354,10 +354,12 @@ fn add_certificates(scene: &Scene<'_>, found: &mut Discovery, files: &BTreeSet<P
     if paths.is_empty() {
         return;
     }
-    // Lineages, and files that belong to none; not what Certbot keeps of a lineage for itself.
-    let is_named = |path: &&PathBuf| files.contains(*path) || path.parent().is_some_and(|live| live.ends_with("live"));
-    let named = paths.iter().filter(is_named).filter_map(|path| path.file_name()?.to_str());
-    let names: BTreeSet<String> = named.map(str::to_owned).collect();
+    let name = |path: &PathBuf| {
+        let of_lineage = path.parent().is_some_and(|dir| dir.ends_with("renewal")) && !files.contains(path);
+        let name = if of_lineage { path.file_stem() } else { path.file_name() };
+        Some(name?.to_str()?.to_owned())
+    };
+    let names: BTreeSet<String> = paths.iter().filter_map(name).collect();
     let paths: Vec<PathBuf> = paths.into_iter().collect();
     let shown: Vec<String> = paths.iter().map(|p| scene.short(p)).collect();
     let mut fields = vec![("paths", texts(&shown))];

@@ -2,6 +2,7 @@
 
 use super::Step;
 use super::look::is_local;
+use crate::place::PlaceError;
 use crate::policy::model::{Policy, RedisSpec, SourceSpec, Target};
 use crate::sources::SourceError;
 use crate::sources::project::Places;
@@ -23,22 +24,29 @@ impl Seen {
 }
 
 pub(super) fn refuse_shared(step: &Step<'_>, warnings: &mut Vec<String>) -> Result<(), SourceError> {
-    let own = see(&step.source.spec, step.scene.places);
+    let own = see(&step.source.spec, step.scene.places)?;
     for path in beside(&step.scene.policy.file)? {
         step.linked.cancel.check()?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let other = match crate::policy::load(&path) {
-            Ok(other) => other,
-            Err(_) => {
-                warnings.push(format!("policy {name:?} cannot be read: whether it uses the same Redis is not known"));
-                continue;
-            }
+        let mut unknown = |why: &str| {
+            warnings.push(format!("policy {name:?} {why}: whether it uses the same Redis is not known"));
         };
-        if redis_of(&other).any(|spec| own.is(&see(spec, &Places::new(&other.app, &step.linked.cancel)))) {
-            return Err(SourceError::hint(
-                format!("policy {name:?} uses the same Redis server: its data would be exchanged as well"),
-                "give each application a server of its own, or load the file by hand",
-            ));
+        let Ok(other) = crate::policy::load(&path) else {
+            unknown("cannot be read");
+            continue;
+        };
+        let places = Places::new(&other.app, &step.linked.cancel);
+        for spec in redis_of(&other) {
+            match see(spec, &places) {
+                Ok(seen) if own.is(&seen) => {
+                    return Err(SourceError::hint(
+                        format!("policy {name:?} uses the same Redis server: its data would be exchanged as well"),
+                        "give each application a server of its own, or load the file by hand",
+                    ));
+                }
+                Ok(_) => {}
+                Err(e) => unknown(&format!("has a Redis that cannot be looked for ({e})")),
+            }
         }
     }
     Ok(())
@@ -67,8 +75,8 @@ fn beside(file: &Path) -> Result<Vec<PathBuf>, SourceError> {
     Ok(found)
 }
 
-/// What is not there now is nobody's.
-fn see(spec: &RedisSpec, places: &Places) -> Seen {
+/// What is not there now is nobody's; what cannot be looked for may be.
+fn see(spec: &RedisSpec, places: &Places) -> Result<Seen, PlaceError> {
     if is_local(&spec.target) {
         let address = match &spec.target {
             Target::Url(url) => address::parse(url).ok(),
@@ -78,12 +86,22 @@ fn see(spec: &RedisSpec, places: &Places) -> Seen {
             Some(path) => path.clone(),
             None => local(&format!("{}:{}", a.host(), a.port())),
         };
-        return Seen { container: None, addresses: address.map(text).into_iter().collect() };
+        return Ok(Seen { container: None, addresses: address.map(text).into_iter().collect() });
     }
-    let Some(container) = places.find(&spec.target).ok().and_then(|found| found.container) else {
-        return Seen::default();
+    let container = match places.find(&spec.target) {
+        Ok(found) => found.container,
+        Err(
+            PlaceError::NoContainer { .. }
+            | PlaceError::NotRunning { .. }
+            | PlaceError::NoProject { .. }
+            | PlaceError::NoService { .. },
+        ) => None,
+        Err(e) => return Err(e),
     };
-    Seen { addresses: container.ports.iter().map(|(_, at)| local(at)).collect(), container: Some(container.id) }
+    Ok(container.map_or_else(Seen::default, |container| Seen {
+        addresses: container.ports.iter().map(|(_, at)| local(at)).collect(),
+        container: Some(container.id),
+    }))
 }
 
 /// The same for all names of this host.
