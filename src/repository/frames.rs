@@ -53,7 +53,7 @@ pub struct Frames {
     tools: Mutex<Vec<Tools>>,
 }
 
-/// What a frame is opened and decoded with: made anew for each, they would cost a tenth of that.
+/// What a frame is opened and decoded with, and the next one as well: neither need be set up again.
 struct Tools {
     decoder: FrameDecoder,
     memory: Vec<u8>,
