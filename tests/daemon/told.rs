@@ -267,6 +267,13 @@ fn what_was_told_shows_a_repository_that_was_put_back() {
     world.run(&[&stranger[..], &["--expect", &expect]].concat()).exits(4).says(&["ALARM", "is not there"]);
 }
 
+/// An hourly time half an hour away, as cron writes it, and its newest slot: half an hour back. (A test that began right
+/// before a full hour would meet one of "0 * * * *".)
+fn half_an_hour_away() -> (String, i64) {
+    let next = chrono::Local::now() + chrono::TimeDelta::minutes(30);
+    (next.format("%-M * * * *").to_string(), next.timestamp() / 60 * 60 - 3600)
+}
+
 /// A verification that made way for a snapshot, and that its next slot has overtaken: what came of it before is told, and
 /// nothing where nothing did. (The service did not stop it with itself.)
 #[test]
@@ -278,10 +285,11 @@ fn what_made_way_and_was_overtaken_is_told_as_what_it_came_to_before() {
         begin_history_of(&world);
         let file = world.path("config/policies/shop.toml");
         let policy = fs::read_to_string(&file).unwrap();
-        let verify = format!("verify = \"0 * * * *\"\ncatch_up = {is_caught_up}");
+        let (hourly, newest) = half_an_hour_away();
+        let verify = format!("verify = \"{hourly}\"\ncatch_up = {is_caught_up}");
         fs::write(&file, policy.replace("verify = \"off\"", &verify)).unwrap();
         let db = rusqlite::Connection::open(world.path("state/history.db")).unwrap();
-        let slot = (chrono::Utc::now().timestamp() - 3 * 3600) / 3600 * 3600;
+        let slot = newest - 2 * 3600;
         db.execute("insert or replace into settled values ('shop', 'verify', ?1)", [slot]).unwrap();
         let insert = "insert into runs (policy, what, trigger, slot, attempt, begun, ended, outcome, exit, error)
                       values ('shop', 'verify', 'schedule', ?1, ?2, ?1 + ?2, ?1 + ?2, ?3, 1, ?4)";
