@@ -77,10 +77,10 @@ impl ArchiveWriter {
         Ok(Self { sealer, header, frames: Vec::new(), chunks: 0, position: 0 })
     }
 
-    /// Seals a segment that has been compressed to `frame`.
-    pub fn push(&mut self, segment: &Segment, frame: &[u8]) -> Result<(), PipelineError> {
-        self.sealer.write(frame)?;
-        let length = frame.len() as u32;
+    /// Seals a segment whose frame these parts are.
+    pub fn push(&mut self, segment: &Segment, frame: &[&[u8]]) -> Result<(), PipelineError> {
+        frame.iter().try_for_each(|part| self.sealer.write(part))?;
+        let length = frame.iter().map(|part| part.len() as u32).sum();
         self.frames.push(FramePlace { offset: self.position, length, chunks: segment.chunks().to_vec() });
         self.position += length;
         self.chunks += segment.chunks().len();
@@ -270,7 +270,7 @@ mod tests {
                 segment.push(key.id(&chunk), &chunk);
                 chunks.push(chunk);
             }
-            writer.push(&segment, encoder.encode(segment.plain()).unwrap()).unwrap();
+            writer.push(&segment, &encoder.encode_segment(&segment).unwrap()).unwrap();
         }
         (writer.finish(&mut encoder).unwrap(), Identities::new(vec![Identity::X25519(identity)]), chunks)
     }

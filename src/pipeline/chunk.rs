@@ -138,24 +138,27 @@ pub struct Chunker {
     fine: Lengths,
     /// Of noise.
     coarse: Lengths,
+    /// By so many bytes behind a cut it is seen whether they are noise.
+    looked_at: usize,
 }
 
-/// The third way of cutting of format 1: noise is cut eight times as coarse. An even number: whoever remembers a way has
-/// its lowest bit for himself.
-const WAY: u32 = 4;
+/// The fourth way of cutting of format 1: noise is cut eight times as coarse, or coarser, and looked through for a cut only
+/// where there may be one. An even number: whoever remembers a way has its lowest bit for himself.
+const WAY: u32 = 6;
 const _: () = assert!(WAY.is_multiple_of(2));
-/// Chunks of noise are so many times as long.
+/// Chunks of noise are at least so many times as long.
 const COARSER: usize = 8;
 
 impl Chunker {
-    /// Chunks of a quarter of the average at least (but the last), and eight times it at most; of noise half and twice
-    /// the coarser average.
+    /// Chunks of a quarter of the average at least (but the last), and eight times it at most; of noise the coarser average
+    /// and twice it, where behind the least each quarter of it holds a cut: what is not looked through costs nothing, and
+    /// with a fifth of the length to be looked through, two cuts meet again behind a change soon enough.
     pub fn new(table: GearTable, average: ChunkAverage) -> Self {
         let avg = average.0 as usize;
         let fine = Lengths::new(avg / 4, avg, (avg * 8).min(limits::CHUNK));
         let avg = (avg * COARSER).min(ChunkAverage::MAX.0 as usize);
-        let coarse = Lengths::new(avg / 2, avg, avg * 2);
-        Self { table, average, fine, coarse }
+        let coarse = Lengths::new(avg, avg, avg * 2);
+        Self { table, average, fine, coarse, looked_at: avg / 2 }
     }
 
     /// The size that the chunker aims at.
@@ -181,7 +184,7 @@ impl Chunker {
 
     /// The same where the piece goes on; none as long as what follows may decide.
     pub fn cut_known(&self, bytes: &[u8]) -> Option<usize> {
-        if bytes.len() <= self.coarse.min {
+        if bytes.len() <= self.looked_at {
             return None;
         }
         let lengths = self.lengths(bytes);
@@ -191,7 +194,7 @@ impl Chunker {
 
     fn lengths(&self, bytes: &[u8]) -> &Lengths {
         let is_noise =
-            bytes.len() > self.coarse.min && noise::is_noise::<NOISE_RUN>(&bytes[..self.coarse.min], NOISE_RUNS);
+            bytes.len() > self.looked_at && noise::is_noise::<NOISE_RUN>(&bytes[..self.looked_at], NOISE_RUNS);
         if is_noise { &self.coarse } else { &self.fine }
     }
 

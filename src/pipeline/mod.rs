@@ -6,6 +6,7 @@
 //! - [`crypt`]: age recipients and identities; whole objects sealed and opened
 //! - `noise`: what does not compress, recognised
 //! - `payload`: the pieces behind an age header
+//! - `stored`: frames of noise
 //! - [`sign`]: one JSON line and its SSH signature
 
 pub mod archive;
@@ -15,6 +16,7 @@ mod noise;
 mod payload;
 pub mod segment;
 pub mod sign;
+mod stored;
 #[cfg(test)]
 mod sweep;
 

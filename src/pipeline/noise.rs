@@ -1,8 +1,21 @@
 //! Whether bytes are noise: what nothing is gained of by compressing.
 
-/// Whether bytes are spread so evenly that nothing can be gained, by a sample of `runs` runs of `RUN` bytes each. What is
+/// Whether bytes are spread so evenly that little can be gained, by a sample of `runs` runs of `RUN` bytes each. What is
 /// not twice as long as the sample is not called noise.
 pub fn is_noise<const RUN: usize>(plain: &[u8], runs: usize) -> bool {
+    // With a tar header among the samples the sum comes to half as much again as the least; of text to fifteen times, and
+    // of what has but 64 values, as base64 has, to four.
+    is_spread::<RUN>(plain, runs, 16)
+}
+
+/// The same of what has hardly anything else in it.
+pub fn is_nothing_else<const RUN: usize>(plain: &[u8], runs: usize) -> bool {
+    is_spread::<RUN>(plain, runs, 9)
+}
+
+/// Whether the squares of the counts of all bytes of a sample come to less than `eighths` of the least that there can be.
+/// Of n random bytes they come to (n + 256) / n times of it.
+fn is_spread<const RUN: usize>(plain: &[u8], runs: usize, eighths: u64) -> bool {
     if plain.len() < 2 * runs * RUN {
         return false;
     }
@@ -13,9 +26,22 @@ pub fn is_noise<const RUN: usize>(plain: &[u8], runs: usize) -> bool {
             counts[usize::from(*byte)] += 1;
         }
     }
-    // Of n random bytes the sum comes to (n + 256) / n times the least that there can be, and with a tar header among the
-    // samples to half as much again; of text to fifteen times, and of what has but 64 values, as base64 has, to four.
     let squares: u64 = counts.iter().map(|n| u64::from(*n) * u64::from(*n)).sum();
     let all = (runs * RUN) as u64;
-    squares * 256 < all * all * 2
+    squares * 256 * 8 < all * all * eighths
+}
+
+/// Whether something in `plain` stands there twice, by looking at the places at which two bytes stand that are taken from
+/// the middle of `some` of it: of a MiB of noise at sixteen. Behind them eight bytes are equal only where more is.
+pub fn repeats(plain: &[u8], some: &[u8]) -> bool {
+    let Some(pair) = some.get(some.len() / 2..).and_then(|rest| rest.first_chunk::<2>()) else { return false };
+    let behind = memchr::memmem::find_iter(plain, pair).filter_map(|at| plain[at + 2..].first_chunk::<8>());
+    let mut seen = [&[0; 8]; 64];
+    for (count, bytes) in behind.take(seen.len()).enumerate() {
+        if seen[..count].contains(&bytes) {
+            return true;
+        }
+        seen[count] = bytes;
+    }
+    false
 }

@@ -1,16 +1,18 @@
 //! Segments: chunks as tar entries, compressed together as one zstd frame.
 //!
 //! An entry's name is the chunk id in hex, its content the chunk; mode 0600, owner 0, mtime 0. So an archive, opened
-//! with `age` and `zstd`, is a tar of chunks. A frame holds whole entries. Every frame is decoded and compared before
-//! it is sealed: an encoder's error never reaches storage.
+//! with `age` and `zstd`, is a tar of chunks. A frame holds whole entries. Every frame that was compressed is decoded and
+//! compared before it is sealed: an encoder's error never reaches storage.
 //!
-//! What does not compress (pictures, archives, what is encrypted) is recognised by a sample and left to zstd's fastest
-//! search, which still finds the tar headers in between: at level 3 they would cost as much as the content ten times over.
+//! What does not compress (pictures, archives, what is encrypted) is recognised by samples. Segments that hold nothing else
+//! are laid out by [`stored`]; where something else is in between, it is left to zstd's fastest search, which still finds
+//! the tar headers: at level 3 they would cost as much as the content ten times over.
 //!
 //! A stream that is of one sort from begin to end, such as a dump, has a [`Search`]: it is tried which of zstd's ways of
 //! looking for repetitions suits it.
 
 use crate::base::ids::ChunkId;
+use crate::pipeline::stored::{self, Stored};
 use crate::pipeline::{PipelineError, limits, noise};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -83,6 +85,7 @@ impl Segment {
         &self.chunks
     }
 
+    #[cfg(test)]
     pub(crate) fn plain(&self) -> &[u8] {
         &self.plain
     }
@@ -141,6 +144,7 @@ pub struct FrameEncoder {
     ways: Vec<zstd_safe::CCtx<'static>>,
     /// For noise.
     quick: zstd_safe::CCtx<'static>,
+    stored: Stored,
     decoder: FrameDecoder,
     frame: Vec<u8>,
     tried: Vec<Vec<u8>>,
@@ -190,12 +194,16 @@ impl FrameEncoder {
     pub fn new(level: i32) -> Result<Self, PipelineError> {
         let (ways, quick, decoder) = (ways(level)?, context(QUICK)?, FrameDecoder::new()?);
         let tried = ways.iter().map(|_| Vec::new()).collect();
-        Ok(Self { ways, quick, decoder, frame: Vec::new(), tried, decoded: Vec::new() })
+        let stored = Stored::default();
+        Ok(Self { ways, quick, stored, decoder, frame: Vec::new(), tried, decoded: Vec::new() })
     }
 
-    /// The frame of a segment.
-    pub fn encode_segment(&mut self, segment: &Segment) -> Result<&[u8], PipelineError> {
-        self.encode_by(segment.plain(), segment.search.as_deref())
+    /// The frame of a segment, part for part.
+    pub fn encode_segment<'f>(&'f mut self, segment: &'f Segment) -> Result<Vec<&'f [u8]>, PipelineError> {
+        if stored::is_worth_it(&segment.plain, &segment.chunks) {
+            return Ok(self.stored.lay_out(&segment.plain, &segment.chunks));
+        }
+        self.encode_by(&segment.plain, segment.search.as_deref()).map(|frame| vec![frame])
     }
 
     /// One frame with content size and checksum, proved to decode to `plain`.
@@ -406,7 +414,10 @@ mod tests {
     fn a_stream_of_one_sort_takes_the_way_that_suits_it() {
         let stored = |level: i32, search: Option<Arc<Search>>| -> usize {
             let mut encoder = FrameEncoder::new(level).unwrap();
-            segments(row, search, 20).iter().map(|segment| encoder.encode_segment(segment).unwrap().len()).sum()
+            segments(row, search, 20)
+                .iter()
+                .map(|segment| encoder.encode_segment(segment).unwrap().concat().len())
+                .sum()
         };
         let search = Arc::new(Search::default());
         let (plain, suited) = (stored(3, None), stored(3, Some(search.clone())));

@@ -406,7 +406,7 @@ impl<'p> Packer<'p> {
             Some(archive) => archive,
             None => ArchiveWriter::new(&self.recipients)?,
         };
-        archive.push(&segment, frame)?;
+        archive.push(&segment, &frame)?;
         if archive.is_full() {
             let sealed = archive.finish(&mut self.encoder)?;
             return self.store(&sealed);

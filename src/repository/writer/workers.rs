@@ -166,7 +166,7 @@ impl Shared {
                 continue;
             }
             self.options.cancel.check()?;
-            let full = self.append(&segment, encoder.encode_segment(&segment)?)?;
+            let full = self.append(&segment, &encoder.encode_segment(&segment)?)?;
             self.spare.take_segment(segment);
             if let Some(full) = full {
                 archives.send(full.finish(&mut encoder)?).map_err(|_| RepositoryError::Worker)?;
@@ -175,7 +175,7 @@ impl Shared {
     }
 
     /// Adds a frame to an open archive; gives that back once it is full.
-    fn append(&self, segment: &Segment, frame: &[u8]) -> Result<Option<ArchiveWriter>, RepositoryError> {
+    fn append(&self, segment: &Segment, frame: &[&[u8]]) -> Result<Option<ArchiveWriter>, RepositoryError> {
         let (mut archive, _busy) = self.take_open()?;
         archive.push(segment, frame)?;
         if archive.is_full() {
