@@ -10,6 +10,7 @@ use lifeboat::base::cancel::Cancel;
 use lifeboat::sources::extract::{Archive, ExtractError, Extractor, Options, Report, Severity, write_content};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::BufReader;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -490,7 +491,7 @@ fn what_gnu_tar_writes_is_read_in_every_format() {
         fs::create_dir(&to).unwrap();
         let options = Options { privileged: true, owners: true, overwrite: false };
         let mut extractor = Extractor::new(&to, options, &Cancel::new()).unwrap();
-        extractor.extract(fs::File::open(&tar).unwrap()).unwrap();
+        extractor.extract(BufReader::new(fs::File::open(&tar).unwrap())).unwrap();
         let report = extractor.finish().unwrap();
         assert_eq!(said(&report), ["Missing .: the destination keeps its own metadata"]);
         let mut found = records(&to);
@@ -569,7 +570,10 @@ fn helper_process() {
     fs::create_dir(&to).unwrap();
     let options = Options { privileged: true, owners: true, overwrite: false };
     let mut extractor = Extractor::new(&to, options, &Cancel::new()).unwrap();
-    match extractor.extract(fs::File::open(dir.join("t.tar")).unwrap()).and_then(|()| extractor.finish()) {
+    match extractor
+        .extract(BufReader::new(fs::File::open(dir.join("t.tar")).unwrap()))
+        .and_then(|()| extractor.finish())
+    {
         Ok(report) => said(&report).iter().for_each(|said| println!("said {said}")),
         Err(e) => println!("failed: {e}: {:?}", std::error::Error::source(&e).map(ToString::to_string)),
     }

@@ -5,12 +5,13 @@
 //! the encryption of its content. A file system that does not do this gets ordinary writes; nothing is durable before
 //! the caller's fsync either way.
 
+use crate::base::read;
 use bytes::Bytes;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Write};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::FileExt;
 
@@ -152,8 +153,8 @@ impl Aligned {
     }
 
     /// Adds what a reader gives, at most so many bytes; how many it gave.
-    pub fn read_from(&mut self, reader: impl Read, most: u64) -> io::Result<usize> {
-        reader.take(most).read_to_end(&mut self.memory)
+    pub fn read_from(&mut self, reader: &mut impl BufRead, most: u64) -> io::Result<u64> {
+        read::append(reader, most, &mut self.memory)
     }
 }
 
@@ -203,7 +204,7 @@ mod tests {
     }
 
     fn content(file: &mut File) -> Vec<u8> {
-        use std::io::Seek;
+        use std::io::{Read, Seek};
         let mut all = Vec::new();
         file.rewind().unwrap();
         file.read_to_end(&mut all).unwrap();
@@ -249,7 +250,7 @@ mod tests {
             assert_eq!(aligned.as_ptr().align_offset(BLOCK), 0);
             aligned.extend_from_slice(b"before");
             aligned.clear();
-            assert_eq!(aligned.read_from(&bytes[..100], 60).unwrap(), 60);
+            assert_eq!(aligned.read_from(&mut &bytes[..100], 60).unwrap(), 60);
             aligned.write_all(&bytes[60..]).unwrap();
             assert!(*aligned == *bytes && aligned.as_ptr().align_offset(BLOCK) == 0);
             let (mut file, direct) = on_disk();

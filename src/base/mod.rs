@@ -9,6 +9,7 @@ pub mod fuzz;
 pub mod html;
 pub mod ids;
 pub mod patient;
+pub mod read;
 pub mod secret;
 pub mod shell;
 pub mod stream;

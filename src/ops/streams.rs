@@ -10,7 +10,7 @@ use crate::repository::reader::SnapshotReader;
 use crate::sources::SourceError;
 use crate::sources::extract::{Extractor, Options, Report};
 use crate::sources::streams::{StreamInfo, Streams};
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -38,6 +38,14 @@ impl<'a> SnapshotStreams<'a> {
         Some(Part { reader: self.reader, source: self.source, stream })
     }
 
+    fn verified(&self, name: &str) -> io::Result<Verified<'_>> {
+        let part = self.part(name).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, format!("the snapshot has no stream {name:?} of this source"))
+        })?;
+        let inner = part.open().map_err(|e| self.failed(e))?;
+        Ok(Verified { streams: self, inner })
+    }
+
     /// The error for a source, with what the repository said; damage is remembered.
     fn failed(&self, e: OpsError) -> io::Error {
         if let OpsError::Cancelled(cancelled) = e {
@@ -62,11 +70,7 @@ impl Streams for SnapshotStreams<'_> {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send + '_>> {
-        let part = self.part(name).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, format!("the snapshot has no stream {name:?} of this source"))
-        })?;
-        let inner = part.open().map_err(|e| self.failed(e))?;
-        Ok(Box::new(Verified { streams: self, inner }))
+        Ok(Box::new(self.verified(name)?))
     }
 
     fn lay_out(&self, into: &Path) -> Result<Report, SourceError> {
@@ -76,7 +80,7 @@ impl Streams for SnapshotStreams<'_> {
         let mut extractor = Extractor::new(into, options, self.cancel).map_err(|e| laid(&e))?;
         for stream in self.list().into_iter().filter(|s| s.kind == StreamKind::Tar) {
             let file = |source| SourceError::File { action: "read", path: stream.name.clone().into(), source };
-            let tar = self.open(&stream.name).map_err(file)?;
+            let tar = self.verified(&stream.name).map_err(file)?;
             extractor.extract(tar).map_err(|e| laid(&e))?;
         }
         extractor.finish().map_err(|e| laid(&e))
@@ -91,9 +95,27 @@ struct Verified<'a> {
 
 impl Read for Verified<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.inner.read(out).map_err(|e| {
-            let failure = self.inner.failure(e);
-            self.streams.failed(failure)
-        })
+        let read = self.inner.read(out);
+        read.map_err(|e| self.failed(e))
+    }
+}
+
+impl BufRead for Verified<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if let Err(e) = self.inner.fill_buf() {
+            return Err(self.failed(e));
+        }
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.inner.consume(n);
+    }
+}
+
+impl Verified<'_> {
+    fn failed(&mut self, e: io::Error) -> io::Error {
+        let failure = self.inner.failure(e);
+        self.streams.failed(failure)
     }
 }

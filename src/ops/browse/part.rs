@@ -7,7 +7,7 @@ use crate::repository::chain::{Snapshot, full_text};
 use crate::repository::format::{SourceEntry, StreamEntry};
 use crate::repository::reader::{ChunkIds, SnapshotReader, StreamReader};
 use crate::sources::extract::ExtractError;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 
 /// A stream that can be read.
@@ -96,6 +96,16 @@ impl PartReader<'_> {
 impl Read for PartReader<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         self.inner.read(out)
+    }
+}
+
+impl BufRead for PartReader<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.inner.consume(n);
     }
 }
 

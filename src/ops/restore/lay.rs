@@ -21,7 +21,7 @@ use crate::repository::chain::full_text;
 use crate::repository::reader::SnapshotReader;
 use crate::sources::extract::{ExtractError, Extractor, Options};
 use std::fs::OpenOptions;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Instant;
@@ -484,10 +484,21 @@ impl Counted<'_, '_, '_> {
 
 impl Read for Counted<'_, '_, '_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(out)?;
+        let n = self.fill_buf()?.read(out)?;
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+impl BufRead for Counted<'_, '_, '_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.inner.consume(n);
         self.at += n as u64;
         self.tell.add(n as u64);
-        Ok(n)
     }
 }
 

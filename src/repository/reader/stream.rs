@@ -11,7 +11,7 @@ use crate::repository::format::{SourceEntry, StreamEntry};
 use crate::repository::table::Location;
 use sha2::{Digest, Sha256};
 use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 /// How far is read ahead of the consumer, in bytes (see [`Run::weight`]).
@@ -187,19 +187,33 @@ impl StreamReader<'_> {
         Ok(true)
     }
 
-    /// Hands out what is current, as much as there is room for.
-    fn take(&mut self, out: &mut [u8]) -> usize {
-        let mut n = 0;
-        while n < out.len()
-            && let Some(chunk) = self.current.chunk(self.at.0)
-        {
-            let rest = chunk.get(self.at.1..).unwrap_or_default();
-            let part = rest.len().min(out.len() - n);
-            out[n..n + part].copy_from_slice(&rest[..part]);
-            n += part;
-            self.at = if part == rest.len() { (self.at.0 + 1, 0) } else { (self.at.0, self.at.1 + part) };
+    /// Goes to the next chunk until one is not at its end; `false` behind the last one.
+    fn settle(&mut self) -> io::Result<bool> {
+        if let Some(text) = &self.failed {
+            return Err(io::Error::other(text.clone()));
         }
-        n
+        while self.rest().is_empty() {
+            if self.current.chunk(self.at.0).is_some() {
+                self.at = (self.at.0 + 1, 0);
+                continue;
+            }
+            match self.fill() {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(e) => {
+                    let text = full_text(&e);
+                    self.failure.get_or_insert(e);
+                    self.failed = Some(text.clone());
+                    return Err(io::Error::other(text));
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// What is left of the current chunk.
+    fn rest(&self) -> &[u8] {
+        self.current.chunk(self.at.0).and_then(|chunk| chunk.get(self.at.1..)).unwrap_or_default()
     }
 
     fn check_end(&mut self) -> Result<(), RepositoryError> {
@@ -218,27 +232,27 @@ impl StreamReader<'_> {
 
 impl Read for StreamReader<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if out.is_empty() {
-            return Ok(0);
+        let mut n = 0;
+        // More chunks only as far as they are at hand.
+        while n < out.len() && (n == 0 || self.current.chunk(self.at.0).is_some()) && self.settle()? {
+            let part = self.rest().read(&mut out[n..])?;
+            self.consume(part);
+            n += part;
         }
-        if let Some(text) = &self.failed {
-            return Err(io::Error::other(text.clone()));
-        }
-        loop {
-            let n = self.take(out);
-            if n > 0 {
-                return Ok(n);
-            }
-            match self.fill() {
-                Ok(true) => {}
-                Ok(false) => return Ok(0),
-                Err(e) => {
-                    let text = full_text(&e);
-                    self.failure.get_or_insert(e);
-                    self.failed = Some(text.clone());
-                    return Err(io::Error::other(text));
-                }
-            }
+        Ok(n)
+    }
+}
+
+impl BufRead for StreamReader<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.settle()?;
+        Ok(self.rest())
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.at.1 += n;
+        if n > 0 && self.rest().is_empty() {
+            self.at = (self.at.0 + 1, 0);
         }
     }
 }

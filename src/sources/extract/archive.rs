@@ -8,7 +8,7 @@
 use super::pax::{self, Records};
 use crate::sources::files::entry::{Entry, Kind, Time};
 use crate::sources::files::frame::{BLOCK, Segment, SparseMap, padding};
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 use tar::Header;
 
@@ -409,6 +409,27 @@ impl<R: Read> Read for Archive<R> {
         self.left -= n as u64;
         self.offset += n as u64;
         Ok(n)
+    }
+}
+
+impl<R: BufRead> BufRead for Archive<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let want = usize::try_from(self.left).unwrap_or(usize::MAX);
+        if want == 0 {
+            return Ok(&[]);
+        }
+        let some = self.inner.fill_buf()?;
+        if some.is_empty() {
+            let cut = TarError::Truncated { what: "the content of an entry", offset: self.offset };
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, cut));
+        }
+        Ok(&some[..some.len().min(want)])
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.inner.consume(n);
+        self.left -= n as u64;
+        self.offset += n as u64;
     }
 }
 

@@ -9,6 +9,7 @@ use super::metadata::{self, Wanted};
 use super::report::{Aspect, Report, Severity};
 use crate::base::cancel::Cancel;
 use crate::base::direct;
+use crate::base::read;
 use crate::sources::files::entry::{Entry, Kind};
 use crate::sources::files::frame::Segment;
 use crate::sources::files::hash64;
@@ -17,7 +18,7 @@ use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, Stat, makedev};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::PoisonError;
@@ -98,12 +99,12 @@ impl Extractor {
     }
 
     /// Lays out a whole archive.
-    pub fn extract(&mut self, archive: impl Read) -> Result<(), ExtractError> {
+    pub fn extract(&mut self, archive: impl BufRead) -> Result<(), ExtractError> {
         self.extract_only(archive, &|_| true)
     }
 
     /// Lays out those entries of a whole archive that `wanted` takes, by their paths.
-    pub fn extract_only(&mut self, archive: impl Read, wanted: &dyn Fn(&[u8]) -> bool) -> Result<(), ExtractError> {
+    pub fn extract_only(&mut self, archive: impl BufRead, wanted: &dyn Fn(&[u8]) -> bool) -> Result<(), ExtractError> {
         self.run(Archive::new(archive), wanted, &|_| {})?;
         self.crew.settle();
         self.crew.check()
@@ -111,7 +112,7 @@ impl Extractor {
 
     /// Lays out entries that were cut out of an archive by their offsets and lengths. `rename` gives a single entry
     /// another path: that of a hard link whose target was cut out for it.
-    pub fn extract_part(&mut self, entries: impl Read, rename: Option<&[u8]>) -> Result<(), ExtractError> {
+    pub fn extract_part(&mut self, entries: impl BufRead, rename: Option<&[u8]>) -> Result<(), ExtractError> {
         self.run(Archive::part(entries), &|_| true, &|entry| {
             if let Some(path) = rename {
                 entry.path = path.to_vec();
@@ -120,7 +121,7 @@ impl Extractor {
     }
 
     /// Lays out a hard link that was cut out of an archive, as a further name of `target`, which this run has laid out.
-    pub fn extract_link(&mut self, entry: impl Read, target: &[u8]) -> Result<(), ExtractError> {
+    pub fn extract_link(&mut self, entry: impl BufRead, target: &[u8]) -> Result<(), ExtractError> {
         self.run(Archive::part(entry), &|_| true, &|entry| {
             if let Kind::Hardlink(_) = entry.kind {
                 entry.kind = Kind::Hardlink(target.to_vec());
@@ -144,8 +145,12 @@ impl Extractor {
             self.report.add(Severity::Metadata, Aspect::Attribute, &member.entry.path, lost.clone());
         }
         let before = self.report.differences.len();
-        let (severity, what) = match self.member(archive, &renamed, false) {
-            Ok(_) => {
+        let laid = match self.way_to(&renamed) {
+            Ok((name, _)) => self.alone(archive, &renamed, name),
+            Err(not) => Err(not),
+        };
+        let (severity, what) = match laid {
+            Ok(()) => {
                 self.report.entries += 1;
                 self.report.bytes += member.entry.size;
                 self.rename_differences(before, &member.entry.path);
@@ -176,7 +181,7 @@ impl Extractor {
         Ok(report)
     }
 
-    fn run<R: Read>(
+    fn run<R: BufRead>(
         &mut self,
         mut archive: Archive<R>,
         wanted: &dyn Fn(&[u8]) -> bool,
@@ -191,7 +196,7 @@ impl Extractor {
             for lost in std::mem::take(&mut member.lost) {
                 self.report.add(Severity::Metadata, Aspect::Attribute, &member.entry.path, lost);
             }
-            let (severity, what) = match self.member(&mut archive, &member, true) {
+            let (severity, what) = match self.member(&mut archive, &member) {
                 Ok(Laid::HandedOver) => continue,
                 Ok(Laid::Here) => {
                     self.report.entries += 1;
@@ -207,8 +212,16 @@ impl Extractor {
         Ok(())
     }
 
-    /// `crew`: a file may be handed over.
-    fn member<R: Read>(&mut self, archive: &mut Archive<R>, member: &Member, crew: bool) -> Result<Laid, Not> {
+    fn member<R: BufRead>(&mut self, archive: &mut Archive<R>, member: &Member) -> Result<Laid, Not> {
+        let (name, own) = self.way_to(member)?;
+        if member.entry.kind == Kind::File && !member.again && !self.options.overwrite {
+            return self.hand_over(archive, member, name, own).map(|()| Laid::HandedOver);
+        }
+        self.alone(archive, member, name).map(|()| Laid::Here)
+    }
+
+    /// Goes to the folder that a member lies in; its name there, and the way to it.
+    fn way_to<'m>(&mut self, member: &'m Member) -> Result<(&'m [u8], u64), Not> {
         let entry = &member.entry;
         let way = components(&entry.path).map_err(|what| Not::Refused(what.into()))?;
         let Some((name, parents)) = way.split_last() else {
@@ -219,10 +232,7 @@ impl Extractor {
             self.crew.settle();
         }
         self.dirs.enter(parents, &mut self.crew, &self.report)?;
-        if entry.kind == Kind::File && crew && !member.again && !self.options.overwrite {
-            return self.hand_over(archive, member, name, own).map(|()| Laid::HandedOver);
-        }
-        self.alone(archive, member, name).map(|()| Laid::Here)
+        Ok((name, own))
     }
 
     fn alone<R: Read>(&mut self, archive: &mut Archive<R>, member: &Member, name: &[u8]) -> Result<(), Not> {
@@ -256,7 +266,7 @@ impl Extractor {
     }
 
     /// A file whose content goes to the crew. Small ones are created there, too.
-    fn hand_over<R: Read>(
+    fn hand_over<R: BufRead>(
         &mut self,
         archive: &mut Archive<R>,
         member: &Member,
@@ -269,7 +279,7 @@ impl Extractor {
         let (folder, name, entry) = (self.dirs.folder().clone(), name.to_vec(), entry.clone());
         if member.map.is_none() && entry.size < BUFFER as u64 {
             let mut content = Vec::with_capacity(entry.size as usize);
-            let read = archive.take(entry.size).read_to_end(&mut content).map_err(read_error)?;
+            let read = read::append(archive, entry.size, &mut content).map_err(read_error)?;
             all_of(entry.size, read, member.offset)?;
             self.written += entry.size;
             self.crew.small(Small { turn, folder, name, entry, content, way });
@@ -289,7 +299,7 @@ impl Extractor {
                 self.crew.check()?;
                 let mut bytes = self.crew.buffer();
                 let n = (end - at).min(BUFFER as u64);
-                let read = bytes.read_from(&mut *archive, n).map_err(read_error)?;
+                let read = bytes.read_from(archive, n).map_err(read_error)?;
                 all_of(n, read, member.offset)?;
                 self.crew.part(&large, at, bytes);
                 self.written += n;
@@ -562,8 +572,8 @@ pub fn write_content<R: Read>(
 }
 
 /// Whether what was read is as much as the archive says.
-fn all_of(n: u64, read: usize, offset: u64) -> Result<(), ExtractError> {
-    if (read as u64) < n {
+fn all_of(n: u64, read: u64, offset: u64) -> Result<(), ExtractError> {
+    if read < n {
         return Err(TarError::Truncated { what: "the content of an entry", offset }.into());
     }
     Ok(())
