@@ -105,6 +105,7 @@ impl BufRead for Verified<'_> {
         if let Err(e) = self.inner.fill_buf() {
             return Err(self.failed(e));
         }
+        // It has them now: nothing more can fail.
         self.inner.fill_buf()
     }
 

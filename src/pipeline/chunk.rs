@@ -146,7 +146,7 @@ pub struct Chunker {
 /// where there may be one. An even number: whoever remembers a way has its lowest bit for himself.
 const WAY: u32 = 6;
 const _: () = assert!(WAY.is_multiple_of(2));
-/// Chunks of noise are at least so many times as long.
+/// Chunks of noise are at least so many times as long, as far as [`ChunkAverage::MAX`] allows.
 const COARSER: usize = 8;
 
 impl Chunker {
@@ -240,7 +240,9 @@ mod tests {
         while !bytes.is_empty() {
             let n = chunker.cut(&bytes[..bytes.len().min(chunker.max())]);
             assert_eq!(n, chunker.cut(bytes), "what lies behind the longest chunk is not looked at");
-            for ahead in [n / 2, n, n + 1, n * 3, chunker.max()].map(|ahead| ahead.min(bytes.len())) {
+            let (looked_at, min) = (chunker.looked_at, chunker.coarse.min);
+            let aheads = [n / 2, n, n + 1, n * 3, looked_at, looked_at + 1, min, min + 1, chunker.max()];
+            for ahead in aheads.map(|ahead| ahead.min(bytes.len())) {
                 let known = chunker.cut_known(&bytes[..ahead]);
                 assert!(known.is_none_or(|known| known == n), "{known:?} is known of {n} by {ahead}");
                 assert!(known.is_some() || ahead < chunker.max(), "the longest chunk is known");
@@ -262,7 +264,10 @@ mod tests {
             let bytes = noise(seed, length);
             let chunker = chunker(1);
             let chunks = cut_all(&chunker, &bytes);
-            prop_assert_eq!(chunks.concat(), bytes);
+            prop_assert_eq!(chunks.concat(), &bytes[..]);
+            for length in [chunker.looked_at, chunker.coarse.min].into_iter().flat_map(|n| [n, n + 1]) {
+                cut_all(&chunker, &bytes[..length.min(bytes.len())]);
+            }
             for (i, chunk) in chunks.iter().enumerate() {
                 prop_assert!(chunk.len() <= chunker.max());
                 prop_assert!(chunk.len() >= chunker.fine.min || i + 1 == chunks.len());

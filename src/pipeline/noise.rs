@@ -32,11 +32,12 @@ fn is_spread<const RUN: usize>(plain: &[u8], runs: usize, eighths: u64) -> bool 
 }
 
 /// Whether something in `plain` stands there twice, by looking at the places at which two bytes stand that are taken from
-/// the middle of `some` of it: of a MiB of noise at sixteen. Behind them eight bytes are equal only where more is.
+/// the middle of `some` of it: of a MiB of noise at sixteen. Behind them four bytes are equal by chance in one of some ten
+/// million times.
 pub fn repeats(plain: &[u8], some: &[u8]) -> bool {
     let Some(pair) = some.get(some.len() / 2..).and_then(|rest| rest.first_chunk::<2>()) else { return false };
-    let behind = memchr::memmem::find_iter(plain, pair).filter_map(|at| plain[at + 2..].first_chunk::<8>());
-    let mut seen = [&[0; 8]; 64];
+    let behind = memchr::memmem::find_iter(plain, pair).filter_map(|at| plain[at + 2..].first_chunk::<4>());
+    let mut seen = [&[0; 4]; 64];
     for (count, bytes) in behind.take(seen.len()).enumerate() {
         if seen[..count].contains(&bytes) {
             return true;

@@ -200,8 +200,11 @@ impl FrameEncoder {
 
     /// The frame of a segment, part for part.
     pub fn encode_segment<'f>(&'f mut self, segment: &'f Segment) -> Result<Vec<&'f [u8]>, PipelineError> {
-        if stored::is_worth_it(&segment.plain, &segment.chunks) {
-            return Ok(self.stored.lay_out(&segment.plain, &segment.chunks));
+        if let Some(probe) = stored::probe(&segment.plain, &segment.chunks) {
+            compress(&mut self.quick, probe, &mut self.frame)?;
+            if self.frame.len() >= probe.len() {
+                return Ok(self.stored.lay_out(&segment.plain, &segment.chunks));
+            }
         }
         self.encode_by(&segment.plain, segment.search.as_deref()).map(|frame| vec![frame])
     }
