@@ -101,8 +101,8 @@ fn ten_thousand_runs_are_shown_at_once() {
         .min()
         .unwrap();
     println!("history of 10,000 runs: {best:?}");
-    // A build for tests takes several times as long as one that is shipped.
-    let limit = if cfg!(debug_assertions) { 400 } else { 100 };
+    // A build for tests takes several times as long as one that is shipped, and other tests run beside it.
+    let limit = if cfg!(debug_assertions) { 2000 } else { 100 };
     assert!(best < Duration::from_millis(limit), "{best:?}");
     let all = world.json(&["history"]);
     assert_eq!(all["events"].as_array().unwrap().len(), 10_001);

@@ -319,8 +319,8 @@ fn a_long_history_is_shown_at_once() {
     };
     let (page, numbers) = (best("/"), best("/metrics"));
     println!("the page takes {page:?}, the numbers {numbers:?}");
-    // A build for tests takes several times as long as one that is shipped.
-    let limit = Duration::from_millis(if cfg!(debug_assertions) { 400 } else { 100 });
+    // A build for tests takes several times as long as one that is shipped, and other tests run beside it.
+    let limit = Duration::from_millis(if cfg!(debug_assertions) { 2000 } else { 100 });
     assert!(page < limit && numbers < limit, "{page:?} {numbers:?}");
     let page = site.get("/").body;
     assert!(

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// What a program that was orphaned may take to see that nobody reads it any more.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Calls of the program, of its threads, and of the tools that it runs: the first of each, and a later one.
 const CALLS: &[(&str, usize)] =

@@ -103,7 +103,7 @@ impl Nginx {
     /// A reload takes a moment.
     #[track_caller]
     fn answers(&self, wanted: &str) {
-        for _ in 0..50 {
+        for _ in 0..200 {
             if self.answer() == wanted {
                 return;
             }
@@ -166,7 +166,7 @@ fn a_rollback_tests_and_reloads_what_reads_the_applications_files() {
         text.lines().last().unwrap().to_owned()
     };
     let becomes = |wanted: &str| {
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
         while routed() != wanted {
             assert!(std::time::Instant::now() < end, "it answers {}", routed());
             std::thread::sleep(std::time::Duration::from_millis(50));
