@@ -13,8 +13,8 @@ pub fn is_nothing_else<const RUN: usize>(plain: &[u8], runs: usize) -> bool {
     is_spread::<RUN>(plain, runs, 9)
 }
 
-/// Whether the squares of the counts of all bytes of a sample come to less than `eighths` of the least that there can be.
-/// Of n random bytes they come to (n + 256) / n times of it.
+/// Whether the squares of the counts of all bytes of a sample come to less than so many eighths of the least that there can
+/// be. Of n random bytes they come to (n + 256) / n times of it.
 fn is_spread<const RUN: usize>(plain: &[u8], runs: usize, eighths: u64) -> bool {
     if plain.len() < 2 * runs * RUN {
         return false;
