@@ -73,7 +73,8 @@ cleanup() {
 # Postgres refuses to run as root.
 as_postgres() {
     if [ "$(id -u)" = 0 ]; then
-        setpriv --reuid=postgres --regid=postgres --init-groups -- "$@"
+        # From a folder that it may enter: this one may be another user's alone.
+        (cd / && exec setpriv --reuid=postgres --regid=postgres --init-groups -- "$@")
     else
         "$@"
     fi
