@@ -1,6 +1,8 @@
 //! The validated policy: what every other module works with. No serde here; `load` reads the TOML.
 
 use crate::base::ids::{PolicyName, SourceName};
+use crate::base::units::format_size;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -132,6 +134,21 @@ pub enum MinFree {
     /// 0 to 100.
     Percent(f64),
     Bytes(u64),
+}
+
+impl Default for MinFree {
+    fn default() -> Self {
+        MinFree::Percent(10.0)
+    }
+}
+
+impl fmt::Display for MinFree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MinFree::Percent(percent) => write!(f, "{percent}%"),
+            MinFree::Bytes(bytes) => f.write_str(&format_size(*bytes)),
+        }
+    }
 }
 
 /// A cron expression that has been checked, or off.

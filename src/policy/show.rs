@@ -5,9 +5,9 @@
 
 use crate::base::units::{format_duration, format_size};
 use crate::policy::model::{
-    App, CopyTo, Credentials, Databases, Drill, DrillPostgres, Fingerprint, HealthCheck, HealthKind, Hooks, MinFree,
-    Notify, NotifyChannel, NotifyOn, NotifyTarget, OnRollback, Pin, Policy, Reach, Repository, RepositoryUrl,
-    Retention, Rollback, Schedule, SecretRef, SourcePolicy, SourceSpec, Target, Via, When,
+    App, CopyTo, Credentials, Databases, Drill, DrillPostgres, Fingerprint, HealthCheck, HealthKind, Hooks, Notify,
+    NotifyChannel, NotifyOn, NotifyTarget, OnRollback, Pin, Policy, Reach, Repository, RepositoryUrl, Retention,
+    Rollback, Schedule, SecretRef, SourcePolicy, SourceSpec, Target, Via, When,
 };
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -113,13 +113,6 @@ fn repository_url(url: &RepositoryUrl) -> String {
     }
 }
 
-fn min_free(value: MinFree) -> String {
-    match value {
-        MinFree::Percent(percent) => format!("{percent}%"),
-        MinFree::Bytes(bytes) => format_size(bytes),
-    }
-}
-
 fn repository(out: &mut Writer, repository: &Repository) {
     let is_s3 = |url: &RepositoryUrl| matches!(url, RepositoryUrl::S3 { .. });
     let reach = &repository.reach;
@@ -136,7 +129,7 @@ fn repository(out: &mut Writer, repository: &Repository) {
     out.raw("recipients", array(&repository.recipients));
     out.maybe("identity", repository.identity.as_deref().map(path_text).as_ref());
     out.raw("compression", repository.compression);
-    out.text("min_free", &min_free(repository.min_free));
+    out.text("min_free", &repository.min_free.to_string());
     if !repository.copies.is_empty() {
         let copies: Vec<String> = repository.copies.iter().map(copy).collect();
         out.raw("copies", format!("[{}]", copies.join(", ")));
@@ -387,7 +380,7 @@ fn health(out: &mut Writer, check: &HealthCheck) {
         }
         HealthKind::Disk { path, min_free: least } => {
             out.text("disk", &path_text(path));
-            out.text("min_free", &min_free(*least));
+            out.text("min_free", &least.to_string());
         }
         HealthKind::Redis { source, max_memory_percent } => {
             out.text("redis", source.as_str());

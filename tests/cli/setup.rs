@@ -1,6 +1,6 @@
 //! `init` and `keys`: what they make, what they refuse, and that they can be cut short and run again.
 
-use crate::world::{CANARY, Ran, UPLOADS, World, bare, mode, tree};
+use crate::world::{CANARY, Mounted, Ran, UPLOADS, World, bare, mode, tree};
 use std::fs;
 use std::process::{Command, Stdio};
 
@@ -98,6 +98,42 @@ fn init_says_what_it_made_and_what_to_do_next() {
         assert!(!holds(secret) || path == world.identity(), "the identity stands in {}", path.display());
         assert!(!holds(CANARY) || path == world.app().join(".env"), "a secret stands in {}", path.display());
     }
+}
+
+/// Many a server's disk is nine tenths full. A tenth of it cannot stay free there, and nobody can lower what stands in no
+/// policy yet.
+#[test]
+fn on_a_disk_that_is_nearly_full_init_keeps_half_of_what_is_left() {
+    let world = World::new();
+    let _disk = Mounted::tmpfs(&world.path("disk"), "100m");
+    let filler = world.path("disk/filler");
+    let fill = |mib: usize| fs::write(&filler, vec![1; mib << 20]).unwrap();
+    let init = |name: &str, repository: &str| {
+        let done = world.run(&["init", "app", "--name", name, "--repository", repository]);
+        let policy = fs::read_to_string(world.path(&format!("config/policies/{name}.toml")));
+        (done, policy)
+    };
+    // Next to nothing is free: no reserve helps there.
+    fill(99);
+    let (done, policy) = init("shop", "disk/repository");
+    done.exits(1).one_error_with_a_hint().says(&["must stay free"]);
+    assert!(policy.is_err());
+
+    fill(94);
+    let (done, policy) = init("shop", "disk/repository");
+    done.exits(0).shows(&["Note: only", "MiB are free where the repository lies", "(min_free)", "10% of the disk"]);
+    let line = policy.unwrap().lines().find(|l| l.starts_with("min_free = ")).map(str::to_owned);
+    assert!(matches!(line.as_deref(), Some("min_free = \"2MiB\"" | "min_free = \"3MiB\"")), "{line:?}");
+    world.add_to_policy(UPLOADS);
+    world.run(&["policy", "check"]).exits(0);
+    world.run(&["snapshot"]).exits(0);
+
+    // Where there is room, the default stands, and is not written down.
+    fs::remove_file(world.policy()).unwrap();
+    fill(50);
+    let (done, policy) = init("roomy", "disk/repository");
+    assert!(!done.exits(0).out.contains("Note: only"));
+    assert!(!policy.unwrap().contains("min_free"));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `init`.
 
+use crate::base::units::human_size;
 use crate::cli::args::InitArgs;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Align, Paint, Table, printable};
@@ -7,7 +8,8 @@ use crate::cli::session::{Session, argument};
 use crate::ops::OpsError;
 use crate::ops::access::parse_url;
 use crate::ops::discover::{Uncovered, Weight};
-use crate::ops::setup::{self, BucketOptions, InitOptions, InitReport, Proof};
+use crate::ops::setup::{self, BucketOptions, InitOptions, InitReport, Proof, Tight};
+use crate::policy::model::MinFree;
 use std::path::PathBuf;
 
 pub fn run(session: &Session, args: &InitArgs) -> Result<Exit, Failure> {
@@ -69,6 +71,16 @@ fn text(session: &Session, report: &InitReport) -> String {
             "\n{} a recipient is not proved: no identity has opened what was encrypted to it. Until then nobody knows\nthat its holder can read the snapshots: lifeboat policy check --live --identity FILE{}\n",
             out.paint(Paint::Yellow, "Note:"),
             session.same_options(Some(report.policy.as_str())),
+        );
+    }
+    if let Some(Tight { free, min_free }) = report.tight {
+        text += &format!(
+            "\n{} only {} are free where the repository lies. The policy keeps {} of it free (min_free), less than the\n\
+             {} of the disk that is the rule.\n",
+            out.paint(Paint::Yellow, "Note:"),
+            human_size(free),
+            human_size(min_free),
+            MinFree::default(),
         );
     }
     text += &coverage(session, report);

@@ -1,7 +1,10 @@
 //! The policy that `init` writes: what was found, with a comment on every choice, and examples of what was not.
 
+use super::init::Tight;
 use crate::base::ids::PolicyName;
+use crate::base::units::{format_size, human_size};
 use crate::ops::discover::{Discovery, Find, Thing, Where};
+use crate::policy::model::MinFree;
 use std::path::Path;
 
 /// What the draft is made of.
@@ -10,6 +13,7 @@ pub struct Draft<'a> {
     pub root: &'a str,
     pub repository: &'a str,
     pub bucket: &'a BucketOptions,
+    pub tight: Option<Tight>,
     pub recipients: &'a [String],
     pub identity: &'a Path,
     pub found: &'a Discovery,
@@ -121,6 +125,15 @@ impl Draft<'_> {
         }
         out.line(format!("url = {}", quoted(self.repository)));
         self.bucket(out);
+        if let Some(Tight { free, min_free }) = self.tight {
+            out.say(&format!(
+                "No writer fills the disk beyond this. Without it, that is {} of the disk, of which {} were free on the day \
+                 of `lifeboat init`.",
+                MinFree::default(),
+                human_size(free),
+            ));
+            out.line(format!("min_free = {}", quoted(&format_size(min_free))));
+        }
         out.line(
             "# Who can read the snapshots. A second recipient is a second key that opens them; add it as another line.",
         );
@@ -285,6 +298,7 @@ mod tests {
             root,
             repository: "/var/lib/lifeboat/repository",
             bucket: &BucketOptions::default(),
+            tight: Some(Tight { free: 23 << 30, min_free: 11 << 30 }),
             recipients: &recipients,
             identity: Path::new("/etc/lifeboat/identity.txt"),
             found,
@@ -339,6 +353,7 @@ mod tests {
             let text = draft(&found, root);
             let policy = policy::parse(Path::new("shop.toml"), &text).unwrap_or_else(|e| panic!("{e}\n{text}"));
             assert_eq!(policy.app.root, Path::new(root));
+            assert_eq!(policy.repository.min_free, MinFree::Bytes(11 << 30));
             let named: Vec<&str> = policy.sources.iter().filter(|s| !s.implicit).map(|s| s.name.as_str()).collect();
             assert_eq!(named, found.finds.iter().map(|f| f.name.as_str()).collect::<Vec<_>>());
             assert_eq!((policy.external.len(), policy.health.len()), (found.external.len(), found.health.len()));

@@ -9,10 +9,10 @@ use crate::base::ids::{HostName, PolicyName, RepositoryId};
 use crate::ops::access::{Installation, host_name};
 use crate::ops::discover::{self, Discovery, External, Uncovered};
 use crate::ops::runner::{self, Runner};
-use crate::ops::storage::{StorageOptions, open_storage};
+use crate::ops::storage::{StorageOptions, local_storage, open_storage};
 use crate::ops::{OpsError, Run, probe};
 use crate::pipeline::crypt::Recipients;
-use crate::policy::model::RepositoryUrl;
+use crate::policy::model::{MinFree, RepositoryUrl};
 use crate::policy::{self, Policy};
 use crate::repository::format::{Role, SignerAction};
 use crate::repository::state::State;
@@ -63,10 +63,21 @@ pub struct InitReport {
     pub shared: Vec<Shared>,
     /// What git keeps of what is mounted into services: the source `git` captures it, with its edits.
     pub in_git: Vec<PathBuf>,
+    /// What the policy says of the repository's disk, where that is nearly full already.
+    pub tight: Option<Tight>,
     /// How to have the schedule run, where nothing on this host does.
     pub to_run: Option<String>,
     /// How many policies are installed now.
     pub policies: usize,
+}
+
+/// A disk with so little free that the default reserve would soon let nobody write, or does so already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Tight {
+    /// Bytes that were free.
+    pub free: u64,
+    /// Bytes that no writer takes instead.
+    pub min_free: u64,
 }
 
 /// One source that was written.
@@ -95,8 +106,16 @@ pub fn init(installation: &Installation, options: &InitOptions, run: &Run) -> Re
     let url = options.repository.clone().map_or_else(default_url, Ok)?;
     Recipients::parse(&with_any(&options.recipients)).map_err(RepositoryError::from)?;
     // Whatever the draft would not allow is said before a key is made for it.
-    let scene =
-        |found| Scene { name: &name, root: &root, url: &url, bucket: &options.bucket, found, file: &policy_file };
+    let tight = tight(&url);
+    let scene = |found| Scene {
+        name: &name,
+        root: &root,
+        url: &url,
+        bucket: &options.bucket,
+        tight,
+        found,
+        file: &policy_file,
+    };
     let nothing = Discovery::default();
     scene(&nothing).draft(&with_any(&options.recipients), &installation.identity())?;
     let found = discover::discover(&discover::app_of(name.clone(), root.clone()), run)?;
@@ -141,6 +160,7 @@ pub fn init(installation: &Installation, options: &InitOptions, run: &Run) -> Re
         not_covered: found.uncovered,
         external: found.external,
         in_git: found.by_git,
+        tight,
         to_run,
         policies: policy::find::installed(&installation.config_dir).map_or(1, |names| names.len()),
         root,
@@ -230,11 +250,24 @@ fn recipients_of(keys: &Keys, named: &[String]) -> Result<Vec<String>, OpsError>
     Ok(Recipients::parse(&all).map_err(RepositoryError::from)?.texts().to_vec())
 }
 
+/// What to keep free on the disk of a new repository, where less than twice the default is free: half of that. Setting
+/// up would be refused otherwise, or the first large snapshot, before there is a policy in which to lower anything.
+fn tight(url: &RepositoryUrl) -> Option<Tight> {
+    const MIB: u64 = 1 << 20;
+    let RepositoryUrl::Local(path) = url else { return None };
+    let there = path.ancestors().find(|p| p.is_dir())?;
+    let (free, reserve) = local_storage(there, MinFree::default()).room().ok()?;
+    let min_free = free / 2 / MIB * MIB;
+    // Where next to nothing is free, no reserve helps: what is missing is room.
+    (0 < min_free && min_free < reserve).then_some(Tight { free, min_free })
+}
+
 struct Scene<'a> {
     name: &'a PolicyName,
     root: &'a Path,
     url: &'a RepositoryUrl,
     bucket: &'a BucketOptions,
+    tight: Option<Tight>,
     found: &'a Discovery,
     file: &'a Path,
 }
@@ -257,6 +290,7 @@ impl Scene<'_> {
             root,
             repository: &repository,
             bucket: self.bucket,
+            tight: self.tight,
             recipients,
             identity,
             found: self.found,

@@ -17,7 +17,7 @@ mod shared;
 
 pub use draft::BucketOptions;
 pub use enrol::enrol;
-pub use init::{Covered, InitOptions, InitReport, init};
+pub use init::{Covered, InitOptions, InitReport, Tight, init};
 pub use keys::{KeysReport, new as keys_new, show as keys_show};
 pub use proof::{Proof, prove, unproved};
 pub use recipient::{RecipientReport, add_recipient};

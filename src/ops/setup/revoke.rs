@@ -254,10 +254,17 @@ fn own_objects(
     let named = listed.into_iter().map(|object| object.key).filter(|key| layout::object_id(key).is_none());
     let keys: Vec<StorageKey> = named.collect();
     let read = parallel::at_once(&keys, |key| repository.get(key, limits::REFS));
-    let mine = keys.into_iter().zip(read).filter(|(_, bytes)| {
-        bytes.as_ref().is_ok_and(|bytes| sign::open(bytes, namespace, std::slice::from_ref(key)).is_ok())
-    });
-    Ok(mine.map(|(object, _)| object).collect())
+    let mut mine = Vec::new();
+    for (object, bytes) in keys.into_iter().zip(read) {
+        match bytes {
+            Ok(bytes) if sign::open(&bytes, namespace, std::slice::from_ref(key)).is_ok() => mine.push(object),
+            Ok(_) => {}
+            // It is nobody's as it is. Whose one is that cannot be read now, nobody knows.
+            Err(e) if e.is_integrity() => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(mine)
 }
 
 /// Revokes the key.

@@ -71,7 +71,7 @@ fn health_kind(kind: &'static str, table: &Table<'_>, root: &Path, sources: &Sou
         }
         "disk" => {
             let path = table.optional("disk", |text| values::path(root, text));
-            let min_free = table.parsed("min_free", MinFree::Percent(10.0), values::min_free);
+            let min_free = table.parsed("min_free", MinFree::default(), values::min_free);
             Some(HealthKind::Disk { path: path?, min_free })
         }
         _ => {

@@ -6,7 +6,6 @@ use crate::policy::model::{CopyTo, Credentials, MinFree, Reach, Repository, Repo
 use crate::policy::values;
 use std::path::Path;
 
-/// Fields that mean something to an object store only.
 /// Fields that a repository in a folder does not have.
 pub const S3_FIELDS: [&str; 5] = ["endpoint", "region", "credentials", "path_style", "object_lock"];
 
@@ -19,7 +18,7 @@ pub(super) fn repository(document: &Table<'_>, root: &Path) -> Option<Repository
         reach: reach(&table, root),
         identity: table.optional("identity", |text| identity(root, text)),
         compression: table.number("compression", 3, 1..=19i32),
-        min_free: table.parsed("min_free", MinFree::Percent(10.0), values::min_free),
+        min_free: table.parsed("min_free", MinFree::default(), values::min_free),
         url: url.clone().unwrap_or_else(|| RepositoryUrl::Local("/".into())),
         recipients,
         copies,
