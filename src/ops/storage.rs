@@ -51,6 +51,11 @@ impl StorageOptions {
     }
 }
 
+/// Whether so little is free above the reserve that somebody should know.
+pub fn is_tight(free: u64, reserve: u64) -> bool {
+    free / 2 < reserve
+}
+
 /// A folder as a storage.
 pub fn local_storage(path: &Path, min_free: MinFree) -> LocalStorage {
     let reserve = match min_free {

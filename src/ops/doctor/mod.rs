@@ -23,7 +23,7 @@ use crate::base::time::rfc3339;
 use crate::base::units::{human_duration, human_size};
 use crate::ops::access::{Access, AccessRequest, Installation, host_name};
 use crate::ops::copy::{self, PATIENCE, within};
-use crate::ops::storage::local_storage;
+use crate::ops::storage::{is_tight, local_storage};
 use crate::ops::{OpsError, Outcome, Run, check, kit, probe, setup};
 use crate::policy::model::{Credentials, RepositoryUrl};
 use crate::policy::{self, FindError, Policy, schedule};
@@ -46,8 +46,6 @@ use std::time::{Duration, Instant};
 const LATE: TimeDelta = TimeDelta::days(1);
 /// How far two clocks may be apart: signatures of requests and ages of objects need them to agree.
 const CLOCKS: TimeDelta = TimeDelta::minutes(5);
-/// Room that is left beside the reserve is little below so much of it.
-const TIGHT: u64 = 2;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -320,7 +318,7 @@ impl Doctor<'_> {
         let hint = Some("free space there, run `lifeboat prune`, or move the repository to a larger disk".to_owned());
         if free < reserve {
             self.add("room", Verdict::Problem, format!("{text}: no snapshot can be written"), hint);
-        } else if free / TIGHT < reserve {
+        } else if is_tight(free, reserve) {
             self.add("room", Verdict::Warning, text, hint);
         } else {
             self.ok("room", text);

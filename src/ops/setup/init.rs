@@ -9,7 +9,7 @@ use crate::base::ids::{HostName, PolicyName, RepositoryId};
 use crate::ops::access::{Installation, host_name};
 use crate::ops::discover::{self, Discovery, External, Uncovered};
 use crate::ops::runner::{self, Runner};
-use crate::ops::storage::{StorageOptions, local_storage, open_storage};
+use crate::ops::storage::{StorageOptions, is_tight, local_storage, open_storage};
 use crate::ops::{OpsError, Run, probe};
 use crate::pipeline::crypt::Recipients;
 use crate::policy::model::{MinFree, RepositoryUrl};
@@ -71,7 +71,7 @@ pub struct InitReport {
     pub policies: usize,
 }
 
-/// A disk with so little free that the default reserve would soon let nobody write, or does so already.
+/// A disk that is tight by the default reserve: soon nobody could write, or nobody can by now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Tight {
     /// Bytes that were free.
@@ -250,16 +250,16 @@ fn recipients_of(keys: &Keys, named: &[String]) -> Result<Vec<String>, OpsError>
     Ok(Recipients::parse(&all).map_err(RepositoryError::from)?.texts().to_vec())
 }
 
-/// What to keep free on the disk of a new repository, where less than twice the default is free: half of that. Setting
-/// up would be refused otherwise, or the first large snapshot, before there is a policy in which to lower anything.
+/// What to keep free on a disk that is tight by the default: a quarter of what is left, so that it is not tight at once
+/// again. Setting up would be refused otherwise, before there is a policy in which to lower anything.
 fn tight(url: &RepositoryUrl) -> Option<Tight> {
     const MIB: u64 = 1 << 20;
     let RepositoryUrl::Local(path) = url else { return None };
     let there = path.ancestors().find(|p| p.is_dir())?;
     let (free, reserve) = local_storage(there, MinFree::default()).room().ok()?;
-    let min_free = free / 2 / MIB * MIB;
+    let min_free = free / 4 / MIB * MIB;
     // Where next to nothing is free, no reserve helps: what is missing is room.
-    (0 < min_free && min_free < reserve).then_some(Tight { free, min_free })
+    (is_tight(free, reserve) && min_free > 0).then_some(Tight { free, min_free })
 }
 
 struct Scene<'a> {

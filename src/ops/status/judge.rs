@@ -13,6 +13,7 @@ use crate::base::units::{human_duration, human_size};
 use crate::ops::drill::{DrillLine, DrillOutcome};
 use crate::ops::health::Health;
 use crate::ops::runs::What;
+use crate::ops::storage::is_tight;
 use crate::policy::Policy;
 use crate::policy::model::When;
 use crate::policy::schedule::{coming, delay};
@@ -26,8 +27,6 @@ const ON_ITS_WAY: TimeDelta = TimeDelta::minutes(15);
 const TOO_LATE: TimeDelta = TimeDelta::hours(2);
 /// A verification, or a copy, may be so late.
 const A_DAY: TimeDelta = TimeDelta::days(1);
-/// Room that is left beside the reserve is little below so much of it.
-const TIGHT: u64 = 2;
 /// Names in one line.
 const NAMED: usize = 5;
 
@@ -488,7 +487,7 @@ impl Judge<'_> {
         let hint = Some("free space there, run `lifeboat prune`, or move the repository to a larger disk".to_owned());
         if room.free < room.reserve {
             self.add("room", Level::Red, format!("{text}: no snapshot can be written"), hint);
-        } else if room.free / TIGHT < room.reserve {
+        } else if is_tight(room.free, room.reserve) {
             self.add("room", Level::Amber, text, hint);
         } else {
             self.green("room", text);
