@@ -153,7 +153,7 @@ mod host {
         let mut all = Vec::new();
         stdout.read_to_end(&mut all).unwrap();
         assert_eq!((all.len(), running.wait().unwrap().code), (300_000, 0));
-        let noise = sh("for i in 1 2 3 4 5 6 7 8; do sleep 0.1; echo $i >&2; done").stall(Duration::from_millis(400));
+        let noise = sh("for i in 1 2 3 4 5 6 7 8; do sleep 0.5; echo $i >&2; done").stall(Duration::from_secs(3));
         run(noise).expect("standard error is a sign of life");
     }
 

@@ -388,13 +388,13 @@ fn cancelled_within_seconds() {
         let server = slow();
         let (result, sink, took) = disturbed(source(spec(&server), locate()), |bench| bench.cancel.raise(2));
         assert!(matches!(result, Err(SourceError::Cancelled(_))), "{result:?}");
-        assert!(took < Duration::from_secs(5), "{took:?}");
+        assert!(took < Duration::from_secs(20), "{took:?}");
         assert!(sink.names().is_empty());
         let begin = Instant::now();
         while server.cli(&["CLIENT", "LIST"]).contains("cmd=sync")
             || server.cli(&["CLIENT", "LIST"]).contains("cmd=psync")
         {
-            assert!(begin.elapsed() < Duration::from_secs(5), "the copy's connection stays open");
+            assert!(begin.elapsed() < Duration::from_secs(20), "the copy's connection stays open");
             std::thread::sleep(Duration::from_millis(50));
         }
     }

@@ -119,6 +119,8 @@ impl Host {
         swap("age1waqu2vr7cnmpnm6wzgmfxvgzngr2kl36vysll0wt2fqk95yadsqq6axm3a", &recipient);
         swap("/etc/letsencrypt", &path("letsencrypt"));
         swap("/etc/nginx/conf.d", &path("conf.d"));
+        // However full the disk of this machine is.
+        swap("[repository]\n", "[repository]\nmin_free = \"0B\"\n");
         if shipped == "connector-prod" {
             swap("/srv/main-app", &path("main-app"));
         }

@@ -57,16 +57,14 @@ impl Ear {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let status = *status.lock().unwrap();
-                let request = match &tls {
-                    None => serve(stream, status),
+                let hear = |request| heard.lock().unwrap().push(request);
+                let _ = match &tls {
+                    None => serve(stream, status, hear),
                     Some(config) => {
                         let connection = rustls::ServerConnection::new(config.clone()).unwrap();
-                        serve(rustls::StreamOwned::new(connection, stream), status)
+                        serve(rustls::StreamOwned::new(connection, stream), status, hear)
                     }
                 };
-                if let Some(request) = request {
-                    heard.lock().unwrap().push(request);
-                }
             }
         });
         ear
@@ -106,7 +104,8 @@ pub fn server_config(certificates: &Path, domain: &str) -> Arc<rustls::ServerCon
     Arc::new(config.with_no_client_auth().with_single_cert(chain.map(Result::unwrap).collect(), key).unwrap())
 }
 
-fn serve(stream: impl Read + Write, status: u16) -> Option<Heard> {
+/// What was heard is known before it is answered: whoever has the answer may look at once.
+fn serve(stream: impl Read + Write, status: u16, hear: impl FnOnce(Heard)) -> Option<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     stream.read_line(&mut line).ok()?;
@@ -124,10 +123,12 @@ fn serve(stream: impl Read + Write, status: u16) -> Option<Heard> {
     let mut body = vec![0; length];
     stream.read_exact(&mut body).ok()?;
     let line = line.trim_end().trim_end_matches(" HTTP/1.1").to_owned();
+    if !line.is_empty() {
+        hear(Heard { line, headers, body: String::from_utf8(body).unwrap() });
+    }
     let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
     stream.get_mut().write_all(answer.as_bytes()).ok()?;
-    stream.get_mut().flush().ok()?;
-    (!line.is_empty()).then(|| Heard { line, headers, body: String::from_utf8(body).unwrap() })
+    stream.get_mut().flush().ok()
 }
 
 /// A port at which nobody answers: connections are taken and then silence.

@@ -73,13 +73,13 @@ fn what_is_removed_in_part_cannot_be_undone() {
 fn what_is_asked_for_is_no_failure_and_the_time_that_it_took_counts() {
     let world = world(concat!(
         "[hooks]\non_failure = \"touch ../failed\"\n",
-        "[[source]]\nkind = \"command\"\nname = \"slow\"\nrun = [\"sh\", \"-c\", \"sleep 4; echo x\"]\n",
+        "[[source]]\nkind = \"command\"\nname = \"slow\"\nrun = [\"sh\", \"-c\", \"sleep 10; echo x\"]\n",
     ));
     // Without the command: that one is only in the safety snapshot.
     let report = world.json(&["restore", "good", "--in-place", "--only", "uploads", "--yes"]);
     let until: chrono::DateTime<chrono::Utc> = report["kept_until"].as_str().unwrap().parse().unwrap();
     let kept = until - chrono::Utc::now();
-    assert!(kept > chrono::TimeDelta::days(3) - chrono::TimeDelta::seconds(3), "{kept}: {report:#}");
+    assert!(kept > chrono::TimeDelta::days(3) - chrono::TimeDelta::seconds(9), "{kept}: {report:#}");
     world.run(UNDO).exits(0);
     assert!(!world.path("failed").exists(), "nothing has failed");
     assert_eq!(fs::read_to_string(world.app().join("uploads/one.txt")).unwrap(), "changed\n");

@@ -4,15 +4,17 @@ use crate::bench::{Setup, capture, capture_as, green, not_passed, shop, spec};
 use crate::docker::{IMAGE, TestContainer, docker, engine, try_docker};
 use crate::taken::Taken;
 use lifeboat::place::ContainerPlace;
+use lifeboat::place::account::Account;
 use lifeboat::policy::model::{DrillPostgres, Target};
 use lifeboat::sources::SourceError;
 use lifeboat::sources::locate::{Locate, Located};
 use lifeboat::sources::postgres::{Limits, PostgresSource, sweep_local};
 use lifeboat::sources::proof::Verdict;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A server in a container that asks everybody for a password, and publishes no port.
 fn in_container() -> TestContainer {
@@ -57,6 +59,29 @@ fn captured(container: &TestContainer) -> Taken {
     });
     let spec = spec(Target::Container(container.name.clone()));
     Taken::of(&PostgresSource::new("db".parse().unwrap(), spec, Duration::from_secs(120), locate))
+}
+
+/// Memory of this host that servers of drills have begun to share since then; it would stay until the host is started anew.
+/// (What a server of another account shares is not theirs.)
+pub fn shared_memory_since(begin: SystemTime) -> Vec<String> {
+    let nobody = Account::find("nobody").expect("the account nobody").uid;
+    let begin = begin.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/dev/shm").unwrap().flatten() {
+        let Ok(meta) = entry.metadata() else { continue };
+        if meta.uid() == nobody && meta.ctime() as u64 > begin {
+            found.push(entry.path().display().to_string());
+        }
+    }
+    // key, id, mode, size, two processes, attached, owner, group, creator, its group, three times.
+    for line in std::fs::read_to_string("/proc/sysvipc/shm").unwrap().lines().skip(1) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let number = |n: usize| fields[n].parse::<u64>().unwrap();
+        if number(7) == u64::from(nobody) && number(13) > begin {
+            found.push(line.to_owned());
+        }
+    }
+    found
 }
 
 /// Containers of drills that this process of the host started.
@@ -181,7 +206,7 @@ fn a_killed_drill_is_swept_by_the_next() {
         mark["server"].as_str()?;
         Some(mark["folder"].as_str()?.into())
     };
-    let live = shop();
+    let (live, begin) = (shop(), SystemTime::now());
     let url = live.socket_url("postgres", "shop");
     killed(&scratch, ("LIFEBOAT_TEST_URL", &url), &|_| {
         folder().is_some_and(|f| f.join("data/postmaster.pid").exists())
@@ -201,6 +226,7 @@ fn a_killed_drill_is_swept_by_the_next() {
     assert_eq!(sweep_local(base.path()), std::slice::from_ref(&folder));
     assert_eq!(serving(), 0);
     assert!(!folder.exists() && !mark.exists());
+    assert_eq!(shared_memory_since(begin), Vec::<String>::new());
     assert_eq!(sweep_local(base.path()), Vec::<PathBuf>::new());
     assert_eq!(live.sql("shop", "SELECT count(*) FROM users"), "1000");
 }

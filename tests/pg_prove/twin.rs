@@ -1,10 +1,12 @@
 //! What is unharmed proves green, wherever it is restored.
 
 use crate::bench::{Setup, capture, capture_as, fresh, green, shop, spec};
+use crate::places::shared_memory_since;
 use crate::postgres::PostgresServer;
 use lifeboat::policy::model::{Databases, DrillPostgres, Fingerprint, Target};
 use lifeboat::sources::postgres::Limits;
 use lifeboat::sources::proof::Verdict;
+use std::time::SystemTime;
 
 #[test]
 fn an_unharmed_twin_is_green() {
@@ -12,6 +14,7 @@ fn an_unharmed_twin_is_green() {
     let taken = capture(&server, &["shop"]);
     // What is live, by now, is not what it was: nothing of it is looked at.
     server.sql("shop", "DELETE FROM orders; DROP VIEW recent");
+    let begin = SystemTime::now();
     let proof = Setup::local()
         .check("select count(*) = 1000 from users", None)
         .check("SELECT work_mem = '5MB' FROM (SELECT current_setting('work_mem') AS work_mem) AS s;", Some("shop"))
@@ -20,6 +23,7 @@ fn an_unharmed_twin_is_green() {
         .check("SELECT count(*) = 0 FROM pg_ls_dir('/run') AS name WHERE name <> 'mount'", None)
         .prove(&taken);
     green(&proof);
+    assert_eq!(shared_memory_since(begin), Vec::<String>::new());
     assert_eq!(proof.restored, ["8 tables (4,005 rows)"]);
     for name in [
         "restore",

@@ -388,8 +388,12 @@ fn a_server_in_a_container_with_its_own_environment() {
         bench.cancel.raise(2);
     });
     assert!(matches!(result, Err(SourceError::Cancelled(_))), "{result:?}");
-    assert!(took < Duration::from_secs(5), "{took:?}");
-    assert_eq!(container_sql(&container, "postgres", sessions), "0");
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    let begin = Instant::now();
+    while container_sql(&container, "postgres", sessions) != "0" {
+        assert!(begin.elapsed() < Duration::from_secs(20), "a backend goes on by itself");
+        std::thread::sleep(Duration::from_millis(50));
+    }
     let processes = docker::docker(["top", &container.id]);
     assert!(!processes.contains("pg_dump") && !processes.contains("psql"), "{processes}");
 

@@ -145,7 +145,7 @@ fn cancelled_within_seconds_and_nothing_is_left_in_the_server() {
         bench.cancel.raise(2);
     });
     assert!(matches!(result, Err(SourceError::Cancelled(_))), "{result:?}");
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
     assert_eq!(sink.names(), ["globals.sql"]);
     ends(&server, sessions);
 }
@@ -177,7 +177,7 @@ fn cancelled_while_the_server_counts() {
         bench.cancel.raise(15);
     });
     assert!(matches!(result, Err(SourceError::Cancelled(_))), "{result:?}");
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
     ends(&server, sessions);
 }
 

@@ -1,7 +1,8 @@
 //! A throw-away server of this host's own binaries.
 //!
 //! As root it runs as `nobody`, who owns nothing here, in namespaces of its own: no network, no other process in
-//! sight, and `/run` and the homes empty, because a socket in there would let it in. Without root it runs as this user.
+//! sight, and `/run` and the homes empty, because a socket in there would let it in; what it shares among its processes goes
+//! with them. Without root it runs as this user.
 //!
 //! Its folder is named in a mark file in the scratch folder before anything is started, and its process as soon as there
 //! is one: [`sweep_local`] ends and removes what a killed run left.
@@ -93,14 +94,15 @@ pub fn sweep_local(dir: &Path) -> Vec<PathBuf> {
         }
         let started = mark.server.as_deref().and_then(pid_of);
         let leaders: Vec<u32> = started.into_iter().chain(serving(&mark.folder)).collect();
-        for pid in &leaders {
-            end_group(*pid, Signal::KILL);
-        }
-        let begin = Instant::now();
-        while leaders.iter().any(|pid| mark_of(*pid).is_some() && !is_zombie(*pid))
-            && begin.elapsed() < Duration::from_secs(5)
-        {
-            std::thread::sleep(Duration::from_millis(20));
+        // Killed at once, one that is in no namespace would leave a piece of shared memory behind.
+        for signal in [Signal::QUIT, Signal::KILL] {
+            leaders.iter().for_each(|pid| end_group(*pid, signal));
+            let begin = Instant::now();
+            while leaders.iter().any(|pid| mark_of(*pid).is_some() && !is_zombie(*pid))
+                && begin.elapsed() < Duration::from_secs(5)
+            {
+                std::thread::sleep(Duration::from_millis(20));
+            }
         }
         remove(&mark.folder, &mark_file);
         removed.push(mark.folder);
@@ -272,7 +274,8 @@ fn confined(ask: &Ask<'_>, account: Option<&Account>, folder: &Path) -> Vec<Stri
         std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(tool).is_file())
     };
     if let Some(account) = account {
-        let namespaces = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child=KILL", "--"];
+        let namespaces =
+            ["unshare", "--net", "--ipc", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child=KILL", "--"];
         let mut probe: Vec<&str> = namespaces.to_vec();
         probe.push("true");
         let probe = Command::new(probe).timeout(Duration::from_secs(20));

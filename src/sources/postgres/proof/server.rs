@@ -132,6 +132,8 @@ pub(super) fn settings(ask: &Ask<'_>, version_major: u32, socket: &str) -> Vec<S
     set("max_connections", "40");
     set("max_locks_per_transaction", "512");
     set("max_parallel_maintenance_workers", "0");
+    // A server that is killed leaves its shared memory behind: so it lies in its folder, which goes.
+    set("dynamic_shared_memory_type", "mmap");
     // Nothing of it shall outlive a crash.
     for off in ["fsync", "synchronous_commit", "full_page_writes", "autovacuum", "jit", "ssl", "logging_collector"] {
         set(off, "off");
