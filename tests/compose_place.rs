@@ -59,8 +59,10 @@ struct Images {
 impl Drop for Images {
     fn drop(&mut self) {
         let ours = docker(["images", "--format", "{{.Repository}}:{{.Tag}}", &format!("lifeboat/{}-*", self.policy)]);
-        for name in ours.lines().chain([self.image.as_str()]) {
-            try_docker(["rmi", "-f", name]);
+        // Some have lost their name to a newer one.
+        let built = docker(["images", "-q", "--no-trunc", "--filter", &format!("label=of={}", self.image)]);
+        for image in ours.lines().chain([self.image.as_str()]).chain(built.lines()) {
+            try_docker(["rmi", "-f", image]);
         }
     }
 }
@@ -1000,7 +1002,7 @@ fn adopt(project: &str, service: &str) -> String {
     let format = |what: &str| docker(["inspect", "-f", &format!("{{{{json {what}}}}}"), &name]);
     let labels: serde_json::Map<String, Value> = serde_json::from_str(&format(".Config.Labels")).unwrap();
     let image: String = serde_json::from_str(&format(".Config.Image")).unwrap();
-    docker(["rm", "-f", &name]);
+    docker(["rm", "-f", "-v", &name]);
     let mut arguments = vec!["run".to_owned(), "-d".into(), "--name".into(), name.clone()];
     arguments.extend(["--network".into(), format!("{project}_default"), "-v".into(), format!("{project}_kept:/data")]);
     for (label, value) in labels {

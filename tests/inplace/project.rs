@@ -1,6 +1,6 @@
 //! A compose project whose service is well only with the right data in its volume: as root, and as a user in group docker.
 
-use crate::docker::{IMAGE, TestProject, docker, engine, unique};
+use crate::docker::{IMAGE, TestProject, docker, engine, try_docker, unique};
 use crate::files::{same, state};
 use crate::world::{Ran, World};
 use std::fs;
@@ -44,6 +44,20 @@ struct Site {
     project: TestProject,
     world: World,
     uid: u32,
+}
+
+/// The pins of its snapshots go with it; other tests have a policy of the same name.
+impl Drop for Site {
+    fn drop(&mut self) {
+        let listed = self.command(&["list", "--json"]).output().unwrap().stdout;
+        let listed: serde_json::Value = serde_json::from_slice(&listed).unwrap_or_default();
+        let ids = listed["snapshots"].as_array().into_iter().flatten().filter_map(|s| s["id"].as_str());
+        let ids: Vec<String> = ids.map(str::to_lowercase).collect();
+        let pins = docker(["images", "--format", "{{.Repository}}:{{.Tag}}", "lifeboat/shop-*"]);
+        for pin in pins.lines().filter(|pin| ids.iter().any(|id| pin.contains(id.as_str()))) {
+            try_docker(["rmi", pin]);
+        }
+    }
 }
 
 impl Site {
