@@ -1039,6 +1039,11 @@ fn version_1_does_not_lose_a_volume_without_a_name() {
         (stack.version("cache").as_str(), stack.inside("cache", &["cat", "/data/file"]).as_str()),
         ("two", "data")
     );
+    // Handed over, it is nobody's own, and `down -v` leaves it.
+    let name = format!("{}-cache-1", stack.project.name);
+    let volume = docker(["inspect", "-f", "{{range .Mounts}}{{.Name}}{{end}}", &name]);
+    drop(stack);
+    docker(["volume", "rm", &volume]);
 }
 
 #[test]
