@@ -2,7 +2,7 @@
 //! nothing left over.
 
 use crate::site::Site;
-use crate::steps::{await_step, journals, steps};
+use crate::steps::{await_step, newest, steps};
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
@@ -84,7 +84,7 @@ fn killed_behind_every_line_of_the_journal() {
 
 /// Killed this long after a step has begun.
 pub fn killed_in(site: &Site, arguments: &[&str], step: &str, delay: Duration) {
-    let old = journals(site).len();
+    let old = newest(site);
     let mut command = site.command(arguments);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     await_step(site, old, &mut child, step);

@@ -3,7 +3,7 @@
 
 use crate::engine::{PrivateEngine, containers};
 use crate::site::Site;
-use crate::steps::{await_step, journals, steps};
+use crate::steps::{await_step, newest, steps};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::process::Stdio;
@@ -36,7 +36,7 @@ enum With {
 /// One rollback whose engine dies. Whether the new state came out of it.
 fn dies(site: &Site, engine: &mut PrivateEngine, at: At, with: With) -> bool {
     let what = format!("{at:?}, and with it {with:?}, restart {}", site.restart);
-    let old = journals(site).len();
+    let old = newest(site);
     let mut command = site.command(&["rollback", "--to", "v1", "--yes"]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let step = match at {

@@ -18,7 +18,7 @@ pub fn journals(site: &Site) -> Vec<PathBuf> {
 
 /// The steps of the newest journal, each with its phase.
 pub fn steps(site: &Site) -> Vec<(String, String)> {
-    let text = journals(site).pop().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+    let text = newest(site).and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line.get(17..)?).ok());
     let word = |line: &Value, key: &str| line[key].as_str().unwrap_or_default().to_owned();
     let name = |line: &Value| match line["source"].as_str() {
@@ -28,13 +28,19 @@ pub fn steps(site: &Site) -> Vec<(String, String)> {
     lines.filter(|l| l["line"] == "step").map(|l| (name(&l), word(&l, "phase"))).collect()
 }
 
-/// Waits until the journal that comes after `old` ones says that this step begins: of whatever source, where none is named.
+/// The newest journal: one that comes behind it is another run's. Their number says nothing, old ones go.
+pub fn newest(site: &Site) -> Option<PathBuf> {
+    journals(site).pop()
+}
+
+/// Waits until the journal that comes behind the `old` one says that this step begins: of whatever source, where none is
+/// named.
 #[track_caller]
-pub fn await_step(site: &Site, old: usize, child: &mut Child, step: &str) {
+pub fn await_step(site: &Site, old: Option<PathBuf>, child: &mut Child, step: &str) {
     let end = Instant::now() + Duration::from_secs(90);
     let is_it =
         |(name, phase): &(String, String)| (name == step || name.split(' ').next() == Some(step)) && phase == "begin";
-    while journals(site).len() <= old || !steps(site).iter().any(is_it) {
+    while newest(site) <= old || !steps(site).iter().any(is_it) {
         assert!(Instant::now() < end, "it does not get to {step}: {:?}", steps(site));
         if let Some(status) = child.try_wait().unwrap() {
             // It may have gone through the step, and on to its end, since the look.

@@ -4,7 +4,7 @@ use crate::docker::{IMAGE, docker, try_docker};
 use crate::port::free_port;
 use crate::postgres::PostgresServer;
 use crate::site::Site;
-use crate::steps::{await_step, journals, steps};
+use crate::steps::{await_step, newest, steps};
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -99,7 +99,7 @@ fn fails(site: &Site, case: &Case, arguments: &[&str], code: i32, after: impl Fn
     for file in [&planned, &go] {
         let _ = fs::remove_file(file);
     }
-    let old = journals(site).len();
+    let old = newest(site);
     let mut cause: Box<dyn std::any::Any> = Box::new(());
     if case.when == When::Before {
         cause = (case.cause)(site);
