@@ -2,6 +2,7 @@
 
 use super::tls;
 use serde_json::Value;
+use std::cmp::Reverse;
 use std::time::Duration;
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
@@ -62,18 +63,23 @@ fn compare(body: &Value, json: &[(String, String)]) -> Result<(), String> {
     Ok(())
 }
 
-/// A key that itself holds dots is found before its parts are.
+/// A key that itself holds dots is found before its parts are, and of two that fit the shorter one is followed first.
 fn find<'v>(body: &'v Value, path: &str) -> Option<&'v Value> {
-    if let Some(value) = body.get(path) {
-        return Some(value);
+    match body {
+        Value::Object(fields) => fields.get(path).or_else(|| {
+            // By the keys that are there: by the dots of a path, each look would take the path's length.
+            let below =
+                |(key, value): (&String, &'v Value)| Some((path.strip_prefix(key.as_str())?.strip_prefix('.')?, value));
+            let mut fitting: Vec<(&str, &Value)> = fields.iter().filter_map(below).collect();
+            fitting.sort_by_key(|(rest, _)| Reverse(rest.len()));
+            fitting.into_iter().find_map(|(rest, value)| find(value, rest))
+        }),
+        Value::Array(items) => match path.split_once('.') {
+            Some((index, rest)) => find(items.get(index.parse::<usize>().ok()?)?, rest),
+            None => items.get(path.parse::<usize>().ok()?),
+        },
+        _ => None,
     }
-    path.match_indices('.').find_map(|(at, _)| {
-        let below = match body {
-            Value::Array(items) => items.get(path[..at].parse::<usize>().ok()?)?,
-            other => other.get(&path[..at])?,
-        };
-        find(below, &path[at + 1..])
-    })
 }
 
 #[cfg(test)]
@@ -84,7 +90,8 @@ mod tests {
     fn sweep_answers_to_a_health_check() {
         let seed = "checks.list.0.x\n{\"checks\":{\"list\":[{\"x\":\"ok\"}],\"a.b\":true}}";
         let words = [".", "..", "0", "18446744073709551616", "\n", "[", "{", "\"a\":", "\"a.a\":", "é"];
-        crate::base::fuzz::Fuzz::of("health").seed(seed).words(&words).run(|bytes| {
+        let dots = format!("a{}\n{{\"a\":{{\"b\":1,\"c\":2}},\"d\":3}}", ".".repeat(100_000));
+        crate::base::fuzz::Fuzz::of("health").seed(seed).seed(dots.as_str()).words(&words).run(|bytes| {
             let text = String::from_utf8_lossy(bytes);
             let (path, body) = text.split_once('\n').unwrap_or((&text, "null"));
             if let Ok(body) = serde_json::from_str::<Value>(body) {
@@ -102,6 +109,11 @@ mod tests {
             wanted(path, text).unwrap();
         }
         wanted("list.0.x", "null").unwrap();
+        wanted("list.0", "{\"x\":null}").unwrap();
+        assert!(wanted("list.1", "null").unwrap_err().contains("no \"list.1\""));
+        // The shorter of two keys leads nowhere here.
+        let body = serde_json::json!({"a": {"b": 1}, "a.b": {"c": "ok"}});
+        compare(&body, &[("a.b.c".to_owned(), "ok".to_owned())]).unwrap();
         assert!(wanted("status", "fine").unwrap_err().contains("\"ok\", not \"fine\""));
         assert!(wanted("checks.cache", "ok").unwrap_err().contains("no \"checks.cache\""));
     }
