@@ -94,13 +94,12 @@ pub fn sweep_local(dir: &Path) -> Vec<PathBuf> {
         }
         let started = mark.server.as_deref().and_then(pid_of);
         let leaders: Vec<u32> = started.into_iter().chain(serving(&mark.folder)).collect();
+        let lives = |pid: &&u32| mark_of(**pid).is_some() && !is_zombie(**pid);
         // Killed at once, one that is in no namespace would leave a piece of shared memory behind.
         for signal in [Signal::QUIT, Signal::KILL] {
-            leaders.iter().for_each(|pid| end_group(*pid, signal));
+            leaders.iter().filter(lives).for_each(|pid| end_group(*pid, signal));
             let begin = Instant::now();
-            while leaders.iter().any(|pid| mark_of(*pid).is_some() && !is_zombie(*pid))
-                && begin.elapsed() < Duration::from_secs(5)
-            {
+            while leaders.iter().any(|pid| lives(&pid)) && begin.elapsed() < Duration::from_secs(5) {
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
