@@ -94,6 +94,10 @@ fn prepare(command: &Command, watch: &Watch) -> Result<std::process::Command, Pl
         _ => None,
     };
     let mut environment = environment(account.as_ref());
+    if let Some((_, path)) = command.env.iter().find(|(name, _)| name == "PATH") {
+        environment.retain(|(name, _)| name != "PATH");
+        environment.push(("PATH".into(), path.expose().into()));
+    }
     if let Some(names) = command.inherits {
         environment.retain(|(name, _)| name.to_str().is_some_and(|name| names.contains(&name)));
     }

@@ -24,6 +24,7 @@ pub mod recovery;
 pub mod redis;
 mod run;
 pub mod secret;
+mod socket;
 pub mod streams;
 mod tap;
 pub mod trees;

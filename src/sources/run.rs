@@ -29,12 +29,18 @@ pub(crate) fn run(place: &dyn Place, command: Command, limit: usize) -> Result<(
 /// When a capture must be done.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline {
+    limit: Duration,
     end: Option<Instant>,
 }
 
 impl Deadline {
     pub(crate) fn after(limit: Duration) -> Self {
-        Self { end: Instant::now().checked_add(limit) }
+        Self { limit, end: Instant::now().checked_add(limit) }
+    }
+
+    /// How long there was in all.
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
     }
 
     /// What is left; never zero, so that a command that is started late fails by its own time-out.

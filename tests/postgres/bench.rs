@@ -181,9 +181,10 @@ impl Proxy {
     }
 }
 
-/// A sink that takes no byte of a dump until it is opened.
+/// A sink that takes so many bytes of a dump, and no more until it is opened.
 pub struct GateSink {
     pub inner: MemorySink,
+    let_through: u64,
     pub open: AtomicBool,
     pub reached: AtomicBool,
 }
@@ -195,8 +196,9 @@ pub struct GateStream<'a> {
 }
 
 impl GateSink {
-    pub fn new() -> Self {
-        Self { inner: MemorySink::new(), open: AtomicBool::new(false), reached: AtomicBool::new(false) }
+    pub fn new(let_through: u64) -> Self {
+        let (open, reached) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { inner: MemorySink::new(), let_through, open, reached }
     }
 }
 
@@ -214,7 +216,7 @@ impl Sink for GateSink {
 
 impl Write for GateStream<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.gated {
+        if self.gated && self.inner.position() >= self.gate.let_through {
             self.gate.reached.store(true, Ordering::SeqCst);
             while !self.gate.open.load(Ordering::SeqCst) {
                 std::thread::sleep(Duration::from_millis(5));
@@ -251,7 +253,16 @@ pub fn midway(
     source: &PostgresSource,
     meanwhile: impl FnOnce(&Bench),
 ) -> (MemorySink, Result<Captured, SourceError>, Duration) {
-    let sink = GateSink::new();
+    behind(0, source, meanwhile)
+}
+
+/// The same behind so many bytes of a stream.
+pub fn behind(
+    let_through: u64,
+    source: &PostgresSource,
+    meanwhile: impl FnOnce(&Bench),
+) -> (MemorySink, Result<Captured, SourceError>, Duration) {
+    let sink = GateSink::new(let_through);
     let bench = bench();
     let (result, took) = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {

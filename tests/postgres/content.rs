@@ -244,11 +244,18 @@ fn large_databases_in_parts_load_back_equal() {
     let facts: Facts = serde_json::from_value(captured_parts.facts).unwrap();
     let d = &facts.databases[0];
     let sections: Vec<&str> = d.parts.iter().map(|p| p.section.as_str()).collect();
-    assert_eq!(sections, ["pre-data", "data", "data", "data", "post-data"]);
+    assert_eq!(sections, ["pre-data", "data", "data", "data", "data", "post-data"]);
     let streams: Vec<&str> = d.parts.iter().map(|p| p.stream.as_str()).collect();
     assert_eq!(
         streams,
-        ["parts.pre-data.dump", "parts.data-1.dump", "parts.data-2.dump", "parts.data-3.dump", "parts.post-data.dump"]
+        [
+            "parts.pre-data.dump",
+            "parts.data-1.dump",
+            "parts.data-2.dump",
+            "parts.data-3.dump",
+            "parts.data-4.dump",
+            "parts.post-data.dump"
+        ]
     );
     assert!(d.parts[1].tables.is_none() && d.parts[2].tables.is_some());
     assert!(d.proved);

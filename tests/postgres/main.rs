@@ -10,5 +10,6 @@ mod faults;
 mod port;
 #[path = "../support/postgres.rs"]
 mod postgres;
+mod rows;
 #[path = "../support/sink.rs"]
 mod sink;

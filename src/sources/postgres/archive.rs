@@ -12,11 +12,11 @@ use crate::sources::tap::{Observer, Tap, TapError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 
-const CUSTOM_FORMAT: u8 = 1;
-const BLOCK_DATA: u8 = 1;
+pub(super) const CUSTOM_FORMAT: u8 = 1;
+pub(super) const BLOCK_DATA: u8 = 1;
 const BLOCK_LARGE_OBJECTS: u8 = 3;
 /// How `pg_dump` ends the rows of a table, behind the last row's newline.
-const ROWS_END: &[u8; 5] = b"\\.\n\n\n";
+pub(super) const ROWS_END: &[u8; 5] = b"\\.\n\n\n";
 /// Of names in the table of contents; what is longer (definitions) is passed over.
 const MAX_NAME_BYTES: u64 = 64 << 10;
 const MAX_ENTRIES: i64 = 20_000_000;

@@ -7,12 +7,12 @@ use super::content;
 use super::facts::{Counts, Extension, LargeObjects, Properties, QualifiedName, Schema, Sequence, Table};
 use super::session::{Session, SessionError};
 use serde::Deserialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Schemas whose objects belong to users.
 pub(super) const OURS: &str = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'";
 /// Names in one statement.
-const BATCH: usize = 200;
+pub(super) const BATCH: usize = 200;
 
 #[derive(Deserialize)]
 struct Name {
@@ -37,11 +37,15 @@ pub(super) fn tables_to_lock(session: &mut Session) -> Result<Vec<QualifiedName>
 /// by a snapshot. Taken before the snapshot, so that it sees what the locks guard.
 pub(super) fn lock(session: &mut Session, tables: &[QualifiedName]) -> Result<(), SessionError> {
     for batch in tables.chunks(BATCH) {
-        let names: Vec<String> =
-            batch.iter().map(|t| format!("ONLY {}.{}", identifier(&t.schema), identifier(&t.name))).collect();
-        session.execute(&format!("LOCK TABLE {} IN ACCESS SHARE MODE;", names.join(", ")))?;
+        session.execute(&format!("{};", lock_statement(batch)))?;
     }
     Ok(())
+}
+
+pub(super) fn lock_statement<'t>(tables: impl IntoIterator<Item = &'t QualifiedName>) -> String {
+    let name = |t: &QualifiedName| format!("ONLY {}.{}", identifier(&t.schema), identifier(&t.name));
+    let names: Vec<String> = tables.into_iter().map(name).collect();
+    format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "))
 }
 
 pub(super) fn properties(session: &mut Session) -> Result<Properties, SessionError> {
@@ -114,6 +118,20 @@ pub(super) fn columns(session: &mut Session) -> Result<HashMap<(String, String),
            AND coalesce(j ->> 'attgenerated', '') = '' GROUP BY 1, 2"
     ))?;
     Ok(rows.into_iter().map(|r| ((r.schema, r.name), r.columns)).collect())
+}
+
+/// Tables that are partitions below a hash: a value's hash may be another one in another database (an enum's goes by its
+/// number), so `pg_dump` has ways of its own to load them.
+pub(super) fn below_a_hash(session: &mut Session) -> Result<HashSet<(String, String)>, SessionError> {
+    let rows: Vec<Name> = session.rows(&format!(
+        "WITH RECURSIVE up AS (\
+           SELECT p.partrelid AS above, i.inhrelid AS below FROM pg_partitioned_table AS p \
+             JOIN pg_inherits AS i ON i.inhparent = p.partrelid WHERE p.partstrat = 'h' \
+           UNION SELECT up.above, i.inhrelid FROM up JOIN pg_inherits AS i ON i.inhparent = up.below) \
+         SELECT DISTINCT n.nspname AS schema, c.relname AS name FROM up JOIN pg_class AS c ON c.oid = up.below \
+         JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE {OURS}"
+    ))?;
+    Ok(rows.into_iter().map(|r| (r.schema, r.name)).collect())
 }
 
 #[derive(Deserialize)]

@@ -99,6 +99,10 @@ impl Connection {
         for (name, value) in address.tls.clone() {
             set(name, value);
         }
+        // Where a host is said, Debian's wrapper only looks for the newest tools, and takes longer for it than they do.
+        if !through_exec && address.host.is_some() {
+            env.extend(newest_tools().map(|path| ("PATH".to_owned(), path.into())));
+        }
         let account = match (&spec.target, &password) {
             (Target::Host, None) => account_named(&user),
             _ => None,
@@ -169,14 +173,22 @@ impl Connection {
 
     /// The server's files lie where the tools run.
     pub fn is_local(&self) -> bool {
-        let host = self.env.iter().find(|(name, _)| name == "PGHOST");
-        host.is_none_or(|(_, host)| host.expose().starts_with('/'))
+        self.variable("PGHOST").is_none_or(|host| host.starts_with('/'))
+    }
+
+    /// What libpq is told by a variable.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.env.iter().find(|(n, _)| n == name).map(|(_, value)| value.expose().as_str())
+    }
+
+    /// The password that the policy has.
+    pub fn password(&self) -> Option<&str> {
+        self.variable("PGPASSWORD")
     }
 
     /// The host (or the folder of a socket) and the port, where they are set.
-    pub fn address(&self) -> (Option<String>, Option<String>) {
-        let find = |name| self.env.iter().find(|(n, _)| n == name).map(|(_, value)| value.expose().clone());
-        (find("PGHOST"), find("PGPORT"))
+    pub fn address(&self) -> (Option<&str>, Option<&str>) {
+        (self.variable("PGHOST"), self.variable("PGPORT"))
     }
 
     /// The account that the tools run as.
@@ -290,6 +302,24 @@ impl Connection {
             tracing::debug!(%error, "end the sessions of a broken run");
         }
     }
+}
+
+/// `PATH` with the folders of PostgreSQL's tools in front, the newest first, where a wrapper of Debian's would choose among
+/// them. Only where it is that wrapper which would be found.
+fn newest_tools() -> Option<String> {
+    let path = std::env::var("PATH").ok()?;
+    let wrapper = std::env::split_paths(&path).map(|dir| dir.join("psql")).find(|file| file.is_file())?;
+    if wrapper.canonicalize().ok()?.file_name()? != "pg_wrapper" {
+        return None;
+    }
+    let mut versions: Vec<(u32, String)> = std::fs::read_dir("/usr/lib/postgresql")
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter_map(|name| Some((name.parse().ok()?, format!("/usr/lib/postgresql/{name}/bin"))))
+        .collect();
+    versions.sort_unstable_by(|a, b| b.cmp(a));
+    let folders = versions.into_iter().map(|(_, folder)| folder);
+    Some(folders.chain([path]).collect::<Vec<_>>().join(":"))
 }
 
 /// The arguments of `psql` for scripts: no start-up file, rows only, one a line.

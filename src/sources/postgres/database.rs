@@ -2,14 +2,18 @@
 
 use super::dump::{self, Begun, LOCK_WAIT, Run, Stored};
 use super::facts::{Database, Part, Table};
-use super::parts::{self, Divide};
+use super::pace::Pace;
+use super::parts::{self, Divide, Readers};
+use super::rows::{self, RowsOf};
 use super::session::{Session, SessionError};
+use super::wire::{self, Wire};
 use super::{Limits, catalog, grants, migrations, shape};
 use crate::base::cancel::Cancel;
 use crate::base::threads;
+use crate::place::PlaceError;
 use crate::policy::model::{Fingerprint, PostgresSpec};
 use crate::sources::run::{Linked, one_line};
-use crate::sources::{Capture, SourceError};
+use crate::sources::{Capture, Sink, SourceError};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
@@ -54,7 +58,22 @@ struct Begin {
     session: Session,
     snapshot: String,
     facts: Database,
-    dumps: Vec<Begun>,
+    dumps: Vec<Dump>,
+}
+
+/// A part that sees the snapshot, holds its locks, and waits to be stored.
+enum Dump {
+    ByPgDump(Begun),
+    Rows(rows::Begun),
+}
+
+impl Dump {
+    fn store<'s>(self, run: &Run<'_>, version: &str, sink: &'s dyn Sink) -> Result<Stored<'s>, SourceError> {
+        match self {
+            Dump::ByPgDump(dump) => dump.store(run, sink),
+            Dump::Rows(rows) => rows.store(run, version, sink),
+        }
+    }
 }
 
 fn try_capture(
@@ -79,12 +98,14 @@ fn try_capture(
     };
     tracing::debug!(database = run.database, snapshot = begun.snapshot, parts = begun.dumps.len(), "dump");
     let Begin { mut session, mut facts, dumps, .. } = begun;
+    let version = session.version_text.clone();
+    let version = version.as_str();
     let (stored, counted) = std::thread::scope(|scope| {
         let threads: Vec<_> = dumps
             .into_iter()
             .map(|dump| {
                 threads::beside(scope, move || {
-                    let result = dump.store(run, cx.sink);
+                    let result = dump.store(run, version, cx.sink);
                     if result.is_err() {
                         linked.raise();
                     }
@@ -135,9 +156,7 @@ fn first_cause<'s>(
             Err(error) => errors.push(error),
         }
     }
-    let ended = |e: &SourceError| {
-        matches!(e, SourceError::Cancelled(_) | SourceError::Place(crate::place::PlaceError::Cancelled(_)))
-    };
+    let ended = |e: &SourceError| matches!(e, SourceError::Cancelled(_) | SourceError::Place(PlaceError::Cancelled(_)));
     let first = errors.iter().position(|e| !ended(e)).unwrap_or(0);
     match errors.into_iter().nth(first) {
         Some(error) => Err(error),
@@ -167,13 +186,16 @@ fn begin(run: &Run<'_>, spec: &PostgresSpec, limits: &Limits) -> Result<Attempt<
     catalog::lock(&mut session, &late)?;
     let mut facts = read(&mut session, run, exported.at)?;
     let owned = catalog::owned_sequences(&mut session)?;
+    // Patterns of odd names must reach the server in its own encoding.
+    let may_divide = spec.jobs > 1 && !run.connection.through_exec && facts.properties.encoding == "UTF8";
+    let mut readable = if may_divide { Readable::open(run, &mut session, &facts, spec, limits)? } else { None };
     let parts = parts::divide(&Divide {
         database: run.database,
         tables: &facts.tables,
         owned_sequences: &owned,
+        readers: readable.as_ref().map(Readable::readers),
         jobs: spec.jobs as usize,
-        // Patterns of odd names must reach the server in its own encoding.
-        may_divide: !run.connection.through_exec && facts.properties.encoding == "UTF8",
+        may_divide,
         parts_from_bytes: limits.parts_from_bytes,
     })
     .map_err(SourceError::from)?;
@@ -181,13 +203,20 @@ fn begin(run: &Run<'_>, spec: &PostgresSpec, limits: &Limits) -> Result<Attempt<
         .iter()
         .map(|p| Part { stream: p.stream.to_string(), section: p.section.into(), tables: p.tables.clone() })
         .collect();
+    let (by_pg_dump, of_rows): (Vec<_>, Vec<_>) = parts.into_iter().partition(|part| part.options.is_some());
     let started = Instant::now();
     let starting: Result<Vec<Begun>, SourceError> =
-        parts.into_iter().map(|part| dump::start(run, part, &exported.snapshot)).collect();
+        by_pg_dump.into_iter().map(|part| dump::start(run, part, &exported.snapshot)).collect();
+    let starting = starting?;
     let mut dumps = Vec::new();
-    for dump in starting? {
+    let paces = Pace::of(of_rows.iter().map(|part| part.expected_bytes.unwrap_or(0)));
+    for (part, pace) in of_rows.into_iter().zip(paces) {
+        let Some(readable) = &mut readable else { continue };
+        dumps.push(Dump::Rows(readable.begin(&facts, part, pace, &exported.snapshot)?));
+    }
+    for dump in starting {
         match dump.wait_for_first_byte(run)? {
-            Ok(begun) => dumps.push(begun),
+            Ok(begun) => dumps.push(Dump::ByPgDump(begun)),
             // It ended before it wrote anything, and took as long as it waits for a lock: nothing is lost yet.
             Err(said) if started.elapsed() >= LOCK_WAIT => return Ok(Attempt::Conflict(one_line(&said))),
             Err(said) => {
@@ -203,6 +232,80 @@ fn begin(run: &Run<'_>, spec: &PostgresSpec, limits: &Limits) -> Result<Attempt<
         }
     }
     Ok(Attempt::Done(Begin { session, snapshot: exported.snapshot, facts, dumps }))
+}
+
+/// Sessions of our own that read rows.
+struct Readable {
+    /// Of the tables that can be read so.
+    columns: HashMap<(String, String), Vec<String>>,
+    sessions: Vec<Wire>,
+    count: usize,
+}
+
+impl Readable {
+    /// `None`: there is nothing large, or it is left to `pg_dump`.
+    fn open(
+        run: &Run<'_>,
+        session: &mut Session,
+        facts: &Database,
+        spec: &PostgresSpec,
+        limits: &Limits,
+    ) -> Result<Option<Self>, SessionError> {
+        let bytes: u64 = facts.tables.iter().filter(|t| t.has_data()).map(|t| t.bytes).sum();
+        if bytes < limits.parts_from_bytes || !facts.tables.iter().any(parts::is_large) {
+            return Ok(None);
+        }
+        let mut columns = catalog::columns(session)?;
+        for table in catalog::below_a_hash(session)? {
+            columns.remove(&table);
+        }
+        // A standby has no rows of unlogged tables, and says so by an error.
+        for table in facts.tables.iter().filter(|t| run.standby && t.persistence == "unlogged") {
+            columns.remove(&table.key());
+        }
+        let mut readable = Self { columns, sessions: Vec::new(), count: 0 };
+        let readers = readable.readers();
+        let large = facts.tables.iter().filter(|t| readers.reads(t)).count();
+        let server = wire::server(session)?;
+        for _ in 0..large.min(spec.jobs as usize) {
+            match rows::open(run, &server) {
+                Ok(wire) => readable.sessions.push(wire),
+                Err(SessionError::Other(error)) if !matches!(error, SourceError::Place(PlaceError::Stalled { .. })) => {
+                    return Err(error.into()); // told to stop, or too late
+                }
+                Err(error) => {
+                    tracing::debug!(database = run.database, ?error, "all rows are read by pg_dump");
+                    return Ok(None);
+                }
+            }
+        }
+        readable.count = readable.sessions.len();
+        Ok(Some(readable).filter(|r| r.count > 0))
+    }
+
+    fn readers(&self) -> Readers<'_> {
+        Readers { count: self.count, columns: &self.columns }
+    }
+
+    /// Hands a part over to one of the sessions. There are as many as there can be parts.
+    fn begin(
+        &mut self,
+        facts: &Database,
+        part: parts::Part,
+        pace: Pace,
+        snapshot: &str,
+    ) -> Result<rows::Begun, SessionError> {
+        let lost = || SessionError::Other(SourceError::problem(format!("nothing reads the rows of {}", part.stream)));
+        let mut tables = Vec::new();
+        for table in part.tables.iter().flatten() {
+            let key = (table.schema.clone(), table.name.clone());
+            let columns = self.columns.get(&key).ok_or_else(lost)?.clone();
+            let owner = facts.tables.iter().find(|t| t.key() == key).ok_or_else(lost)?.owner.clone();
+            tables.push(RowsOf { table: table.clone(), owner, columns });
+        }
+        let wire = self.sessions.pop().ok_or_else(lost)?;
+        rows::begin(wire, pace, snapshot, part, tables)
+    }
 }
 
 /// What does not depend on rows.

@@ -45,7 +45,7 @@ pub(super) fn start(run: &Run<'_>, part: Part, snapshot: &str) -> Result<Begun, 
         ["pg_dump", "--format=custom", "--compress=0", "--no-password"].map(String::from).into();
     argv.push(format!("--snapshot={snapshot}"));
     argv.push(format!("--lock-wait-timeout={}", LOCK_WAIT.as_millis()));
-    argv.extend(part.options.iter().cloned());
+    argv.extend(part.options.iter().flatten().cloned());
     argv.push(dbname_option(run.database));
     let command = run.connection.command(argv, run.deadline, run.cancel).stall(run.stall);
     let mut running = run.connection.start(command)?;

@@ -246,9 +246,9 @@ impl Reach {
                 let (host, port) = connection.address();
                 let own_port = port.and_then(|p| p.parse().ok()).unwrap_or(5432);
                 let host = host.filter(|h| !h.starts_with('/'));
-                let names = host.iter().cloned().collect();
-                let host = host.unwrap_or_else(|| "localhost".into());
-                Self { names, ports: Some(vec![own_port]), own_port, address: Some((host, own_port)) }
+                let names = host.iter().map(|h| (*h).to_owned()).collect();
+                let host = host.unwrap_or("localhost");
+                Self { names, ports: Some(vec![own_port]), own_port, address: Some((host.to_owned(), own_port)) }
             }
         }
     }

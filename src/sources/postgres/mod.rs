@@ -26,14 +26,17 @@ mod load;
 mod login;
 mod login_keys;
 mod migrations;
+mod pace;
 mod parts;
 mod placing;
 mod proof;
+mod rows;
 mod script;
 mod session;
 mod shape;
 mod stage;
 mod url;
+mod wire;
 
 pub use change::{Form, MigrationDifference, SchemaChange, majors, schema_change, schema_differs};
 pub use login::{Login, check_logins};
@@ -46,6 +49,7 @@ use super::{Capture, Captured, Source, SourceError};
 use crate::base::cancel::Cancel;
 use crate::base::ids::SourceName;
 use crate::base::stream::StreamKind;
+use crate::base::threads;
 use crate::policy::model::{Databases, Fingerprint, PostgresSpec};
 use cluster::{Listed, OtherRun, Server};
 use connection::Connection;
@@ -181,8 +185,13 @@ impl PostgresSource {
         deadline: Deadline,
         cancel: &Cancel,
     ) -> Result<(Preflight, Session), SourceError> {
-        let (mut session, via) = self.enter(connection, deadline, cancel)?;
-        let (pg_dump_version, tool_major) = connection.tool_version("pg_dump", deadline, cancel)?;
+        let (entered, told) = std::thread::scope(|scope| {
+            let told = threads::beside(scope, || connection.tool_version("pg_dump", deadline, cancel));
+            (self.enter(connection, deadline, cancel), told.join())
+        });
+        let (mut session, via) = entered?;
+        let broke = || Err(SourceError::problem("the thread that asks for the version of pg_dump broke"));
+        let (pg_dump_version, tool_major) = told.unwrap_or_else(broke)?;
         let server_major = session.version / 10_000;
         if tool_major < server_major {
             return Err(SourceError::hint(
@@ -298,19 +307,32 @@ impl PostgresSource {
         session.close().map_err(asked)?;
         warnings.extend(facts_warnings(&facts, &preflight.databases));
 
-        let standby = preflight.server.standby;
-        let stall = self.limits.stall;
-        let run = dump::Run { connection, database: &preflight.via, deadline, stall, cancel, standby };
-        cx.events.step(format!("{}: roles of {}", self.name, connection.server));
-        let stream = cx.sink.stream(GLOBALS.parse()?, StreamKind::Sql, None).map_err(SourceError::Sink)?;
-        let globals = dump::globals(&run, stream, preflight.server.reads_passwords)?;
-        globals.finish().map_err(SourceError::Sink)?;
-
-        for name in &preflight.databases {
-            cx.cancel.check()?;
-            cx.events.step(format!("{}: database {name:?} of {}", self.name, connection.server));
-            let run = dump::Run { connection, database: name, deadline, stall, cancel, standby };
-            let (database, said) = database::capture(&run, cx, &self.spec, &self.limits)?;
+        // Roles have nothing to do with a database's instant. Without them no database is wanted.
+        let linked = Linked::to(cancel)?;
+        let (standby, stall) = (preflight.server.standby, self.limits.stall);
+        let run = |database| dump::Run { connection, database, deadline, stall, cancel: &linked.cancel, standby };
+        let (globals, databases) = std::thread::scope(|scope| {
+            let globals = threads::beside(scope, || -> Result<(), SourceError> {
+                cx.events.step(format!("{}: roles of {}", self.name, connection.server));
+                let stream = cx.sink.stream(GLOBALS.parse()?, StreamKind::Sql, None).map_err(SourceError::Sink)?;
+                let globals = dump::globals(&run(&preflight.via), stream, preflight.server.reads_passwords);
+                globals.and_then(|stream| stream.finish().map_err(SourceError::Sink)).inspect_err(|_| linked.raise())
+            });
+            let databases: Result<Vec<_>, SourceError> = (|| {
+                let mut captured = Vec::new();
+                for name in &preflight.databases {
+                    cx.cancel.check()?;
+                    cx.events.step(format!("{}: database {name:?} of {}", self.name, connection.server));
+                    captured.push(database::capture(&run(name), cx, &self.spec, &self.limits)?);
+                }
+                Ok(captured)
+            })();
+            (globals.join(), databases)
+        });
+        let broke = || Err(SourceError::problem("the thread that dumps the roles broke"));
+        cx.cancel.check()?;
+        globals.unwrap_or_else(broke)?;
+        for (database, said) in databases? {
             warnings.extend(said);
             facts.databases.push(database);
         }

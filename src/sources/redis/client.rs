@@ -10,6 +10,7 @@ use crate::base::secret::Secret;
 use crate::place::{Command, Exit, Place, PlaceError, Running};
 use crate::sources::SourceError;
 use crate::sources::run::{Deadline, one_line, run};
+use crate::sources::socket::Limits;
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -167,8 +168,9 @@ impl Server {
     }
 
     fn link(&self) -> Result<Link, SourceError> {
-        let mut link = Link::connect(&self.address, self.stall, self.deadline, &self.cancel)
-            .map_err(|e| self.unreachable(&e.to_string()))?;
+        let (stall, deadline, cancel) = (self.stall, self.deadline, self.cancel.clone());
+        let limits = Limits { what: "the copy", stall, deadline, cancel };
+        let mut link = Link::connect(&self.address, limits).map_err(|e| self.unreachable(&e.to_string()))?;
         let Some(password) = &self.password else { return Ok(link) };
         let mut words = vec!["AUTH"];
         words.extend(self.user.as_deref());

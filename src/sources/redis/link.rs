@@ -5,15 +5,9 @@
 
 use super::address::Address;
 use super::rdb::MARK_BYTES;
-use crate::base::cancel::Cancel;
-use crate::place::PlaceError;
-use crate::sources::run::Deadline;
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::time::{Duration, Instant};
+use crate::sources::socket::{Limits, Socket};
+use std::io::{self, Read};
 
-const TICK: Duration = Duration::from_millis(100);
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const MAX_LINE_BYTES: usize = 64 << 10;
 const MAX_BULK_BYTES: u64 = 32 << 20;
 const MAX_ELEMENTS: i64 = 1 << 20;
@@ -33,15 +27,11 @@ impl From<io::Error> for LinkError {
     }
 }
 
-/// A connection that observes limits and cancellation.
+/// A connection, and what was read of it ahead.
 pub(super) struct Link {
-    stream: TcpStream,
+    socket: Socket,
     buffer: Vec<u8>,
     next: usize,
-    stall: Duration,
-    deadline: Deadline,
-    cancel: Cancel,
-    peer: String,
 }
 
 /// What the server says, byte by byte.
@@ -101,51 +91,14 @@ fn reply(byte: Bytes<'_>, out: &mut Vec<String>, depth: u32) -> Result<(), LinkE
 }
 
 impl Link {
-    pub fn connect(address: &Address, stall: Duration, deadline: Deadline, cancel: &Cancel) -> io::Result<Self> {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
-        for peer in (address.host(), address.port()).to_socket_addrs()? {
-            cancel.check_io()?;
-            match TcpStream::connect_timeout(&peer, CONNECT_LIMIT.min(deadline.left())) {
-                Ok(stream) => {
-                    stream.set_read_timeout(Some(TICK))?;
-                    stream.set_write_timeout(Some(CONNECT_LIMIT))?;
-                    stream.set_nodelay(true)?;
-                    let (cancel, peer) = (cancel.clone(), address.describe());
-                    return Ok(Self { stream, buffer: Vec::new(), next: 0, stall, deadline, cancel, peer });
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
-    /// Some bytes, waited for within the limits; 0 when the server has closed.
-    fn read_some(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let begin = Instant::now();
-        loop {
-            self.cancel.check().map_err(|c| io::Error::other(PlaceError::Cancelled(c)))?;
-            match self.stream.read(out) {
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
-                    ) => {}
-                other => return other,
-            }
-            let (tool, place) = ("the copy".to_owned(), self.peer.clone());
-            if begin.elapsed() >= self.stall {
-                return Err(io::Error::other(PlaceError::Stalled { tool, place, limit: self.stall }));
-            }
-            if self.deadline.left() <= Duration::from_millis(1) {
-                return Err(io::Error::other(PlaceError::TimedOut { tool, place, limit: begin.elapsed() }));
-            }
-        }
+    pub fn connect(address: &Address, limits: Limits) -> io::Result<Self> {
+        Ok(Self { socket: Socket::tcp(address.host(), address.port(), limits)?, buffer: Vec::new(), next: 0 })
     }
 
     fn byte(&mut self) -> io::Result<u8> {
         if self.next == self.buffer.len() {
             let mut block = vec![0u8; 16 << 10];
-            let n = self.read_some(&mut block)?;
+            let n = self.socket.read(&mut block)?;
             if n == 0 {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
             }
@@ -168,7 +121,7 @@ impl Link {
             request.extend_from_slice(word.as_bytes());
             request.extend_from_slice(b"\r\n");
         }
-        let sent = self.stream.write_all(&request);
+        let sent = self.socket.write_all(&request);
         zeroize::Zeroize::zeroize(&mut request);
         sent
     }
@@ -244,7 +197,7 @@ impl Read for Replication {
         }
         let ahead = &self.link.buffer[self.link.next..];
         let n = if ahead.is_empty() {
-            self.link.read_some(&mut out[..room])?
+            self.link.socket.read(&mut out[..room])?
         } else {
             let n = ahead.len().min(room);
             out[..n].copy_from_slice(&ahead[..n]);

@@ -1,0 +1,139 @@
+//! A connection to a server that observes limits and cancellation: TCP, or a socket of this host.
+
+use super::run::Deadline;
+use crate::base::cancel::Cancel;
+use crate::place::PlaceError;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::addr::SocketAddrArg;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The longest wait between two looks at the limits.
+const TICK: Duration = Duration::from_millis(100);
+pub(crate) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a connection observes.
+#[derive(Clone)]
+pub(crate) struct Limits {
+    /// What is read, for messages.
+    pub(crate) what: &'static str,
+    /// The longest that may pass without a byte.
+    pub(crate) stall: Duration,
+    pub(crate) deadline: Deadline,
+    pub(crate) cancel: Cancel,
+}
+
+pub(crate) struct Socket {
+    stream: Stream,
+    limits: Limits,
+    /// For messages.
+    peer: String,
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    pub(crate) fn tcp(host: &str, port: u16, limits: Limits) -> io::Result<Self> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
+        for address in (host, port).to_socket_addrs()? {
+            let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            match connect(family, &address, &limits) {
+                Ok(fd) => {
+                    let stream = TcpStream::from(fd);
+                    stream.set_read_timeout(Some(TICK))?;
+                    stream.set_write_timeout(Some(CONNECT_LIMIT))?;
+                    stream.set_nodelay(true)?;
+                    return Ok(Self { stream: Stream::Tcp(stream), limits, peer: format!("{host}:{port}") });
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    pub(crate) fn unix(path: &Path, limits: Limits) -> io::Result<Self> {
+        let stream = UnixStream::from(connect(AddressFamily::UNIX, &SocketAddrUnix::new(path)?, &limits)?);
+        stream.set_read_timeout(Some(TICK))?;
+        stream.set_write_timeout(Some(CONNECT_LIMIT))?;
+        Ok(Self { stream: Stream::Unix(stream), limits, peer: path.display().to_string() })
+    }
+
+    /// The longest that may pass without a byte, from here on.
+    pub(crate) fn set_stall(&mut self, stall: Duration) {
+        self.limits.stall = stall;
+    }
+
+    pub(crate) fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// Some bytes, waited for within the limits; 0 when the server has closed.
+    pub(crate) fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let begin = Instant::now();
+        let limits = &self.limits;
+        let (tool, place) = (|| limits.what.to_owned(), || self.peer.clone());
+        loop {
+            limits.cancel.check().map_err(|c| io::Error::other(PlaceError::Cancelled(c)))?;
+            if limits.deadline.left() <= Duration::from_millis(1) {
+                let error = PlaceError::TimedOut { tool: tool(), place: place(), limit: limits.deadline.limit() };
+                return Err(io::Error::other(error));
+            }
+            let read = match &mut self.stream {
+                Stream::Tcp(stream) => stream.read(out),
+                Stream::Unix(stream) => stream.read(out),
+            };
+            match read {
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+                    ) => {}
+                other => return other,
+            }
+            if begin.elapsed() >= limits.stall {
+                let error = PlaceError::Stalled { tool: tool(), place: place(), limit: limits.stall };
+                return Err(io::Error::other(error));
+            }
+        }
+    }
+
+    pub(crate) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => stream.write_all(bytes),
+            Stream::Unix(stream) => stream.write_all(bytes),
+        }
+    }
+}
+
+/// Connects, and looks at the limits meanwhile. A socket of this host whose queue is full is an error at once.
+fn connect(family: AddressFamily, address: &impl SocketAddrArg, limits: &Limits) -> io::Result<OwnedFd> {
+    let begin = Instant::now();
+    let fd = net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    match net::connect(&fd, address) {
+        Ok(()) => {}
+        Err(Errno::INPROGRESS | Errno::INTR) => loop {
+            limits.cancel.check().map_err(|c| io::Error::other(PlaceError::Cancelled(c)))?;
+            let tick = Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() };
+            match rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::OUT)], Some(&tick)) {
+                Ok(0) | Err(Errno::INTR) if begin.elapsed() >= CONNECT_LIMIT.min(limits.deadline.left()) => {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => break net::sockopt::socket_error(&fd)??,
+                Err(error) => return Err(error.into()),
+            }
+        },
+        Err(error) => return Err(error.into()),
+    }
+    rustix::io::ioctl_fionbio(&fd, false)?;
+    Ok(fd)
+}
