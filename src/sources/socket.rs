@@ -52,6 +52,11 @@ impl Socket {
                     stream.set_read_timeout(Some(TICK))?;
                     stream.set_write_timeout(Some(CONNECT_LIMIT))?;
                     stream.set_nodelay(true)?;
+                    // As libpq is told: what stands between forgets a connection that is silent for minutes.
+                    net::sockopt::set_socket_keepalive(&stream, true)?;
+                    net::sockopt::set_tcp_keepidle(&stream, Duration::from_secs(30))?;
+                    net::sockopt::set_tcp_keepintvl(&stream, Duration::from_secs(10))?;
+                    net::sockopt::set_tcp_keepcnt(&stream, 3)?;
                     return Ok(Self { stream: Stream::Tcp(stream), limits, peer: format!("{host}:{port}") });
                 }
                 Err(error) => last = error,
@@ -116,7 +121,7 @@ impl Socket {
 
 /// Connects, and looks at the limits meanwhile. A socket of this host whose queue is full is an error at once.
 fn connect(family: AddressFamily, address: &impl SocketAddrArg, limits: &Limits) -> io::Result<OwnedFd> {
-    let begin = Instant::now();
+    let (begin, limit) = (Instant::now(), CONNECT_LIMIT.min(limits.deadline.left()));
     let fd = net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
     match net::connect(&fd, address) {
         Ok(()) => {}
@@ -124,9 +129,7 @@ fn connect(family: AddressFamily, address: &impl SocketAddrArg, limits: &Limits)
             limits.cancel.check().map_err(|c| io::Error::other(PlaceError::Cancelled(c)))?;
             let tick = Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() };
             match rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::OUT)], Some(&tick)) {
-                Ok(0) | Err(Errno::INTR) if begin.elapsed() >= CONNECT_LIMIT.min(limits.deadline.left()) => {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
+                Ok(0) | Err(Errno::INTR) if begin.elapsed() >= limit => return Err(io::ErrorKind::TimedOut.into()),
                 Ok(0) | Err(Errno::INTR) => {}
                 Ok(_) => break net::sockopt::socket_error(&fd)??,
                 Err(error) => return Err(error.into()),
@@ -136,4 +139,57 @@ fn connect(family: AddressFamily, address: &impl SocketAddrArg, limits: &Limits)
     }
     rustix::io::ioctl_fionbio(&fd, false)?;
     Ok(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+
+    fn limits(cancel: &Cancel, within: Duration) -> Limits {
+        Limits { what: "a test", stall: within, deadline: Deadline::after(within), cancel: cancel.clone() }
+    }
+
+    /// One that lets in nobody: whoever asks is not answered.
+    fn full() -> (OwnedFd, u16, Vec<TcpStream>) {
+        let fd = net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        net::bind(&fd, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+        net::listen(&fd, 0).unwrap();
+        let listener = TcpListener::from(fd.try_clone().unwrap());
+        let address = listener.local_addr().unwrap();
+        let ahead =
+            (0..8).map_while(|_| TcpStream::connect_timeout(&address, Duration::from_millis(300)).ok()).collect();
+        (fd, address.port(), ahead)
+    }
+
+    #[test]
+    fn what_is_not_answered_is_cancelled_and_limited() {
+        let (_listener, port, ahead) = full();
+        assert!(ahead.len() < 8, "its queue is full");
+        let cancel = Cancel::new();
+        let begin = Instant::now();
+        let error = Socket::tcp("127.0.0.1", port, limits(&cancel, Duration::from_secs(1))).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!((1..6).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
+        cancel.raise(2);
+        let error = Socket::tcp("127.0.0.1", port, limits(&cancel, Duration::from_secs(60))).err().unwrap();
+        assert!(matches!(PlaceError::from_io("", "", error), PlaceError::Cancelled(_)));
+    }
+
+    #[test]
+    fn who_is_not_there_refuses_and_who_is_silent_stalls() {
+        let cancel = Cancel::new();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut socket = Socket::tcp("127.0.0.1", port, limits(&cancel, Duration::from_secs(9))).unwrap();
+        socket.set_stall(Duration::from_millis(300));
+        let error = PlaceError::from_io("", "", socket.read(&mut [0; 9]).unwrap_err());
+        assert!(matches!(error, PlaceError::Stalled { .. }), "{error}");
+        drop(listener);
+        let refused = Socket::tcp("127.0.0.1", port, limits(&cancel, Duration::from_secs(9))).err().unwrap();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let dir = tempfile::tempdir().unwrap();
+        let nowhere = Socket::unix(&dir.path().join("none"), limits(&cancel, Duration::from_secs(9))).err().unwrap();
+        assert_eq!(nowhere.kind(), io::ErrorKind::NotFound);
+    }
 }

@@ -13,6 +13,7 @@ use crate::sources::SourceError;
 use crate::sources::locate::Located;
 use crate::sources::run::{Deadline, one_line, run};
 use crate::sources::secret;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -304,12 +305,14 @@ impl Connection {
     }
 }
 
-/// `PATH` with the folders of PostgreSQL's tools in front, the newest first, where a wrapper of Debian's would choose among
-/// them. Only where it is that wrapper which would be found.
+/// `PATH` with the folders of PostgreSQL's tools, the newest first, before that of the wrapper of Debian's which would choose
+/// among them. Only where it is the wrapper that would be found.
 fn newest_tools() -> Option<String> {
     let path = std::env::var("PATH").ok()?;
-    let wrapper = std::env::split_paths(&path).map(|dir| dir.join("psql")).find(|file| file.is_file())?;
-    if wrapper.canonicalize().ok()?.file_name()? != "pg_wrapper" {
+    let folders: Vec<&str> = path.split(':').filter(|folder| folder.starts_with('/')).collect();
+    let at = folders.iter().position(|folder| Path::new(folder).join("psql").is_file())?;
+    let (before, behind) = folders.split_at(at);
+    if Path::new(behind.first()?).join("psql").canonicalize().ok()?.file_name()? != "pg_wrapper" {
         return None;
     }
     let mut versions: Vec<(u32, String)> = std::fs::read_dir("/usr/lib/postgresql")
@@ -318,8 +321,8 @@ fn newest_tools() -> Option<String> {
         .filter_map(|name| Some((name.parse().ok()?, format!("/usr/lib/postgresql/{name}/bin"))))
         .collect();
     versions.sort_unstable_by(|a, b| b.cmp(a));
-    let folders = versions.into_iter().map(|(_, folder)| folder);
-    Some(folders.chain([path]).collect::<Vec<_>>().join(":"))
+    let newest: Vec<&str> = versions.iter().map(|(_, folder)| folder.as_str()).collect();
+    Some([before, &newest, behind].concat().join(":"))
 }
 
 /// The arguments of `psql` for scripts: no start-up file, rows only, one a line.

@@ -266,7 +266,10 @@ impl Readable {
         let mut readable = Self { columns, sessions: Vec::new(), count: 0 };
         let readers = readable.readers();
         let large = facts.tables.iter().filter(|t| readers.reads(t)).count();
-        let server = wire::server(session)?;
+        if !readers.are_worth_it(&facts.tables) {
+            return Ok(None);
+        }
+        let Some(server) = wire::server(session)? else { return Ok(None) };
         for _ in 0..large.min(spec.jobs as usize) {
             match rows::open(run, &server) {
                 Ok(wire) => readable.sessions.push(wire),

@@ -2,8 +2,10 @@
 //!
 //! One database is captured so, in this order:
 //! 1. a side session locks the tables against changes of their form, opens a snapshot and exports it;
-//! 2. facts that do not depend on rows are read in it; `pg_dump` is started on that snapshot, in one or several parts;
-//! 3. when every `pg_dump` has written its first bytes it holds its locks: from here on nothing can come between;
+//! 2. facts that do not depend on rows are read in it; `pg_dump` is started on that snapshot, in one or several parts, and
+//!    sessions that read the rows of large tables enter it;
+//! 3. when every `pg_dump` has written its first bytes it holds its locks, as those sessions do: from here on nothing can
+//!    come between;
 //! 4. the dumps are stored while the side session counts rows (or reads contents) in the same snapshot;
 //! 5. the dumps' own row counts are held against the side session's, and only then the streams are finished.
 //!
@@ -279,15 +281,10 @@ impl PostgresSource {
         Ok(chosen)
     }
 
-    fn capture_all(&self, cx: &Capture<'_>, connection: &Connection, cancel: &Cancel) -> Result<Captured, SourceError> {
-        let deadline = Deadline::after(self.timeout);
-        let (preflight, mut session) = self.preflight(connection, deadline, cancel)?;
-        if self.spec.fingerprint == Fingerprint::Content {
-            tracing::debug!(source = %self.name, "contents are read in full");
-        }
-        let mut warnings = preflight.warnings();
+    /// What the server says of itself, without its databases; ends the session.
+    fn ask(&self, preflight: &Preflight, connection: &Connection, mut session: Session) -> Result<Facts, SourceError> {
         let asked = |e: SessionError| e.into_source(connection, "ask the server");
-        let mut facts = Facts {
+        let facts = Facts {
             server_version: preflight.version_text.clone(),
             server_version_num: preflight.version,
             pg_dump_version: preflight.pg_dump_version.clone(),
@@ -305,34 +302,39 @@ impl PostgresSource {
             databases: Vec::new(),
         };
         session.close().map_err(asked)?;
-        warnings.extend(facts_warnings(&facts, &preflight.databases));
+        Ok(facts)
+    }
 
-        // Roles have nothing to do with a database's instant. Without them no database is wanted.
-        let linked = Linked::to(cancel)?;
+    fn capture_all(&self, cx: &Capture<'_>, connection: &Connection, cancel: &Cancel) -> Result<Captured, SourceError> {
+        let deadline = Deadline::after(self.timeout);
+        let (preflight, session) = self.preflight(connection, deadline, cancel)?;
+        if self.spec.fingerprint == Fingerprint::Content {
+            tracing::debug!(source = %self.name, "contents are read in full");
+        }
+        let mut warnings = preflight.warnings();
         let (standby, stall) = (preflight.server.standby, self.limits.stall);
-        let run = |database| dump::Run { connection, database, deadline, stall, cancel: &linked.cancel, standby };
-        let (globals, databases) = std::thread::scope(|scope| {
+        let run = |database| dump::Run { connection, database, deadline, stall, cancel, standby };
+        // The roles are dumped while the session answers: two connections, as a database wants at least.
+        let (globals, told) = std::thread::scope(|scope| {
             let globals = threads::beside(scope, || -> Result<(), SourceError> {
                 cx.events.step(format!("{}: roles of {}", self.name, connection.server));
                 let stream = cx.sink.stream(GLOBALS.parse()?, StreamKind::Sql, None).map_err(SourceError::Sink)?;
-                let globals = dump::globals(&run(&preflight.via), stream, preflight.server.reads_passwords);
-                globals.and_then(|stream| stream.finish().map_err(SourceError::Sink)).inspect_err(|_| linked.raise())
+                let globals = dump::globals(&run(&preflight.via), stream, preflight.server.reads_passwords)?;
+                globals.finish().map_err(SourceError::Sink)
             });
-            let databases: Result<Vec<_>, SourceError> = (|| {
-                let mut captured = Vec::new();
-                for name in &preflight.databases {
-                    cx.cancel.check()?;
-                    cx.events.step(format!("{}: database {name:?} of {}", self.name, connection.server));
-                    captured.push(database::capture(&run(name), cx, &self.spec, &self.limits)?);
-                }
-                Ok(captured)
-            })();
-            (globals.join(), databases)
+            let told = self.ask(&preflight, connection, session);
+            (globals.join(), told)
         });
+        cancel.check()?;
         let broke = || Err(SourceError::problem("the thread that dumps the roles broke"));
-        cx.cancel.check()?;
         globals.unwrap_or_else(broke)?;
-        for (database, said) in databases? {
+        let mut facts = told?;
+        warnings.extend(facts_warnings(&facts, &preflight.databases));
+
+        for name in &preflight.databases {
+            cx.cancel.check()?;
+            cx.events.step(format!("{}: database {name:?} of {}", self.name, connection.server));
+            let (database, said) = database::capture(&run(name), cx, &self.spec, &self.limits)?;
             warnings.extend(said);
             facts.databases.push(database);
         }

@@ -55,6 +55,14 @@ impl Readers<'_> {
     pub fn reads(&self, table: &Table) -> bool {
         is_large(table) && self.columns.get(&table.key()).is_some_and(|columns| !columns.is_empty())
     }
+
+    /// What they cannot read is read by one `pg_dump`: that must not be the most of it.
+    pub fn are_worth_it(&self, tables: &[Table]) -> bool {
+        let (read, left): (Vec<&Table>, Vec<&Table>) =
+            tables.iter().filter(|t| is_large(t)).partition(|t| self.reads(t));
+        let bytes = |tables: Vec<&Table>| tables.iter().map(|t| t.bytes).sum::<u64>();
+        !read.is_empty() && bytes(read) >= bytes(left)
+    }
 }
 
 /// Whether it may have a part of its own.
@@ -248,6 +256,11 @@ mod tests {
         let of = |part: usize| parts[part].tables.as_ref().unwrap().iter().map(|t| t.name.as_str()).collect::<Vec<_>>();
         assert_eq!((of(2), of(3)), (vec!["mid"], vec!["big"]));
         assert_eq!(parts[1].expected_bytes, Some((1 + 95 + 80 + 70) << 20));
+        let worth = |columns: &HashMap<_, _>| Readers { count: 2, columns }.are_worth_it(&tables);
+        assert!(worth(&columns), "600 MiB of 750");
+        columns.remove(&key("big"));
+        assert!(!worth(&columns), "100 MiB of 750");
+        assert!(!Readers { count: 2, columns: &columns }.are_worth_it(&[]));
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub(super) fn begin(
 impl Begun {
     /// Stores the rows. The stream is not finished yet: that is for whoever has checked everything.
     pub fn store<'s>(self, run: &Run<'_>, version: &str, sink: &'s dyn Sink) -> Result<Stored<'s>, SourceError> {
-        let Begun { part, tables, mut wire, pace } = self;
+        let Begun { part, tables, mut wire, mut pace } = self;
         let mut stream =
             sink.stream(part.stream.clone(), StreamKind::PgDump, part.expected_bytes).map_err(SourceError::Sink)?;
         let origin = Origin { database: run.database, version, at: Utc::now() };
@@ -81,13 +81,15 @@ impl Begun {
         for (i, rows_of) in tables.iter().enumerate() {
             let table = &rows_of.table;
             stream.write_all(&block_begin(i)).map_err(SourceError::Sink)?;
-            let rows = wire.copy(&format!("{} TO stdout", copy(rows_of)), &pace, &mut stream).map_err(|e| match e {
-                CopyError::Sink(error) => SourceError::Sink(error),
-                CopyError::Session(error) => {
-                    let what = format!("rows of table {}.{} of database {:?}", table.schema, table.name, run.database);
-                    error.into_source(run.connection, &what)
-                }
-            })?;
+            let rows =
+                wire.copy(&format!("{} TO stdout", copy(rows_of)), &mut pace, &mut stream).map_err(|e| match e {
+                    CopyError::Sink(error) => SourceError::Sink(error),
+                    CopyError::Session(error) => {
+                        let what =
+                            format!("rows of table {}.{} of database {:?}", table.schema, table.name, run.database);
+                        error.into_source(run.connection, &what)
+                    }
+                })?;
             stream.write_all(&block_end()).map_err(SourceError::Sink)?;
             report.rows.insert((table.schema.clone(), table.name.clone()), Some(rows));
         }

@@ -3,8 +3,9 @@
 //! `pg_dump` handles each row three times, and its pipe carries each byte twice more; of a dump's CPU time that is a quarter.
 //! Here a row is read where the server's message has it.
 //!
-//! Only where nothing is given up for it: through a socket of this host, or by TCP where libpq's own session turned out not to be
-//! encrypted either; and with a login that shows nobody a password. Everything else is `pg_dump`'s.
+//! Only where nothing is given up for it: through a socket of this host, or by TCP where nobody asked for encryption, whoever
+//! answers there offers none, and libpq's own session has none at the server's end either; and with a login that shows nobody a
+//! password. Everything else is `pg_dump`'s.
 
 use super::connection::Connection;
 use super::pace::Pace;
@@ -64,25 +65,39 @@ pub(super) struct Server {
     pub encrypted: bool,
 }
 
-/// What the side session tells of the server.
-pub(super) fn server(session: &mut Session) -> Result<Server, SessionError> {
+/// What the side session tells of the server; `None` where this user may not ask.
+pub(super) fn server(session: &mut Session) -> Result<Option<Server>, SessionError> {
+    #[derive(serde::Deserialize)]
+    struct May {
+        may: bool,
+    }
     #[derive(serde::Deserialize)]
     struct Told {
         port: String,
         started: String,
         encrypted: bool,
     }
-    let gss = if session.version >= 120_000 {
-        " OR EXISTS (SELECT FROM pg_stat_gssapi WHERE pid = pg_backend_pid() AND encrypted)"
-    } else {
-        ""
+    let knows_gss = session.version >= 120_000;
+    let (may_gss, gss) = match knows_gss {
+        true => (
+            " AND has_table_privilege('pg_stat_gssapi', 'SELECT')",
+            " OR EXISTS (SELECT FROM pg_stat_gssapi WHERE pid = pg_backend_pid() AND encrypted)",
+        ),
+        false => ("", ""),
     };
+    let may: May = session.one(&format!(
+        "SELECT has_table_privilege('pg_stat_ssl', 'SELECT'){may_gss} \
+         AND has_function_privilege('pg_postmaster_start_time()', 'EXECUTE') AS may"
+    ))?;
+    if !may.may {
+        return Ok(None);
+    }
     let told: Told = session.one(&format!(
         "SELECT current_setting('port') AS port, extract(epoch FROM pg_postmaster_start_time())::text AS started, \
          EXISTS (SELECT FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl){gss} AS encrypted"
     ))?;
     let port = told.port.parse().unwrap_or(PORT);
-    Ok(Server { version: session.version, port, started: told.started, encrypted: told.encrypted })
+    Ok(Some(Server { version: session.version, port, started: told.started, encrypted: told.encrypted }))
 }
 
 /// Rows on their way out, or why they stopped.
@@ -126,10 +141,14 @@ impl Wire {
         let broken = |text: &str| SessionError::Broken { text: text.to_owned() };
         let address = address(|name| connection.variable(name), server);
         let address = address.ok_or_else(|| broken("not reached without encryption"))?;
+        let is_tcp = matches!(address, Address::Tcp(..));
         let entering = Limits { stall: limits.stall.min(ENTER_LIMIT), ..limits.clone() };
         let socket = connect(connection.account(), address, entering).map_err(|e| failed(e, "connect to"))?;
         let buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
         let mut wire = Self { socket, buffer, next: 0, end: 0, thin: false };
+        if is_tcp && connection.variable("PGSSLMODE") != Some("disable") && wire.offers_encryption()? {
+            return Err(broken("encryption is offered there"));
+        }
         wire.enter(connection, database)?;
         for (since, setting) in SETTINGS {
             if server.version >= *since {
@@ -142,6 +161,20 @@ impl Wire {
         }
         wire.socket.set_stall(limits.stall);
         Ok(wire)
+    }
+
+    /// Asks whoever answers, as libpq does: between us and the server there may be somebody who encrypts one half of the way.
+    fn offers_encryption(&mut self) -> Result<bool, SessionError> {
+        self.send(|out| {
+            frontend::ssl_request(out);
+            Ok(())
+        })?;
+        let mut answer = [0];
+        match self.socket.read(&mut answer) {
+            Ok(1) => Ok(answer != *b"N"),
+            Ok(_) => Ok(true),
+            Err(error) => Err(self.failed(error)),
+        }
     }
 
     /// Says who we are and proves it.
@@ -212,7 +245,7 @@ impl Wire {
     /// Sends the rows of `COPY … TO stdout` into the sink, each behind its length as an archive's block has it (a sign, then
     /// four bytes, the least significant first), which takes as much room as the head of the message that it came in. Returns
     /// how many there were.
-    pub fn copy(&mut self, sql: &str, pace: &Pace, sink: &mut dyn io::Write) -> Result<u64, CopyError> {
+    pub fn copy(&mut self, sql: &str, pace: &mut Pace, sink: &mut dyn io::Write) -> Result<u64, CopyError> {
         self.send(|out| frontend::query(sql, out))?;
         loop {
             match self.message()? {
@@ -255,7 +288,7 @@ impl Wire {
     }
 
     /// The rows up to the next message that is none, which is left to be read.
-    fn rows(&mut self, pace: &Pace, sink: &mut dyn io::Write) -> Result<u64, CopyError> {
+    fn rows(&mut self, pace: &mut Pace, sink: &mut dyn io::Write) -> Result<u64, CopyError> {
         let mut rows = 0;
         // Of the row that does not end in what has been read.
         let mut missing = 0;
@@ -383,6 +416,8 @@ fn address<'a>(variable: impl Fn(&str) -> Option<&'a str>, server: &Server) -> O
         None => Some(socket(SOCKET_FOLDER, port.unwrap_or(Some(server.port))?)),
         Some(folder) if folder.starts_with('/') => Some(socket(folder, port.unwrap_or(Some(PORT))?)),
         Some(_) if server.encrypted => None,
+        Some(_) if variable("PGSSLMODE").is_some_and(|mode| !["disable", "allow", "prefer"].contains(&mode)) => None,
+        Some(_) if ["PGGSSENCMODE", "PGCHANNELBINDING"].iter().any(|name| variable(name) == Some("require")) => None,
         Some(host) => Some(Address::Tcp(host.to_owned(), port.unwrap_or(Some(PORT))?)),
     }
 }
@@ -458,6 +493,16 @@ mod tests {
         assert_eq!(address_of(false, &[("PGHOST", "localhost"), ("PGPORT", "6000")]), tcp("localhost", 6000));
         assert_eq!(address_of(false, &[("PGHOST", "db.example")]), tcp("db.example", 5432));
         assert_eq!(address_of(true, &[("PGHOST", "127.0.0.1")]), None);
+        for (name, value) in [
+            ("PGSSLMODE", "require"),
+            ("PGSSLMODE", "verify-ca"),
+            ("PGSSLMODE", "verify-full"),
+            ("PGGSSENCMODE", "require"),
+            ("PGCHANNELBINDING", "require"),
+        ] {
+            assert_eq!(address_of(false, &[("PGHOST", "127.0.0.1"), (name, value)]), None, "{name}={value}");
+        }
+        assert_eq!(address_of(false, &[("PGHOST", "::1"), ("PGSSLMODE", "prefer")]), tcp("::1", 5432));
         assert_eq!(address_of(false, &[("PGHOST", "127.0.0.1"), ("PGPORT", "x")]), None);
     }
 

@@ -221,7 +221,8 @@ pub(super) fn start(ask: &Ask<'_>) -> Result<Found, SourceError> {
     local.running = Mutex::new(Some(running));
     write_mark(&local.mark_file, &mark)?;
     let own_role = format!("lifeboat_drill_{}", ask.random()?);
-    let path = format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", bin.display());
+    let others = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin:{others}", bin.display());
     let connection = Connection::to_own(Own {
         place,
         account: spec,
