@@ -291,7 +291,7 @@ fn partitions_by_hash_load_back() {
          CREATE TABLE hashed_0 PARTITION OF hashed FOR VALUES WITH (MODULUS 2, REMAINDER 0); \
          CREATE TABLE hashed_1 PARTITION OF hashed FOR VALUES WITH (MODULUS 2, REMAINDER 1) PARTITION BY LIST (c); \
          CREATE TABLE hashed_1_all PARTITION OF hashed_1 DEFAULT; \
-         CREATE TABLE plain AS SELECT i, repeat('p', 400) AS t FROM generate_series(1, 60000) AS i; \
+         CREATE TABLE plain AS SELECT i, repeat('p', 400) AS t FROM generate_series(1, 120000) AS i; \
          INSERT INTO hashed SELECT c, repeat('h', 400) FROM unnest(enum_range(NULL::colour)) AS c, generate_series(1, 12000)",
     );
     let (sink, result) = capture(&limited(parted(server.socket_url("postgres", "rows_hash"))));
