@@ -50,8 +50,8 @@ impl Account {
         self.name.clone().unwrap_or_else(|| format!("{}:{}", self.uid, self.gid))
     }
 
-    /// The calling thread acts as this account, as the kernel shows it to whoever is called on a socket. The process writes no
-    /// core dump from then on: one of two accounts' memory might be read by either.
+    /// The calling thread acts as this account, as the kernel shows it to whoever is called on a socket. From then on the
+    /// kernel writes no core dump of the process.
     pub fn become_for_this_thread(&self) -> std::io::Result<()> {
         use rustix::process::{Gid, Uid};
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));

@@ -14,7 +14,7 @@ pub struct Facts {
     pub server_version: String,
     /// `server_version_num`, such as 150020: major × 10000 + minor.
     pub server_version_num: u32,
-    /// The version of the `pg_dump` that wrote the dumps.
+    /// The version of the `pg_dump` that wrote the dumps; rows of large tables may have been read without it.
     pub pg_dump_version: String,
     /// The user that captured, and whether it is a superuser.
     pub user: String,
