@@ -26,6 +26,7 @@ use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use world::{World, noise};
 
 const HOUR: TimeDelta = TimeDelta::hours(1);
@@ -226,6 +227,31 @@ fn the_last_look_counts_on_no_refs_that_were_condemned_meanwhile() {
     pruned.prune().unwrap();
     pruned.is_sound("stored anew");
     assert!(world.read(pruned.snapshots().last().unwrap())[0].1 == data);
+}
+
+/// A writer that stood still between its last look and its header looks again behind it: a prune that saw no header may have
+/// deleted meanwhile.
+#[test]
+fn whoever_slept_before_the_header_looks_again() {
+    for (holds, is_noticed) in [(Duration::ZERO, true), (Duration::from_secs(3600), false)] {
+        let pruned = Pruned::new("keep_last = 1");
+        let memory = pruned.memory.clone();
+        let deleting = Rigged::new(pruned.memory.clone()).on_put(move |_, key| {
+            if key.as_str().starts_with(layout::SNAPSHOTS) {
+                let archives = memory.list(layout::ARCHIVES).unwrap();
+                memory.delete(&archives[0].key).unwrap();
+            }
+            None
+        });
+        let world = pruned.world.over(Arc::new(deleting));
+        let writer = world.writer(&world.open()).unwrap().with_check_holding(holds);
+        let taken = world.write(writer, &[("files", &[("a", &noise(1, 500_000))])]);
+        assert!(pruned.sequences() == [1], "the header is there");
+        match taken {
+            Ok(_) => assert!(!is_noticed),
+            Err(error) => assert!(is_noticed && matches!(error, RepositoryError::ReferencedGone { .. }), "{error}"),
+        }
+    }
 }
 
 /// A header that comes between the plan and the deletion saves what it references.

@@ -27,5 +27,5 @@ impl Uptime {
 /// Names this boot of this machine; absent where the kernel does not tell.
 pub fn boot_id() -> Option<String> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(text.trim().to_owned())
+    Some(text.trim().to_owned()).filter(|id| !id.is_empty())
 }

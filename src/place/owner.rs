@@ -3,6 +3,7 @@
 //! A mark is `<boot id>/<pid namespace>/<pid>/<start time>`. Only a mark of the same boot and pid namespace can be
 //! judged; anything else counts as alive, and its deadline must end it.
 
+use crate::base::uptime::boot_id;
 use std::sync::OnceLock;
 
 /// The mark of this process.
@@ -39,19 +40,15 @@ pub fn is_gone(mark: &str) -> bool {
 /// The same for a mark that was surely made on this host: then another boot is an earlier one, and nothing of it lives.
 pub fn is_gone_here(mark: &str) -> bool {
     let boot = boot_id();
-    let earlier = mark.split_once('/').is_some_and(|(there, _)| !there.is_empty() && !boot.is_empty() && there != boot);
+    let earlier =
+        mark.split_once('/').is_some_and(|(there, _)| !there.is_empty() && boot.is_some_and(|boot| there != boot));
     earlier || is_gone(mark)
-}
-
-fn boot_id() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
 }
 
 /// This boot and pid namespace: where a pid means the same process.
 fn world() -> String {
     let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    format!("{}/{}", boot_id(), namespace.to_string_lossy())
+    format!("{}/{}", boot_id().unwrap_or_default(), namespace.to_string_lossy())
 }
 
 /// When a process began, in clock ticks since boot.
@@ -82,7 +79,7 @@ mod tests {
             assert!(!is_gone(foreign), "{foreign}");
         }
         assert!(is_gone_here("other-boot/pid:[1]/1/1") && !is_gone_here("x") && !is_gone_here(mark()));
-        let elsewhere = format!("{}/pid:[1]/1/1", boot_id());
+        let elsewhere = format!("{}/pid:[1]/1/1", boot_id().unwrap());
         assert!(!is_gone_here(&elsewhere), "another container of this boot");
     }
 }

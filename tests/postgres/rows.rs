@@ -493,6 +493,32 @@ fn unlogged_tables_of_a_standby_are_left_out() {
     assert_eq!(table(&facts.databases[0], "public", "big").rows, Some(60000));
 }
 
+/// The server counts the rows as it sends them, so nobody reads a table for its number of rows alone.
+#[test]
+fn a_large_table_is_read_once() {
+    let server = PostgresServer::shared();
+    two_large(&server, "rows_once");
+    let sessions =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = 'rows_once' AND application_name LIKE 'lifeboat:%'";
+    let scans = || -> u64 {
+        crate::faults::ends(&server, sessions);
+        let sql = "SELECT sum(seq_scan) FROM pg_stat_user_tables WHERE relname IN ('big', 'second')";
+        server.sql("rows_once", sql).parse().unwrap()
+    };
+    let spec = parted(server.socket_url("postgres", "rows_once"));
+    for (fingerprint, most) in [(Fingerprint::Rows, 2), (Fingerprint::None, 2), (Fingerprint::Content, u64::MAX)] {
+        let before = scans();
+        let mut spec = spec.clone();
+        spec.fingerprint = fingerprint;
+        let facts = facts_of(spec);
+        assert_eq!(sections(&facts), READ_HERE);
+        let read = scans() - before;
+        assert!((2..=most).contains(&read), "{fingerprint:?}: {read} times");
+        let rows = |name| table(&facts.databases[0], "public", name).rows;
+        assert_eq!((rows("big"), rows("second")), (Some(60000), Some(50000)), "{fingerprint:?}");
+    }
+}
+
 /// One table for each of two jobs is also what `jobs = 1` leaves alone.
 #[test]
 fn one_job_is_one_stream() {

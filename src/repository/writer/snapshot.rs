@@ -76,6 +76,7 @@ pub struct SnapshotWriter {
     seen: Arc<Seen>,
     /// The storage's time when this began, where objects are locked there.
     begun: Option<DateTime<Utc>>,
+    check_holds: Duration,
     /// Keeps a prune that deletes at once away until the header is there.
     _lock: Locked,
 }
@@ -214,8 +215,15 @@ impl SnapshotWriter {
             alarm,
             seen,
             begun,
+            check_holds: CHECK_HOLDS,
             _lock: lock,
         })
+    }
+
+    /// What was seen just before the header holds for another time.
+    pub fn with_check_holding(mut self, holds: Duration) -> Self {
+        self.check_holds = holds;
+        self
     }
 
     /// Set when this host has seen a newer snapshot than the repository holds: the repository has been rolled back.
@@ -368,7 +376,7 @@ impl SnapshotWriter {
         shared.state.set_streams(repository.id(), &draft.stream_notes)?;
         let finished: Vec<ObjectId> = refs.index.keys().copied().collect();
         shared.state.remove_unfinished_index(repository.id(), &finished)?;
-        if checked.elapsed() >= CHECK_HOLDS {
+        if checked.elapsed() >= self.check_holds {
             // Stopped, or sent to sleep, at the last moment: a prune may not have seen the header coming.
             self.check(&refs, refs_id, &refs_bytes)?;
         }

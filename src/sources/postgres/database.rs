@@ -15,7 +15,7 @@ use crate::policy::model::{Fingerprint, PostgresSpec};
 use crate::sources::run::{Linked, one_line};
 use crate::sources::{Capture, Sink, SourceError};
 use serde::Deserialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
 /// How often the locks are tried for.
@@ -74,6 +74,15 @@ impl Dump {
             Dump::Rows(rows) => rows.store(run, version, sink),
         }
     }
+
+    /// The tables of which the server itself will say how many rows it sent.
+    fn told(&self) -> impl Iterator<Item = (String, String)> {
+        let tables = match self {
+            Dump::ByPgDump(_) => &[][..],
+            Dump::Rows(rows) => rows.tables(),
+        };
+        tables.iter().map(|rows| (rows.table.schema.clone(), rows.table.name.clone()))
+    }
 }
 
 fn try_capture(
@@ -100,6 +109,7 @@ fn try_capture(
     let Begin { mut session, mut facts, dumps, .. } = begun;
     let version = session.version_text.clone();
     let version = version.as_str();
+    let told: HashSet<(String, String)> = dumps.iter().flat_map(Dump::told).collect();
     let (stored, counted) = std::thread::scope(|scope| {
         let threads: Vec<_> = dumps
             .into_iter()
@@ -113,7 +123,7 @@ fn try_capture(
                 })
             })
             .collect();
-        let counted = count(&mut session, &mut facts, spec.fingerprint, run);
+        let counted = count(&mut session, &mut facts, spec.fingerprint, &told, run);
         if counted.is_err() {
             linked.raise();
         }
@@ -259,10 +269,6 @@ impl Readable {
         for table in catalog::below_a_hash(session)? {
             columns.remove(&table);
         }
-        // A standby has no rows of unlogged tables, and says so by an error.
-        for table in facts.tables.iter().filter(|t| run.standby && t.persistence == "unlogged") {
-            columns.remove(&table.key());
-        }
         let mut readable = Self { columns, sessions: Vec::new(), count: 0 };
         let readers = readable.readers();
         let large = facts.tables.iter().filter(|t| readers.reads(t)).count();
@@ -334,11 +340,13 @@ fn read(session: &mut Session, run: &Run<'_>, at: String) -> Result<Database, Se
     })
 }
 
-/// Rows, contents and large objects, while the dumps are on their way.
+/// Rows, contents and large objects, while the dumps are on their way. Of the tables that are `told`, whose rows the server
+/// counts as it sends them, nothing is read a second time but contents.
 fn count(
     session: &mut Session,
     facts: &mut Database,
     fingerprint: Fingerprint,
+    told: &HashSet<(String, String)>,
     run: &Run<'_>,
 ) -> Result<(), SourceError> {
     let within = |e: SessionError, what: &str| {
@@ -353,8 +361,8 @@ fn count(
         true => catalog::columns(session).map_err(|e| within(e, "the columns"))?,
         false => HashMap::new(),
     };
-    let readable = |t: &&mut Table| t.has_data() && !(run.standby && t.persistence == "unlogged");
-    for table in facts.tables.iter_mut().filter(readable) {
+    let wanted = |t: &&mut Table| run.can_read(t) && (with_content || !told.contains(&t.key()));
+    for table in facts.tables.iter_mut().filter(wanted) {
         let own = with_content.then(|| columns.get(&table.key()).map_or(&[][..], Vec::as_slice));
         catalog::count(session, table, own)
             .map_err(|e| within(e, &format!("table {}.{}", table.schema, table.name)))?;
@@ -362,7 +370,8 @@ fn count(
     Ok(())
 }
 
-/// Holds what the dumps hold against what the server said: each table exactly once, with as many rows.
+/// Holds what the dumps hold against what the server said: each table exactly once, with as many rows. What the server told
+/// of a table as it sent the rows has been compared by [`rows`].
 fn prove(run: &Run<'_>, facts: &mut Database, stored: &[Stored<'_>]) -> Result<(), SourceError> {
     let problem = |text: String| {
         SourceError::hint(
@@ -385,8 +394,7 @@ fn prove(run: &Run<'_>, facts: &mut Database, stored: &[Stored<'_>]) -> Result<(
         let count = facts.large_objects.count;
         return Err(problem(format!("it holds {objects} large objects, and the server has {count}")));
     }
-    let readable = |t: &&mut Table| t.has_data() && !(run.standby && t.persistence == "unlogged");
-    for table in facts.tables.iter_mut().filter(readable) {
+    for table in facts.tables.iter_mut().filter(|t| run.can_read(t)) {
         let name = format!("{}.{}", table.schema, table.name);
         if name.contains('\u{fffd}') {
             continue; // not UTF-8: its name in the dump cannot be told

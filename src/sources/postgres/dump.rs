@@ -5,6 +5,7 @@
 
 use super::archive::{self, Report};
 use super::connection::{Connection, connection_string, dbname_option};
+use super::facts::Table;
 use super::parts::Part;
 use crate::base::cancel::Cancel;
 use crate::base::stream::StreamKind;
@@ -26,8 +27,15 @@ pub(super) struct Run<'a> {
     pub deadline: Deadline,
     pub stall: Duration,
     pub cancel: &'a Cancel,
-    /// The server is one, so that unlogged tables have no rows to read.
+    /// Whether the server is one.
     pub standby: bool,
+}
+
+impl Run<'_> {
+    /// Whether there are rows to read: a standby has none of unlogged tables, and says so by an error.
+    pub fn can_read(&self, table: &Table) -> bool {
+        table.has_data() && !(self.standby && table.persistence == "unlogged")
+    }
 }
 
 /// A `pg_dump` that has begun to write, which it does when it holds every lock.

@@ -6,8 +6,9 @@
 //!    sessions that read the rows of large tables enter it;
 //! 3. when every `pg_dump` has written its first bytes it holds its locks, as those sessions do: from here on nothing can
 //!    come between;
-//! 4. the dumps are stored while the side session counts rows (or reads contents) in the same snapshot;
-//! 5. the dumps' own row counts are held against the side session's, and only then the streams are finished.
+//! 4. the dumps are stored while the side session counts rows (or reads contents) in the same snapshot; of rows that are read
+//!    here the server says itself how many it sent;
+//! 5. the dumps' own row counts are held against the server's, and only then the streams are finished.
 //!
 //! Each database has one instant; several have one each. Roles have none.
 //!

@@ -1,8 +1,8 @@
 //! The rows of large tables as an archive of `pg_dump`'s custom format, written here: a table of contents with one entry
 //! for each table, then each table's block, as `pg_dump --format=custom --compress=0 --section=data` would write them.
 //!
-//! It counts when the server ended each `COPY` by itself and told as many rows as came; those are held against what the
-//! side session counted, as the rows of every dump are.
+//! It counts when the server ended each `COPY` by itself and told as many rows as came. It has counted them in the same
+//! snapshot then, so the side session does not.
 //!
 //! Layout as in [`super::archive`]; the version is 1.13, which every `pg_restore` since PostgreSQL 11 reads.
 
@@ -70,6 +70,10 @@ pub(super) fn begin(
 }
 
 impl Begun {
+    pub fn tables(&self) -> &[RowsOf] {
+        &self.tables
+    }
+
     /// Stores the rows. The stream is not finished yet: that is for whoever has checked everything.
     pub fn store<'s>(self, run: &Run<'_>, version: &str, sink: &'s dyn Sink) -> Result<Stored<'s>, SourceError> {
         let Begun { part, tables, mut wire, mut pace } = self;
