@@ -220,7 +220,7 @@ impl SnapshotWriter {
         })
     }
 
-    /// What was seen just before the header holds for another time.
+    /// A test sets lower how long it holds what was seen just before the header.
     pub fn with_check_holding(mut self, holds: Duration) -> Self {
         self.check_holds = holds;
         self

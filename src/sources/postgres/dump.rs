@@ -27,7 +27,7 @@ pub(super) struct Run<'a> {
     pub deadline: Deadline,
     pub stall: Duration,
     pub cancel: &'a Cancel,
-    /// Whether the server is one.
+    /// Whether the server is a standby.
     pub standby: bool,
 }
 

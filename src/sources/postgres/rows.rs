@@ -1,7 +1,7 @@
 //! The rows of large tables as an archive of `pg_dump`'s custom format, written here: a table of contents with one entry
 //! for each table, then each table's block, as `pg_dump --format=custom --compress=0 --section=data` would write them.
 //!
-//! It counts when the server ended each `COPY` by itself and told as many rows as came. It has counted them in the same
+//! It counts when the server ended each `COPY` by itself and told as many rows as came. The server has counted them in the same
 //! snapshot then, so the side session does not.
 //!
 //! Layout as in [`super::archive`]; the version is 1.13, which every `pg_restore` since PostgreSQL 11 reads.
@@ -61,6 +61,8 @@ pub(super) fn begin(
 ) -> Result<Begun, SessionError> {
     wire.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
     wire.execute(&format!("SET TRANSACTION SNAPSHOT {}", super::connection::literal(snapshot)))?;
+    // A pooler may have given the transaction another session of the server.
+    wire.settle()?;
     wire.execute(&format!("SET LOCAL lock_timeout = {}", LOCK_WAIT.as_millis()))?;
     for batch in tables.chunks(BATCH) {
         wire.execute(&catalog::lock_statement(batch.iter().map(|t| &t.table)))?;

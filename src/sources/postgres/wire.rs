@@ -115,6 +115,8 @@ impl From<SessionError> for CopyError {
 
 pub(super) struct Wire {
     socket: Socket,
+    /// The server's.
+    version: u32,
     buffer: Box<[u8]>,
     /// `next..end` has been read and not looked at.
     next: usize,
@@ -145,22 +147,25 @@ impl Wire {
         let entering = Limits { stall: limits.stall.min(ENTER_LIMIT), ..limits.clone() };
         let socket = connect(connection.account(), address, entering).map_err(|e| failed(e, "connect to"))?;
         let buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
-        let mut wire = Self { socket, buffer, next: 0, end: 0, thin: false };
+        let mut wire = Self { socket, version: server.version, buffer, next: 0, end: 0, thin: false };
         if is_tcp && connection.variable("PGSSLMODE") != Some("disable") && wire.offers_encryption()? {
             return Err(broken("encryption is offered there"));
         }
         wire.enter(connection, database)?;
-        for (since, setting) in SETTINGS {
-            if server.version >= *since {
-                wire.execute(setting)?;
-            }
-        }
+        wire.settle()?;
         let started = wire.value("SELECT extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text")?;
         if started.as_ref() != Some(&server.started) {
             return Err(broken("another server answers there"));
         }
         wire.socket.set_stall(limits.stall);
         Ok(wire)
+    }
+
+    /// Sets what decides how rows are written and how long that may take.
+    pub fn settle(&mut self) -> Result<(), SessionError> {
+        let known = SETTINGS.iter().filter(|(since, _)| self.version >= *since);
+        let settings: Vec<&str> = known.map(|(_, setting)| *setting).collect();
+        self.execute(&settings.join("; "))
     }
 
     /// Asks whoever answers, as libpq does: between us and the server there may be somebody who encrypts one half of the way.
@@ -218,12 +223,12 @@ impl Wire {
         }
     }
 
-    /// Runs one statement, whose rows nobody wants.
+    /// Runs statements whose rows nobody wants.
     pub fn execute(&mut self, sql: &str) -> Result<(), SessionError> {
         self.value(sql).map(drop)
     }
 
-    /// Runs one statement; the first value of its last row.
+    /// Runs statements; the first value of their last row.
     fn value(&mut self, sql: &str) -> Result<Option<String>, SessionError> {
         self.send(|out| frontend::query(sql, out))?;
         let (mut found, mut refused) = (None, None);
