@@ -10,8 +10,9 @@ use lifeboat::sources::SourceError;
 use lifeboat::sources::locate::{Locate, Located};
 use lifeboat::sources::postgres::{Limits, PostgresSource, sweep_local};
 use lifeboat::sources::proof::Verdict;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -61,15 +62,28 @@ fn captured(container: &TestContainer) -> Taken {
     Taken::of(&PostgresSource::new("db".parse().unwrap(), spec, Duration::from_secs(120), locate))
 }
 
-/// Memory of this host that servers of drills have begun to share since then; it would stay until the host is started anew.
-/// (What a server of another account shares is not theirs.)
+/// Memory of this host that servers of drills have begun to share since then and that none of them uses any more; it would
+/// stay until the host is started anew. (What a server of another account shares is not theirs, nor what a living one does: other
+/// tests have some. One that is ending gets the time to tidy up.)
 pub fn shared_memory_since(begin: SystemTime) -> Vec<String> {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let found = left_over(begin);
+        if found.is_empty() || Instant::now() > end {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn left_over(begin: SystemTime) -> Vec<String> {
     let nobody = Account::find("nobody").expect("the account nobody").uid;
     let begin = begin.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/dev/shm").unwrap().flatten() {
         let Ok(meta) = entry.metadata() else { continue };
-        if meta.uid() == nobody && meta.ctime() as u64 > begin {
+        let is_new = meta.uid() == nobody && meta.ctime() as u64 > begin;
+        if is_new && is_control(&entry.path()) && !is_mapped(&entry.path()) {
             found.push(entry.path().display().to_string());
         }
     }
@@ -77,11 +91,25 @@ pub fn shared_memory_since(begin: SystemTime) -> Vec<String> {
     for line in std::fs::read_to_string("/proc/sysvipc/shm").unwrap().lines().skip(1) {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let number = |n: usize| fields[n].parse::<u64>().unwrap();
-        if number(7) == u64::from(nobody) && number(13) > begin {
+        let is_new = number(7) == u64::from(nobody) && number(13) > begin;
+        if is_new && !Path::new("/proc").join(fields[4]).exists() {
             found.push(line.to_owned());
         }
     }
     found
+}
+
+/// The segment of a server that names its others: it is mapped for as long as the server lives, the others only now and then.
+fn is_control(file: &Path) -> bool {
+    const MAGIC: [u8; 4] = 0x9a50_3d32_u32.to_le_bytes();
+    let mut first = [0; 4];
+    std::fs::File::open(file).and_then(|mut file| file.read_exact(&mut first)).is_ok() && first == MAGIC
+}
+
+fn is_mapped(file: &Path) -> bool {
+    let file = file.to_str().unwrap();
+    let maps = std::fs::read_dir("/proc").unwrap().flatten().map(|process| process.path().join("maps"));
+    maps.filter_map(|maps| std::fs::read_to_string(maps).ok()).any(|maps| maps.contains(file))
 }
 
 /// Containers of drills that this process of the host started.
