@@ -26,6 +26,30 @@ fn keys_are_made_once_and_are_private_whatever_the_umask() {
     assert!(comment.contains(&format!("# recipient: {recipient}")) && comment.contains("# repository: SHA256:"));
 }
 
+/// A compose file in the checkout, and no engine on this machine: nothing runs that would have to stop. An engine that is there
+/// and does not answer may run anything.
+#[test]
+fn without_an_engine_nothing_has_to_stop() {
+    let world = World::new();
+    fs::write(world.app().join("compose.yaml"), "services:\n  web:\n    image: nginx\n").unwrap();
+    let socket = world.path("docker.sock");
+    let run = |args: &[&str]| -> Ran {
+        world.command(args).env("DOCKER_HOST", format!("unix://{}", socket.display())).output().unwrap().into()
+    };
+    run(&["init", "app", "--name", "shop"]).exits(0);
+    world.add_to_policy(UPLOADS);
+    run(&["snapshot"]).exits(0);
+    let file = world.app().join("uploads/one.txt");
+    fs::write(&file, "two\n").unwrap();
+    let restore = ["restore", "latest", "--in-place", "--only", "uploads", "--yes"];
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    run(&restore).exits(1).says(&["docker does not answer at"]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "two\n");
+    fs::remove_file(&socket).unwrap();
+    run(&restore).exits(0);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "one\n");
+}
+
 /// Whoever starts it lets everybody read what he makes: nothing of ours is so, and what is restored is as it was.
 #[test]
 fn whatever_holds_a_secret_is_private_whatever_the_umask() {

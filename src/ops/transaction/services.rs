@@ -11,6 +11,7 @@ use crate::repository::format::Manifest;
 use crate::sources::SourceError;
 use crate::sources::project::{Places, default_compose_files};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The longest that a service waits for another one to be healthy.
@@ -58,6 +59,9 @@ impl Services {
                 if policy.rollback.stop.is_empty() && !has_compose_files(policy) =>
             {
                 return Ok(Self::none("there is no compose project here: nothing is stopped"));
+            }
+            Err(e) if policy.rollback.stop.is_empty() && recorded.is_empty() && is_without_engine(&e) => {
+                return Ok(Self::none("no engine runs here, and the snapshot knows of no service: nothing is stopped"));
             }
             other => other.map_err(from_place)?,
         };
@@ -245,6 +249,12 @@ pub(super) fn is_up(container: &ContainerSummary) -> bool {
 
 fn has_compose_files(policy: &Policy) -> bool {
     !policy.app.compose_files.is_empty() || !default_compose_files(&policy.app.root).is_empty()
+}
+
+/// Whether there is not even the socket of an engine. (One that this user may not use has a socket, and may run anything.)
+fn is_without_engine(error: &PlaceError) -> bool {
+    let PlaceError::NoDocker { endpoint, .. } = error else { return false };
+    endpoint.strip_prefix("unix://").is_some_and(|socket| matches!(Path::new(socket).try_exists(), Ok(false)))
 }
 
 /// Whether a container is one of these stores, which a policy names by service or by container.
