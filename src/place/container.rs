@@ -24,6 +24,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
@@ -121,6 +123,10 @@ impl Place for ContainerPlace {
             lock(self.docker.shell_less()).insert(container.image_id.clone());
         }
         Ok(Box::new(ExecRunning::begin(&self.docker, &container, &command, &self.describe(), false)?))
+    }
+
+    fn socket(&self, path: &Path) -> Option<OwnedFd> {
+        self.docker.socket_inside(&self.resolve().ok()?, path)
     }
 }
 

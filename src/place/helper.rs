@@ -186,7 +186,8 @@ impl Docker {
         let options = query::RemoveContainerOptionsBuilder::new().force(true).v(true).build();
         let remove = self.client().remove_container(id, Some(options));
         match self.settle(format!("remove helper container {id}"), remove) {
-            Err(e) if !is_status(&e, 404) => Err(e),
+            // Gone, or somebody else is removing it.
+            Err(e) if !is_status(&e, 404) && !is_status(&e, 409) => Err(e),
             _ => Ok(()),
         }
     }

@@ -29,7 +29,8 @@ pub use owner::{is_gone as owner_is_gone, is_gone_here as owner_is_gone_here, ma
 use crate::base::cancel::Cancel;
 use crate::base::secret::Secret;
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What to run. Build it with [`Command::new`] and the methods.
@@ -231,6 +232,11 @@ pub trait Place: Send + Sync {
     fn describe(&self) -> String;
     /// Starts a command.
     fn start(&self, command: Command) -> Result<Box<dyn Running>, PlaceError>;
+
+    /// A socket of a place that is not this host itself, where this process can reach it.
+    fn socket(&self, _path: &Path) -> Option<OwnedFd> {
+        None
+    }
 
     /// Runs a command to its end and returns its standard output (at most `limit` bytes); a status other than 0 is
     /// [`PlaceError::Failed`].

@@ -9,7 +9,7 @@ use rustix::net::addr::SocketAddrArg;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -63,6 +63,12 @@ impl Socket {
             }
         }
         Err(last)
+    }
+
+    /// A socket of a container, that has been found already and that nobody can put another in the place of.
+    pub(crate) fn found(socket: &OwnedFd, peer: String, limits: Limits) -> io::Result<Self> {
+        let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
+        Ok(Self { peer, ..Self::unix(Path::new(&path), limits)? })
     }
 
     pub(crate) fn unix(path: &Path, limits: Limits) -> io::Result<Self> {

@@ -268,9 +268,14 @@ fn little_memory_ends_a_run_and_is_never_damage() {
 #[test]
 fn out_of_memory_ends_a_run_and_nothing_else() {
     let site = Site::new();
-    let begun = Instant::now();
-    assert_eq!(site.wrapped(&["env"], SNAPSHOT).code, 0);
-    let whole = begun.elapsed().as_secs_f64();
+    // The first one looks at more than the others do.
+    let timed = || {
+        site.put_back();
+        let begun = Instant::now();
+        assert_eq!(site.wrapped(&["env"], SNAPSHOT).code, 0);
+        begun.elapsed().as_secs_f64()
+    };
+    let whole = timed().min(timed());
     let (tries, mut killed) = (points(12, 4).len(), 0);
     // As the kernel's own killer does it: from outside, at any time of the run.
     for n in 1..=tries {

@@ -110,9 +110,13 @@ impl Site {
 #[test]
 fn a_snapshot_of_servers_that_is_killed_leaves_nothing() {
     let site = Site::new();
-    let begun = Instant::now();
-    site.world.run(&["snapshot", "--tag", "first"]).exits(0);
-    let whole = begun.elapsed();
+    // The first one looks at more than the others do.
+    let timed = |tag: &str| {
+        let begun = Instant::now();
+        site.world.run(&["snapshot", "--tag", tag]).exits(0);
+        begun.elapsed()
+    };
+    let mut whole = timed("first").min(timed("second"));
     let (mut kills, mut times) = (Vec::new(), 0);
     let known = || site.world.snapshots().into_iter().collect::<BTreeSet<_>>();
     let whether = |status: std::process::ExitStatus| status.signal() == Some(9) || status.code() == Some(137);
@@ -120,9 +124,15 @@ fn a_snapshot_of_servers_that_is_killed_leaves_nothing() {
         site.changes(n);
         let before = known();
         let mut child = site.under(&[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let begun = Instant::now();
         std::thread::sleep(whole * n as u32 / 6);
+        let has_ended = child.try_wait().unwrap().is_some();
         child.kill().unwrap();
         times += usize::from(whether(child.wait().unwrap()));
+        // It was done by then: the machine has become faster.
+        if has_ended {
+            whole = begun.elapsed() / 2;
+        }
         site.is_well(&format!("killed after {n} sixths"), &before);
     }
     for (at, (calls, n)) in CALLS.iter().enumerate() {

@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 const COMPOSE: &str = r#"
 services:
@@ -146,15 +147,22 @@ impl Site {
         fs::write(self.volume().join(name), text).unwrap();
     }
 
-    /// Helper containers whose run is dead; those of tests beside this one are alive.
-    fn helpers(&self) -> Vec<String> {
-        let format = "{{.Names}} {{.Label \"lifeboat.owner\"}}";
-        let listed = docker(["ps", "-a", "--filter", "label=lifeboat.role=place", "--format", format]);
-        let is_dead = |line: &&str| {
-            let pid = line.rsplit('/').nth(1).unwrap_or_default();
-            !Path::new("/proc").join(pid).exists()
-        };
-        listed.lines().filter(is_dead).map(str::to_owned).collect()
+    /// No helper container stays that has something of this site mounted. Somebody else's sweep may be at it.
+    fn no_helper_stays(&self, case: &str) {
+        let begin = Instant::now();
+        let root = self.world.path("");
+        let own = [self.project.name.as_str(), root.to_str().unwrap()];
+        loop {
+            let listed = docker(["ps", "-aq", "--filter", "label=lifeboat.role=place"]);
+            let mounts = |id: &&str| try_docker(["inspect", "-f", "{{json .Mounts}}", id]).stdout;
+            let is_own = |id: &&str| own.iter().any(|word| String::from_utf8_lossy(&mounts(id)).contains(word));
+            let left: Vec<&str> = listed.lines().filter(is_own).collect();
+            if left.is_empty() {
+                return;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(10), "{case}: {left:?}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// Nothing beside the live state but what is kept on purpose.
@@ -220,7 +228,7 @@ fn both_ways(uid: u32) {
     same(&before, &state(&site.volume()));
     assert_eq!(site.running(), ["api", "db", "worker"]);
     site.nothing_left();
-    assert_eq!(site.helpers(), Vec::<String>::new());
+    site.no_helper_stays("at the end");
 }
 
 #[test]
@@ -290,7 +298,7 @@ fn killed_while_services_are_down() {
             }
             // A helper that the kill left is gone with the next run.
             site.run(&["snapshot"]).exits(0);
-            assert_eq!(site.helpers(), Vec::<String>::new(), "{uid} {delay}");
+            site.no_helper_stays(&format!("{uid} {delay}"));
         }
     }
 }
@@ -318,5 +326,5 @@ fn root_s_own_files_by_a_user_in_group_docker() {
     same(&seconds(good), &seconds(without(state(&etc), &[])));
     site.run(&["restore", "--undo", "--yes"]).exits(0);
     same(&spoilt, &without(state(&etc), &[]));
-    assert_eq!(site.helpers(), Vec::<String>::new());
+    site.no_helper_stays("at the end");
 }

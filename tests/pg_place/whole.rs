@@ -163,7 +163,7 @@ fn the_window_is_short_and_others_come_back() {
         watching.join().unwrap()
     });
     println!("nobody could connect for {closed:?}");
-    assert!(closed < Duration::from_secs(5), "{closed:?}");
+    assert!(closed < Duration::from_secs(20), "{closed:?}");
     stage.step("confirm", &intent);
 }
 

@@ -176,15 +176,16 @@ fn cancelled_it_ends_within_seconds_and_leaves_nothing() {
     let taken = capture(&server, &["shop"]);
     // However fast the machine is, it is at work then.
     let setup = Setup::local().check("select pg_sleep(300) is null", None);
-    let (cancel, begin) = (setup.cancel.clone(), Instant::now());
-    let result = std::thread::scope(|scope| {
+    let cancel = setup.cancel.clone();
+    let (result, took) = std::thread::scope(|scope| {
         let thread = scope.spawn(|| setup.try_prove(&taken));
         std::thread::sleep(Duration::from_millis(1500));
         cancel.raise(15);
-        thread.join().unwrap()
+        let begin = Instant::now();
+        (thread.join().unwrap(), begin.elapsed())
     });
     assert!(matches!(result, Err(SourceError::Cancelled(_))), "{result:?}");
-    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert!(took < Duration::from_secs(20), "{took:?}");
 }
 
 /// A proof that goes on until somebody kills it: run by [`a_killed_drill_is_swept_by_the_next`] in a process of its own.
@@ -270,8 +271,9 @@ fn a_killed_drill_in_a_container_is_swept_by_the_next() {
     });
     let left = left.into_inner();
     assert_eq!(left.len(), 1);
-    let volume = docker(["inspect", "-f", "{{range .Mounts}}{{.Name}}{{end}}", &left[0]]);
-    // Another test's sweep may have been faster.
+    // Another test's sweep may be faster.
+    let volume = try_docker(["inspect", "-f", "{{range .Mounts}}{{.Name}}{{end}}", &left[0]]);
+    let volume = String::from_utf8(volume.stdout).unwrap().trim().to_owned();
     engine().sweep(chrono::Utc::now()).unwrap();
     assert!(!try_docker(["inspect", &left[0]]).status.success());
     assert!(

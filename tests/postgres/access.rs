@@ -1,6 +1,7 @@
 //! Who may, who may not, what is not there, and what a server's own settings must not do.
 
 use crate::bench::{NoTools, capture, captured, failure, full, large, meddled, midway, source, spec, table};
+use crate::faults::ends;
 use crate::port::free_port;
 use crate::postgres::PostgresServer;
 use lifeboat::policy::model::{Fingerprint, SecretRef};
@@ -150,6 +151,7 @@ fn sessions_of_another_run_are_noted() {
     let _ = left.wait();
     let found = warnings.iter().find(|w| w.contains("lifeboat:20260101T000000Z-deadbeef"));
     assert!(found.is_some_and(|w| w.contains("a session open")), "{warnings:?}");
+    ends(&server, "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'lifeboat:%'");
     let (_, _, warnings) = captured(spec(server.socket_url("postgres", "postgres")));
     assert!(warnings.is_empty(), "its own sessions are no others: {warnings:?}");
 }
@@ -203,7 +205,7 @@ fn limits_and_names_that_a_database_sets_for_its_sessions_do_no_harm() {
          CREATE DOMAIN version AS text; CREATE TABLE alembic_version (version_num version); \
          INSERT INTO alembic_version VALUES ('x'); \
          ALTER DATABASE hostile SET search_path = evil, pg_catalog, public; \
-         ALTER DATABASE hostile SET statement_timeout = '30ms'; ALTER DATABASE hostile SET lock_timeout = '1ms'; \
+         ALTER DATABASE hostile SET statement_timeout = '1s'; ALTER DATABASE hostile SET lock_timeout = '1ms'; \
          ALTER DATABASE hostile SET idle_in_transaction_session_timeout = '100ms'; \
          ALTER DATABASE hostile SET datestyle = 'German'; ALTER DATABASE hostile SET bytea_output = 'escape'; \
          ALTER DATABASE hostile SET standard_conforming_strings = off; ALTER DATABASE hostile SET quote_all_identifiers = on; \
@@ -211,7 +213,7 @@ fn limits_and_names_that_a_database_sets_for_its_sessions_do_no_harm() {
     );
     let mut content = spec(server.socket_url("postgres", "hostile"));
     content.fingerprint = Fingerprint::Content;
-    let (_, result, _) = midway(&source(content), |_| std::thread::sleep(Duration::from_millis(400)));
+    let (_, result, _) = midway(&source(content), |_| std::thread::sleep(Duration::from_millis(1500)));
     let facts: Facts = serde_json::from_value(result.unwrap_or_else(|e| panic!("{}", full(&e))).facts).unwrap();
     let d = &facts.databases[0];
     assert_eq!((table(d, "public", "t").rows, table(d, "public", "pairs").rows), (Some(2000), Some(1)));

@@ -1,16 +1,11 @@
-//! What is captured comes back: every kind of content, odd names, parts, standbys, containers, and under load.
+//! What is captured comes back: every kind of content, odd names, parts, standbys, and under load.
 
 use crate::bench::{capture, captured, failure, full, midway, source, spec, table};
-use crate::docker;
 use crate::postgres::PostgresServer;
-use lifeboat::place::ContainerPlace;
-use lifeboat::policy::model::{Databases, Fingerprint, PostgresSpec, Target};
-use lifeboat::sources::locate::{Locate, Located};
+use lifeboat::policy::model::{Databases, Fingerprint, Target};
+use lifeboat::sources::postgres::Limits;
 use lifeboat::sources::postgres::facts::{Database, Facts};
-use lifeboat::sources::postgres::{Limits, PostgresSource};
-use lifeboat::sources::{Source, SourceError};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A schema with the things that dumps get wrong.
@@ -298,122 +293,4 @@ fn a_standby_without_the_rows_of_unlogged_tables() {
     assert!(warnings.iter().any(|w| w.contains("is a standby")), "{warnings:?}");
     primary.restore("again", &[sink.bytes("app.dump")]);
     assert_eq!(primary.sql("again", "SELECT (SELECT count(*) FROM t), (SELECT count(*) FROM u)"), "100|0");
-}
-
-/// A server in a container that asks everybody for a password, and publishes no port.
-fn in_container() -> docker::TestContainer {
-    docker::engine();
-    let script = "B=/usr/lib/postgresql/15/bin; D=/var/lib/postgresql/d; printf 's3cret-from-file\n' >/tmp/pw; chmod 644 /tmp/pw; \
-        mkdir -p /var/run/postgresql /var/lib/postgresql; chown 70:70 /var/run/postgresql /var/lib/postgresql; \
-        as() { setpriv --reuid=70 --regid=70 --clear-groups \"$@\"; }; \
-        as $B/initdb -N -A scram-sha-256 -U keeper --pwfile=/tmp/pw -E UTF8 --locale=C.UTF-8 -D $D >/dev/null; \
-        exec setpriv --reuid=70 --regid=70 --clear-groups $B/postgres -D $D -F -c listen_addresses='' \
-          -c unix_socket_directories=/var/run/postgresql -c dynamic_shared_memory_type=posix";
-    let options = [
-        "-e",
-        "POSTGRES_USER=keeper",
-        "-e",
-        "POSTGRES_PASSWORD_FILE=/tmp/pw",
-        "-e",
-        "POSTGRES_DB=shop",
-        "--network",
-        "none",
-    ];
-    let container = docker::TestContainer::run(&options, docker::IMAGE, &["bash", "-ec", script]);
-    let begin = Instant::now();
-    while !docker::try_docker(["exec", &container.id, "pg_isready", "-q", "-h", "/var/run/postgresql"]).status.success()
-    {
-        assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", docker::try_docker(["logs", &container.id]));
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    container_sql(&container, "postgres", "CREATE DATABASE shop");
-    container
-}
-
-fn container_sql(container: &docker::TestContainer, database: &str, sql: &str) -> String {
-    let connection = format!("host=/var/run/postgresql user=keeper password=s3cret-from-file dbname={database}");
-    docker::docker([
-        "exec",
-        "-i",
-        &container.id,
-        "psql",
-        "-XqAt",
-        "-v",
-        "ON_ERROR_STOP=1",
-        "-d",
-        &connection,
-        "-c",
-        sql,
-    ])
-}
-
-fn container_source(container: &docker::TestContainer) -> PostgresSource {
-    let engine = docker::engine();
-    let locate: Locate = Arc::new(move |target| {
-        let Target::Container(name) = target else { panic!("{target:?}") };
-        let place = ContainerPlace::named(&engine, name.clone());
-        let env = place.resolve()?.env.into_iter().collect();
-        Ok(Located { place: Arc::new(place), env })
-    });
-    let spec = PostgresSpec {
-        target: Target::Container(container.name.clone()),
-        jobs: 4,
-        fingerprint: Fingerprint::Content,
-        ..spec(String::new())
-    };
-    PostgresSource::new("db".parse().unwrap(), spec, Duration::from_secs(120), locate)
-}
-
-#[test]
-fn a_server_in_a_container_with_its_own_environment() {
-    let container = in_container();
-    container_sql(
-        &container,
-        "shop",
-        "CREATE TABLE items AS SELECT i, md5(i::text) || repeat('x', 200) AS t FROM generate_series(1, 50000) AS i",
-    );
-    let source = container_source(&container);
-    source.probe(&Default::default()).unwrap();
-    let (sink, result) = capture(&source);
-    let facts: Facts = serde_json::from_value(result.unwrap_or_else(|e| panic!("{}", full(&e))).facts).unwrap();
-    let d = &facts.databases[0];
-    assert_eq!((facts.user.as_str(), d.name.as_str(), d.proved), ("keeper", "shop", true));
-    assert_eq!(table(d, "public", "items").rows, Some(50_000));
-
-    let server = PostgresServer::shared();
-    server.sql("postgres", "CREATE ROLE keeper SUPERUSER");
-    server.restore("from_container", &[sink.bytes("shop.dump")]);
-    let mut again = spec(server.socket_url("postgres", "from_container"));
-    again.fingerprint = Fingerprint::Content;
-    let (_, again, _) = captured(again);
-    assert_eq!(table(&again.databases[0], "public", "items").content, table(d, "public", "items").content);
-
-    // Ended in the middle: neither the tool nor its session stays.
-    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'lifeboat:%'";
-    let (_, result, took) = midway(&source, |bench| {
-        assert_ne!(container_sql(&container, "postgres", sessions), "0");
-        bench.cancel.raise(2);
-    });
-    assert!(matches!(result, Err(SourceError::Cancelled(_))), "{result:?}");
-    assert!(took < Duration::from_secs(20), "{took:?}");
-    let begin = Instant::now();
-    while container_sql(&container, "postgres", sessions) != "0" {
-        assert!(begin.elapsed() < Duration::from_secs(20), "a backend goes on by itself");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    let processes = docker::docker(["top", &container.id]);
-    assert!(!processes.contains("pg_dump") && !processes.contains("psql"), "{processes}");
-
-    // Its password is no longer the one that its environment tells.
-    container_sql(&container, "postgres", "ALTER ROLE keeper PASSWORD 'an0ther'");
-    let error = full(&capture(&source).1.unwrap_err());
-    assert!(
-        error.contains("password authentication failed for user \"keeper\" on container lifeboat-test-"),
-        "{error}"
-    );
-    assert!(error.contains("POSTGRES_PASSWORD") && !error.contains("s3cret") && !error.contains("an0ther"), "{error}");
-
-    docker::docker(["kill", &container.id]);
-    let error = full(&capture(&source).1.unwrap_err());
-    assert!(error.contains("is exited, not running"), "{error}");
 }

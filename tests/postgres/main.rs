@@ -2,6 +2,7 @@
 
 mod access;
 mod bench;
+mod container;
 mod content;
 #[path = "../support/docker.rs"]
 mod docker;

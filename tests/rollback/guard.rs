@@ -30,7 +30,7 @@ fn what_goes_well_stays_and_is_captured() {
     let lock = site.world.path(&format!("state/{}.lock", site.project.name));
     assert!(lock.exists());
     let held =
-        format!("flock {0} sleep 3 >/dev/null 2>&1 & while flock -n {0} true; do sleep 0.05; done", lock.display());
+        format!("flock {0} sleep 6 >/dev/null 2>&1 & while flock -n {0} true; do sleep 0.05; done", lock.display());
     let waited = site.run(&["guard", "--tag", "v3", "--", &script(&site, &held)]).exits(0);
     waited.says(&["waiting for another run of policy"]);
     // What the release has broken for captures alone is no reason to take it back, and is told.

@@ -225,7 +225,7 @@ fn a_step_on_services_fails() {
         }
         is_as_before(&site);
     }
-    let gone = Case::by("settle compose|switch compose", When::Stopping, throw_away, &["image"]);
+    let gone = Case::by("settle compose|switch compose|start", When::Stopping, throw_away, &["image"]);
     fails(&site, &gone, TO_ONE, 1, |_| {});
     is_as_before(&site);
 }

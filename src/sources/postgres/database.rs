@@ -197,8 +197,10 @@ fn begin(run: &Run<'_>, spec: &PostgresSpec, limits: &Limits) -> Result<Attempt<
     let mut facts = read(&mut session, run, exported.at)?;
     let owned = catalog::owned_sequences(&mut session)?;
     // Patterns of odd names must reach the server in its own encoding.
-    let may_divide = spec.jobs > 1 && !run.connection.through_exec && facts.properties.encoding == "UTF8";
+    let may_divide = spec.jobs > 1 && facts.properties.encoding == "UTF8";
     let mut readable = if may_divide { Readable::open(run, &mut session, &facts, spec, limits)? } else { None };
+    // Several execs at once are no faster than one: all that they give goes through the engine.
+    let may_divide = may_divide && (!run.connection.through_exec || readable.is_some());
     let parts = parts::divide(&Divide {
         database: run.database,
         tables: &facts.tables,

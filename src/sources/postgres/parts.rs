@@ -1,7 +1,7 @@
 //! How a database is divided into streams: one, or several that are dumped at the same time from one snapshot.
 //!
-//! Several pay when there is much to read and the server is reached by a socket; through a container's exec they do
-//! not. Then: `pre-data` (definitions), `data-1` (every row that no other part holds, the values of sequences, large
+//! Several pay when there is much to read and the server is reached by a socket, be it a container's; through a container's
+//! exec they do not. Then: `pre-data` (definitions), `data-1` (every row that no other part holds, the values of sequences, large
 //! objects), `data-2` … (the rows of single large tables), `post-data` (indexes, constraints, triggers). They are loaded in
 //! this order, and together hold each thing exactly once.
 //!

@@ -3,7 +3,7 @@
 //! `pg_dump` handles each row three times, and its pipe carries each byte twice more; of a dump's CPU time that is a quarter.
 //! Here a row is read where the server's message has it.
 //!
-//! Only where nothing is given up for it: through a socket of this host, or by TCP where nobody asked for encryption, whoever
+//! Only where nothing is given up for it: through a socket of this host or of a container on it, or by TCP where nobody asked for encryption, whoever
 //! answers there offers none, and libpq's own session has none at the server's end either; and with a login that shows nobody a
 //! password. Everything else is `pg_dump`'s.
 
@@ -11,8 +11,8 @@ use super::connection::Connection;
 use super::pace::Pace;
 use super::session::{Session, SessionError};
 use crate::base::threads;
-use crate::place::PlaceError;
 use crate::place::account::Account;
+use crate::place::{Place, PlaceError};
 use crate::sources::SourceError;
 use crate::sources::run::one_line;
 use crate::sources::socket::{Limits, Socket};
@@ -21,6 +21,7 @@ use fallible_iterator::FallibleIterator;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::backend::{DataRowBody, ErrorFields, Message};
 use postgres_protocol::message::frontend;
+use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -59,13 +60,15 @@ const SETTINGS: &[(u32, &str)] = &[
 pub(super) struct Server {
     pub version: u32,
     pub port: u16,
+    /// The socket that libpq has found it at; absent where it was by TCP.
+    pub socket: Option<PathBuf>,
     /// When it was started, by its own clock: two servers never agree on that.
     pub started: String,
     /// libpq has agreed with it on TLS or GSSAPI.
     pub encrypted: bool,
 }
 
-/// What the side session tells of the server; `None` where this user may not ask.
+/// What the side session tells of the server and of its own way there; `None` where this user may not ask.
 pub(super) fn server(session: &mut Session) -> Result<Option<Server>, SessionError> {
     #[derive(serde::Deserialize)]
     struct May {
@@ -76,6 +79,8 @@ pub(super) fn server(session: &mut Session) -> Result<Option<Server>, SessionErr
         port: String,
         started: String,
         encrypted: bool,
+        libpq_host: String,
+        libpq_port: String,
     }
     let knows_gss = session.version >= 120_000;
     let (may_gss, gss) = match knows_gss {
@@ -94,10 +99,12 @@ pub(super) fn server(session: &mut Session) -> Result<Option<Server>, SessionErr
     }
     let told: Told = session.one(&format!(
         "SELECT current_setting('port') AS port, extract(epoch FROM pg_postmaster_start_time())::text AS started, \
-         EXISTS (SELECT FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl){gss} AS encrypted"
+         EXISTS (SELECT FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl){gss} AS encrypted, \
+         :'HOST' AS libpq_host, :'PORT' AS libpq_port"
     ))?;
     let port = told.port.parse().unwrap_or(PORT);
-    Ok(Some(Server { version: session.version, port, started: told.started, encrypted: told.encrypted }))
+    let socket = told.libpq_host.starts_with('/').then(|| socket(&told.libpq_host, &told.libpq_port));
+    Ok(Some(Server { version: session.version, port, socket, started: told.started, encrypted: told.encrypted }))
 }
 
 /// Rows on their way out, or why they stopped.
@@ -129,6 +136,8 @@ pub(super) struct Wire {
 #[derive(Debug, PartialEq)]
 enum Address {
     Socket(PathBuf),
+    /// In the place that the tools run in.
+    Inside(PathBuf),
     Tcp(String, u16),
 }
 
@@ -141,11 +150,15 @@ impl Wire {
         limits: &Limits,
     ) -> Result<Self, SessionError> {
         let broken = |text: &str| SessionError::Broken { text: text.to_owned() };
-        let address = address(|name| connection.variable(name), server);
+        let address = match connection.through_exec {
+            true => server.socket.clone().map(Address::Inside),
+            false => address(|name| connection.variable(name), server),
+        };
         let address = address.ok_or_else(|| broken("not reached without encryption"))?;
         let is_tcp = matches!(address, Address::Tcp(..));
         let entering = Limits { stall: limits.stall.min(ENTER_LIMIT), ..limits.clone() };
-        let socket = connect(connection.account(), address, entering).map_err(|e| failed(e, "connect to"))?;
+        let socket = connect(connection.place(), connection.account(), address, entering)
+            .map_err(|e| failed(e, "connect to"))?;
         let buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
         let mut wire = Self { socket, version: server.version, buffer, next: 0, end: 0, thin: false };
         if is_tcp && connection.variable("PGSSLMODE") != Some("disable") && wire.offers_encryption()? {
@@ -412,10 +425,15 @@ fn walk(buffer: &mut [u8], next: &mut usize, missing: &mut usize, rows: &mut u64
     }
 }
 
+/// A server's socket in a folder.
+fn socket(folder: &str, port: impl Display) -> PathBuf {
+    Path::new(folder).join(format!(".s.PGSQL.{port}"))
+}
+
 /// Where the server is by libpq's variables, if it can be talked to there as libpq does.
 fn address<'a>(variable: impl Fn(&str) -> Option<&'a str>, server: &Server) -> Option<Address> {
     let port = variable("PGPORT").map(|port| port.parse().ok());
-    let socket = |folder: &str, port: u16| Address::Socket(Path::new(folder).join(format!(".s.PGSQL.{port}")));
+    let socket = |folder: &str, port: u16| Address::Socket(socket(folder, port));
     match variable("PGHOST") {
         // Debian's tools find the port by themselves.
         None => Some(socket(SOCKET_FOLDER, port.unwrap_or(Some(server.port))?)),
@@ -428,9 +446,13 @@ fn address<'a>(variable: impl Fn(&str) -> Option<&'a str>, server: &Server) -> O
 }
 
 /// Connects, to a socket as the account that the tools run as: the server asks the kernel who calls.
-fn connect(account: Option<&str>, address: Address, limits: Limits) -> io::Result<Socket> {
+fn connect(place: &dyn Place, account: Option<&str>, address: Address, limits: Limits) -> io::Result<Socket> {
     let path = match address {
         Address::Tcp(host, port) => return Socket::tcp(&host, port, limits),
+        Address::Inside(path) => {
+            let socket = place.socket(&path).ok_or(io::ErrorKind::NotFound)?;
+            return Socket::found(&socket, place.describe(), limits);
+        }
         Address::Socket(path) => path,
     };
     let Some(account) = account else { return Socket::unix(&path, limits) };
@@ -480,10 +502,11 @@ mod tests {
     use super::*;
     use crate::base::cancel::Cancel;
     use crate::base::fuzz::Fuzz;
+    use crate::place::HostPlace;
     use crate::sources::run::Deadline;
 
     fn address_of(encrypted: bool, variables: &[(&str, &'static str)]) -> Option<Address> {
-        let server = Server { version: 150_000, port: 5433, started: String::new(), encrypted };
+        let server = Server { version: 150_000, port: 5433, socket: None, started: String::new(), encrypted };
         address(|name| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| *value), &server)
     }
 
@@ -522,7 +545,7 @@ mod tests {
         let limits = Limits { what: "nothing", stall: limit, deadline: Deadline::after(limit), cancel: Cancel::new() };
         let own = rustix::process::geteuid();
         for account in [Some("nobody"), None] {
-            let socket = match connect(account, Address::Socket(path.clone()), limits.clone()) {
+            let socket = match connect(&HostPlace::new(), account, Address::Socket(path.clone()), limits.clone()) {
                 // Only root can be another.
                 Err(error) if account.is_some() && !own.is_root() => {
                     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
@@ -535,7 +558,7 @@ mod tests {
             assert_eq!(uid, account.map_or(own.as_raw(), |name| Account::find(name).unwrap().uid));
             drop(socket);
         }
-        assert!(connect(Some("nobody-of-this-name"), Address::Socket(path), limits).is_err());
+        assert!(connect(&HostPlace::new(), Some("nobody-of-this-name"), Address::Socket(path), limits).is_err());
         assert_eq!(rustix::process::geteuid(), own, "no other thread became another");
     }
 

@@ -42,7 +42,7 @@ def sql(text):
         "PGUSER": unquote(url.username),
         "PGPASSWORD": unquote(url.password),
         "PGDATABASE": url.path.lstrip("/"),
-        "PGCONNECT_TIMEOUT": "2",
+        "PGCONNECT_TIMEOUT": "10",
     }
     return run(["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "--single-transaction", "-f", "-"], environment, text)
 

@@ -45,7 +45,7 @@ pub(super) fn look(admin: &Admin<'_>, facts: &Facts, wanted: &Wanted<'_>) -> Lea
     if wanted.mode == Mode::Beside {
         return leaving;
     }
-    let until = Instant::now() + BUDGET;
+    let mut left = BUDGET;
     let mut rows = Vec::new();
     for (database, to) in wanted.databases.iter().zip(wanted.moves) {
         let whole = wanted.mode != Mode::Tables;
@@ -55,7 +55,7 @@ pub(super) fn look(admin: &Admin<'_>, facts: &Facts, wanted: &Wanted<'_>) -> Lea
             }
             continue;
         }
-        let counter = Counter { admin, database: &to.live, until };
+        let mut counter = Counter { admin, database: &to.live, left: &mut left };
         let looked = counter.look(&|t| wanted.takes(&t.schema, &t.name));
         match looked {
             Ok(Looked { live, counted, large_objects }) => {
@@ -105,7 +105,8 @@ struct Looked {
 struct Counter<'a> {
     admin: &'a Admin<'a>,
     database: &'a str,
-    until: Instant,
+    /// Of the time for counting, which getting there is no part of.
+    left: &'a mut Duration,
 }
 
 impl Counter<'_> {
@@ -113,7 +114,7 @@ impl Counter<'_> {
         Session::open(&self.admin.connection, self.database, self.admin.deadline, self.admin.cancel)
     }
 
-    fn look(&self, takes: &dyn Fn(&LiveTable) -> bool) -> Result<Looked, SessionError> {
+    fn look(&mut self, takes: &dyn Fn(&LiveTable) -> bool) -> Result<Looked, SessionError> {
         let mut session = self.open()?;
         let live = Live::read(&mut session)?;
         #[derive(Deserialize)]
@@ -129,15 +130,12 @@ impl Counter<'_> {
     }
 
     /// Rows of as many tables as the time allows.
-    fn count(&self, session: Session, tables: &[&LiveTable]) -> HashMap<Key, u64> {
+    fn count(&mut self, session: Session, tables: &[&LiveTable]) -> HashMap<Key, u64> {
         let mut counted = HashMap::new();
         let (mut session, mut reopened) = (Some(session), 0);
         let mut rest = tables;
-        while !rest.is_empty() {
-            let left = self.until.saturating_duration_since(Instant::now());
-            if left < LEAST {
-                break;
-            }
+        while !rest.is_empty() && *self.left >= LEAST {
+            let begin = Instant::now();
             let (batch, behind) = rest.split_at(batch_length(rest));
             rest = behind;
             let Some(mut open) = session.take().or_else(|| {
@@ -147,7 +145,7 @@ impl Counter<'_> {
                 break;
             };
             // What cannot be counted after all (the time, a lock) breaks its statement and the session with it.
-            match count_batch(&mut open, batch, left) {
+            match count_batch(&mut open, batch, *self.left) {
                 Ok(rows) => {
                     let keys = batch.iter().map(|t| (t.schema.clone(), t.name.clone()));
                     counted.extend(keys.zip(rows));
@@ -155,6 +153,7 @@ impl Counter<'_> {
                 }
                 Err(error) => tracing::debug!(?error, database = self.database, "rows are estimated"),
             }
+            *self.left = self.left.saturating_sub(begin.elapsed());
         }
         if let Some(session) = session {
             let _ = session.close();
