@@ -748,16 +748,20 @@ fn a_switch_that_is_killed_is_finished_or_taken_back() {
         child.kill().unwrap();
         child.wait().unwrap();
     };
-    // From its begin until after its end, in twelve steps.
-    let intent = bench.plan(&taken).unwrap();
-    order(dir.path(), bench, &taken, Some(&intent));
-    bench.prepare(&taken, &intent).unwrap();
-    let begun = std::time::Instant::now();
-    said_by(child_of(dir.path(), "switch"));
-    let whole = begun.elapsed().as_millis() as u64;
-    bench.steps(&["back", "discard_new"], &intent);
+    // From its begin until after its end, in twelve steps. The machine is not always as fast.
+    let timed = || {
+        let intent = bench.plan(&taken).unwrap();
+        order(dir.path(), bench, &taken, Some(&intent));
+        bench.prepare(&taken, &intent).unwrap();
+        let begun = std::time::Instant::now();
+        said_by(child_of(dir.path(), "switch"));
+        bench.steps(&["back", "discard_new"], &intent);
+        begun.elapsed().as_millis() as u64
+    };
+    let whole = (0..3).map(|_| timed()).min().unwrap();
     let mut halves = 0;
-    for (round, delay) in (1..=12).map(|n| whole * n / 10).enumerate() {
+    let extra = [0, whole * 4];
+    for (round, delay) in (1..=12).map(|n| whole * n / 8).chain(extra).enumerate() {
         let intent = bench.plan(&taken).unwrap();
         order(dir.path(), bench, &taken, Some(&intent));
         bench.prepare(&taken, &intent).unwrap();
@@ -776,7 +780,7 @@ fn a_switch_that_is_killed_is_finished_or_taken_back() {
         assert_eq!((stack.kept().len(), fs::read_dir(stack.root()).unwrap().count()), (0, 1), "{delay} ms");
     }
     assert!(
-        (1..12).contains(&halves),
+        (1..14).contains(&halves),
         "some were killed before the first name moved, some after: {halves} of {whole} ms"
     );
 }

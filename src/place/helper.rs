@@ -199,8 +199,11 @@ impl Docker {
             let label = |name: &str| container.labels.get(name).map(String::as_str).unwrap_or_default();
             let late = label(DEADLINE).parse::<i64>().is_ok_and(|deadline| deadline < now.timestamp());
             if late || owner::is_gone(label(OWNER)) {
-                self.remove_helper(&container.id)?;
-                removed.push(container.name);
+                match self.remove_helper(&container.id) {
+                    Ok(()) => removed.push(container.name),
+                    // It is nobody's any more, and the next sweep tries again.
+                    Err(error) => tracing::warn!(container = container.name, %error, "a helper of a dead run stays"),
+                }
             }
         }
         Ok(removed)
@@ -301,16 +304,7 @@ impl Docker {
 
     /// A container that sees `source` at [`TREE`]; never started.
     fn tree_helper(&self, source: &TreeSource, read_only: bool) -> Result<Helper, PlaceError> {
-        let image = match self.any_image()? {
-            Some(image) => image,
-            None => {
-                return Err(PlaceError::Docker {
-                    what: format!("read {source}"),
-                    source: "there is no image on this machine to make a container of".into(),
-                });
-            }
-        };
-        self.helper(&HelperSpec {
+        let of = |image| HelperSpec {
             role: "tree".into(),
             image,
             command: vec!["never-started".into()],
@@ -320,7 +314,18 @@ impl Docker {
             tmpfs: Vec::new(),
             memory_bytes: None,
             lifetime: TREE_LIFETIME,
-        })
+        };
+        let image = || {
+            self.any_image()?.ok_or_else(|| PlaceError::Docker {
+                what: format!("read {source}"),
+                source: "there is no image on this machine to make a container of".into(),
+            })
+        };
+        match self.helper(&of(image()?)) {
+            // Somebody has just removed that image.
+            Err(error) if is_status(&error, 404) => self.helper(&of(image()?)),
+            made => made,
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 use crate::everything::{SOURCES, documents_are_equal, the_database_loads};
 use crate::stack::{Process, Stack, host, processes, source};
 use crate::world::{CANARY, Ran};
+use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -162,13 +163,14 @@ fn a_killed_run_leaves_nothing(stack: &Stack) {
     let mut run = Killed(stack.command(&["snapshot"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     let limit = Instant::now() + Duration::from_secs(60);
     let left = loop {
-        if let [dump] = dumps().as_slice() {
+        // Halted, so that it cannot end by itself, if it has not yet.
+        if let [dump] = dumps().as_slice()
+            && rustix::process::kill_process(Pid::from_raw(*dump as i32).unwrap(), Signal::STOP).is_ok()
+        {
             break *dump;
         }
         assert!(run.0.try_wait().unwrap().is_none() && Instant::now() < limit, "pg_dump was never seen");
     };
-    // Halted, so that it cannot end by itself.
-    host("kill", &["-STOP", &left.to_string()]);
     run.0.kill().unwrap();
     run.0.wait().unwrap();
     std::thread::sleep(Duration::from_millis(500));

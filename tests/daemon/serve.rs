@@ -236,7 +236,7 @@ fn policies_run_beside_each_other_within_the_limit() {
         let busy = world.path("at-work");
         // Each waits for the other, who may be a while coming.
         let run = format!(
-            "echo {name} >>{0}; for i in $(seq 30); do [ $(wc -l <{0}) = 2 ] && break; sleep 0.1; done; \
+            "echo {name} >>{0}; for i in $(seq 100); do [ $(wc -l <{0}) = 2 ] && break; sleep 0.1; done; \
              cat {0}; sleep 0.5; sed -i /{name}/d {0}",
             busy.display()
         );

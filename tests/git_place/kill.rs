@@ -6,7 +6,7 @@
 //! each: it counts, and at one number runs the real one under strace with a signal at one call.
 
 use crate::bench::{Bench, capture, commit, git, mode, same, state, write};
-use crate::{ID, Lab, edit, go_on};
+use crate::{ID_OF_THE_TEST, Lab, edit, go_on, id};
 use lifeboat::sources::placing::Intent;
 use std::collections::BTreeMap;
 use std::fs;
@@ -118,6 +118,7 @@ impl Site {
         ]);
         let mut command = Command::new(argv[0]);
         command.args(&argv[1..]).env("GIT_PLACE_STEP", step).env("GIT_PLACE_DIR", self.dir());
+        command.env(ID_OF_THE_TEST, id());
         if scripts {
             let path = std::env::var("PATH").unwrap();
             command.env("PATH", format!("{}:{path}", self.dir().join("programs").display()));
@@ -234,7 +235,7 @@ fn intent(dir: &Path) -> Intent {
 #[ignore = "the other tests start it"]
 fn the_process_that_is_killed() {
     let Some(dir) = std::env::var_os("GIT_PLACE_DIR").map(PathBuf::from) else { return };
-    let bench = Bench::new(&dir.join("app"), &dir.join("state").join(ID), ID);
+    let bench = Bench::new(&dir.join("app"), &dir.join("state").join(id()), id());
     let intent = intent(&dir);
     match std::env::var("GIT_PLACE_STEP").unwrap().as_str() {
         "switch" => bench.switch(&intent).unwrap(),
@@ -256,7 +257,7 @@ fn every_git_carries_the_mark_of_its_transaction() {
         site.set(&[("count", "0"), ("at", "0"), ("marks", "")]);
         assert!(site.child(step, &[], true).success());
         let marks = fs::read_to_string(site.dir().join("programs/marks")).unwrap();
-        assert!(marks.lines().count() > 3 && marks.lines().all(|mark| mark == ID), "{step}: {marks}");
+        assert!(marks.lines().count() > 3 && marks.lines().all(|mark| mark == id()), "{step}: {marks}");
     }
 }
 

@@ -20,7 +20,16 @@ mod taken;
 #[allow(dead_code, reason = "another binary uses the rest")]
 mod world;
 
-const ID: &str = "20261120T030000Z-00000001";
+/// Of this process and those that it starts: what looks for a transaction's programs looks at the whole machine.
+fn id() -> &'static str {
+    static ID: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    ID.get_or_init(|| {
+        let random = || hex::encode(lifeboat::base::ids::random_bytes::<4>().unwrap());
+        std::env::var(ID_OF_THE_TEST).unwrap_or_else(|_| format!("20261120T030000Z-{}", random()))
+    })
+}
+
+const ID_OF_THE_TEST: &str = "GIT_PLACE_ID";
 
 struct Lab {
     dir: tempfile::TempDir,
@@ -56,7 +65,7 @@ impl Lab {
     }
 
     fn bench(&self) -> Bench {
-        self.transaction(ID)
+        self.transaction(id())
     }
 
     fn transaction(&self, id: &str) -> Bench {
@@ -249,7 +258,7 @@ fn untracked_files_in_the_way_are_kept_beside() {
     let said = intent.lines.join("\n");
     for name in ["config/a", "flat", "deep", "linked"] {
         assert!(said.contains(&format!("{name}, which git does not track, is in the way")), "{name}: {said}");
-        assert!(app.join(format!("{name}.lifeboat-{ID}")).symlink_metadata().is_ok());
+        assert!(app.join(format!("{name}.lifeboat-{}", id())).symlink_metadata().is_ok());
     }
     assert!(!said.contains("config/equal"), "{said}");
     assert_eq!((read(&app, "config/a"), read(&app, "deep/er/file")), ("tracked\n".into(), "tracked\n".into()));
@@ -296,7 +305,7 @@ fn edits_until_the_last_moment_and_files_that_come_later_are_kept() {
     let warnings = bench.warnings().join("\n");
     assert!(warnings.contains(&format!("{DIRTY}-undone")) && warnings.contains("later/1.txt came since"), "{warnings}");
     assert_eq!(git(&app, &["rev-parse", &format!("{DIRTY}-undone^")]), fix);
-    let kept = app.join(format!("later/1.txt.lifeboat-{ID}-undone"));
+    let kept = app.join(format!("later/1.txt.lifeboat-{}-undone", id()));
     assert_eq!(std::fs::read_to_string(&kept).unwrap(), "came afterwards\n");
     std::fs::remove_file(kept).unwrap();
     same(&today, &state(&app));
@@ -560,11 +569,11 @@ fn gits_of_a_killed_run_are_known_by_their_mark() {
     bench.prepare(&taken, &intent);
     bench.settle(&taken, &intent);
     let begun = Instant::now();
-    let mut ours = asleep("LIFEBOAT_GIT_OF", ID, "2");
+    let mut ours = asleep("LIFEBOAT_GIT_OF", id(), "2");
     let _others = [
         asleep("LIFEBOAT_GIT_OF", "20261120T030000Z-00000002", "60"),
-        asleep("LIFEBOAT_GIT_OF", &ID[..ID.len() - 1], "60"),
-        asleep("LIFEBOAT_TRANSACTION", ID, "60"),
+        asleep("LIFEBOAT_GIT_OF", &id()[..id().len() - 1], "60"),
+        asleep("LIFEBOAT_TRANSACTION", id(), "60"),
     ];
     bench.switch(&intent).unwrap();
     let took = begun.elapsed();

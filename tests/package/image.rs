@@ -1,7 +1,7 @@
 //! The container image: the service in a container, as `docs/install.md` runs it, protects an application in others.
 
 use crate::docker::{IMAGE, TestContainer, TestImage, TestProject, docker, engine, try_docker, unique};
-use crate::{DEBIAN, package, said, script};
+use crate::{DEBIAN, make, package, said, script};
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -47,8 +47,7 @@ fn the_image_serves_what_is_mounted() {
     let image = TestImage(unique("lifeboat-test/image"));
     let mut build = script("package.sh");
     build.args(["--debug", "--image", &image.0]).env("LIFEBOAT_BASE", DEBIAN);
-    let done = build.output().unwrap();
-    assert!(done.status.success(), "{}", said(&done));
+    make(&mut build);
 
     let world = tempfile::Builder::new().prefix("lifeboat-image-").tempdir_in("/dev/shm").unwrap();
     let app = world.path().join("shop");

@@ -36,13 +36,19 @@ pub fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// The package of this checkout; one test at a time makes it.
-pub fn package() -> PathBuf {
+/// Runs `package.sh`: one test at a time, for all make it in one folder.
+pub fn make(command: &mut Command) -> Output {
     let target = binary().ancestors().nth(2).unwrap();
     let lock = fs::File::create(target.join("package.lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    let done = script("package.sh").arg("--debug").output().unwrap();
+    let done = command.output().unwrap();
     assert!(done.status.success(), "{}", said(&done));
+    done
+}
+
+/// The package of this checkout.
+pub fn package() -> PathBuf {
+    let done = make(script("package.sh").arg("--debug"));
     let path = PathBuf::from(String::from_utf8_lossy(&done.stdout).trim());
     // Whoever makes it next makes the same; this test has its own.
     let own = tempfile::Builder::new().prefix("lifeboat-").suffix(".deb").tempfile().unwrap().into_temp_path();

@@ -205,7 +205,7 @@ fn what_a_snapshot_uses_again_is_locked_as_long_as_what_it_writes() {
 #[test]
 fn prune_waits_for_the_locks() {
     let locked = Locked::start();
-    let world = World::new(locked.storage(TimeDelta::seconds(12)));
+    let world = World::new(locked.storage(TimeDelta::seconds(20)));
     for seed in 0..3 {
         world.snapshot(&[("a", &noise(seed, 300_000))]);
     }
@@ -228,7 +228,7 @@ fn prune_waits_for_the_locks() {
     let access = world.access(true).unwrap();
     assert_eq!(access.snapshots().len(), 1, "a header that is locked is no snapshot any more");
     assert!(world.verify(DEEP).unwrap().findings.is_empty());
-    std::thread::sleep(std::time::Duration::from_secs(20));
+    std::thread::sleep(std::time::Duration::from_secs(33));
     let report = prune();
     assert!(report.deleted.objects >= 6 && report.locked.objects == 0, "{report:?}");
     prune();

@@ -67,7 +67,7 @@ fn an_unchanged_snapshot_and_a_read_take_few_requests() {
 }
 
 /// Far beyond what a busy machine takes between two requests that do not wait for each other.
-const LATENCY: Duration = Duration::from_secs(1);
+const LATENCY: Duration = Duration::from_secs(2);
 
 fn rounds(proxy: &Proxy, work: impl FnOnce()) -> (usize, Vec<Seen>) {
     proxy.take_log();
