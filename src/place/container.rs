@@ -13,6 +13,7 @@
 //! carry the mark of this process, by which a later run finds what a killed one left running ([`super::orphans`]).
 
 use super::docker::{Docker, engine_error};
+use super::inside::InnerSocket;
 use super::inspect::{Container, ContainerSummary};
 use super::orphans::{MARK, RUN_VARIABLE, SHELL, WRAPPER, end_exec, sweep};
 use super::stream::{ChannelReader, ChannelWriter, Item};
@@ -24,7 +25,6 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -125,7 +125,7 @@ impl Place for ContainerPlace {
         Ok(Box::new(ExecRunning::begin(&self.docker, &container, &command, &self.describe(), false)?))
     }
 
-    fn socket(&self, path: &Path) -> Option<OwnedFd> {
+    fn socket(&self, path: &Path) -> Option<InnerSocket> {
         self.docker.socket_inside(&self.resolve().ok()?, path)
     }
 }

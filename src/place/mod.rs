@@ -24,12 +24,12 @@ pub use compose::Compose;
 pub use container::ContainerPlace;
 pub use docker::Docker;
 pub use host::HostPlace;
+pub use inside::InnerSocket;
 pub use owner::{is_gone as owner_is_gone, is_gone_here as owner_is_gone_here, mark as owner_mark, mark_of, pid_of};
 
 use crate::base::cancel::Cancel;
 use crate::base::secret::Secret;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -234,7 +234,7 @@ pub trait Place: Send + Sync {
     fn start(&self, command: Command) -> Result<Box<dyn Running>, PlaceError>;
 
     /// A socket of a place that is not this host itself, where this process can reach it.
-    fn socket(&self, _path: &Path) -> Option<OwnedFd> {
+    fn socket(&self, _path: &Path) -> Option<InnerSocket> {
         None
     }
 

@@ -2,14 +2,14 @@
 
 use super::run::Deadline;
 use crate::base::cancel::Cancel;
-use crate::place::PlaceError;
+use crate::place::{InnerSocket, PlaceError};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::addr::SocketAddrArg;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -65,10 +65,13 @@ impl Socket {
         Err(last)
     }
 
-    /// A socket of a container, that has been found already and that nobody can put another in the place of.
-    pub(crate) fn found(socket: &OwnedFd, peer: String, limits: Limits) -> io::Result<Self> {
-        let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
-        Ok(Self { peer, ..Self::unix(Path::new(&path), limits)? })
+    /// A socket of a container, whose own process must answer.
+    pub(crate) fn inside(socket: &InnerSocket, peer: String, limits: Limits) -> io::Result<Self> {
+        let connected = Self::unix(&socket.path(), limits)?;
+        match &connected.stream {
+            Stream::Unix(stream) if socket.is_answered_inside(stream) => Ok(Self { peer, ..connected }),
+            _ => Err(io::Error::other("somebody outside of the container answers")),
+        }
     }
 
     pub(crate) fn unix(path: &Path, limits: Limits) -> io::Result<Self> {

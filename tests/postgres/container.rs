@@ -4,12 +4,14 @@ use crate::bench::{capture, captured, full, midway, spec, table};
 use crate::docker;
 use crate::postgres::PostgresServer;
 use crate::rows::{READ_HERE, TWO_LARGE, facts_by, limits, sections};
-use lifeboat::place::{Command, ContainerPlace, Place, PlaceError, Running};
+use lifeboat::place::{Command, ContainerPlace, InnerSocket, Place, PlaceError, Running};
 use lifeboat::policy::model::{Fingerprint, PostgresSpec, Target};
 use lifeboat::sources::locate::{Locate, Located};
 use lifeboat::sources::postgres::PostgresSource;
 use lifeboat::sources::postgres::facts::Facts;
 use lifeboat::sources::{Source, SourceError};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -73,12 +75,21 @@ fn source_of(container: &docker::TestContainer) -> PostgresSource {
 }
 
 fn source_at(container: &docker::TestContainer, locate: Locate) -> PostgresSource {
-    let spec = PostgresSpec {
+    source_with(container, locate, |_| {})
+}
+
+fn source_with(
+    container: &docker::TestContainer,
+    locate: Locate,
+    change: impl FnOnce(&mut PostgresSpec),
+) -> PostgresSource {
+    let mut spec = PostgresSpec {
         target: Target::Container(container.name.clone()),
         jobs: 4,
         fingerprint: Fingerprint::Content,
         ..spec(String::new())
     };
+    change(&mut spec);
     PostgresSource::new("db".parse().unwrap(), spec, Duration::from_secs(120), locate)
 }
 
@@ -174,10 +185,50 @@ fn rows_of_large_tables_come_by_its_socket() {
         Arc::new(move |_| Ok(Located { place: place.clone(), env: env.iter().cloned().collect() }))
     };
     let place = ContainerPlace::named(&docker::engine(), &container.name);
+    let place_of = || located(Arc::new(ContainerPlace::named(&docker::engine(), &container.name)));
     let by_exec = source_at(&container, located(Arc::new(Closed(place)))).with_limits(limits());
     let facts = facts_by(&by_exec);
     assert_eq!(sections(&facts), ["all"]);
     assert_eq!(table(&facts.databases[0], "public", "big").content, table(d, "public", "big").content);
+
+    // With too few connections for several parts it is one, as it was before there were any.
+    sql(
+        &container,
+        "shop",
+        "CREATE ROLE few LOGIN PASSWORD 's3cret-from-file' CONNECTION LIMIT 4; GRANT pg_read_all_data TO few",
+    );
+    let few = |s: &mut PostgresSpec| s.user = Some("few".into());
+    let at_most_four = source_with(&container, place_of(), few).with_limits(limits());
+    assert_eq!(sections(&facts_by(&at_most_four)), ["all"]);
+    sql(&container, "shop", "ALTER ROLE few CONNECTION LIMIT 6");
+    assert_eq!(sections(&facts_by(&source_with(&container, place_of(), few).with_limits(limits()))), READ_HERE);
+
+    // Its tools read as another role than they log in as.
+    sql(
+        &container,
+        "shop",
+        "CREATE ROLE other LOGIN PASSWORD 's3cret-from-file'; GRANT pg_read_all_data TO other; GRANT few TO other",
+    );
+    let roles = Arc::new(WithVariable(ContainerPlace::named(&docker::engine(), &container.name)));
+    let as_role = source_with(&container, located(roles), |s| s.user = Some("other".into())).with_limits(limits());
+    assert_eq!(sections(&facts_by(&as_role)), ["all"]);
+}
+
+/// A container whose tools are told a role.
+struct WithVariable(ContainerPlace);
+
+impl Place for WithVariable {
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+
+    fn start(&self, command: Command) -> Result<Box<dyn Running>, PlaceError> {
+        self.0.start(command.env("PGOPTIONS", "-c role=few".to_owned()))
+    }
+
+    fn socket(&self, path: &Path) -> Option<InnerSocket> {
+        self.0.socket(path)
+    }
 }
 
 /// A container that nobody sees into.
@@ -200,7 +251,7 @@ fn a_containers_paths_lead_nowhere_else() {
     let links = "mkdir /links; cd /links; S=/var/run/postgresql/.s.PGSQL.5432; ln -s $S absolute; ln -s ../../../../..$S above; \
         ln -s /proc/1/root$S magic; ln -s /run/docker.sock outside; ln -s loop loop";
     place.output(Command::new(["bash", "-ec", links]), 1 << 10).unwrap();
-    let found = |path: &str| place.socket(Path::new(path)).map(|fd| rustix::fs::fstat(fd).unwrap().st_ino);
+    let found = |path: &str| place.socket(Path::new(path)).map(|found| std::fs::metadata(found.path()).unwrap().ino());
     let own = found("/var/run/postgresql/.s.PGSQL.5432");
     assert!(own.is_some());
     for path in
@@ -221,6 +272,14 @@ fn a_containers_paths_lead_nowhere_else() {
     ] {
         assert_eq!(found(path), None, "{path}");
     }
+    let own = place.socket(Path::new("/var/run/postgresql/.s.PGSQL.5432")).unwrap();
+    assert!(own.is_answered_inside(UnixStream::connect(own.path()).unwrap()));
+    // A socket of the host that is mounted into it: whoever listens there is somebody else.
+    let dir = tempfile::tempdir().unwrap();
+    let _listener = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+    let mounted = docker::TestContainer::idle(&["-v", &format!("{}:/given", dir.path().display())]);
+    let lent = ContainerPlace::named(&docker::engine(), &mounted.name).socket(Path::new("/given/socket")).unwrap();
+    assert!(!lent.is_answered_inside(UnixStream::connect(lent.path()).unwrap()));
     docker::docker(["kill", &container.id]);
     assert_eq!(found("/var/run/postgresql/.s.PGSQL.5432"), None);
 }

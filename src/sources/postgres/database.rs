@@ -16,7 +16,7 @@ use crate::sources::run::{Linked, one_line};
 use crate::sources::{Capture, Sink, SourceError};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How often the locks are tried for.
 const ATTEMPTS: u32 = 3;
@@ -85,6 +85,9 @@ impl Dump {
     }
 }
 
+/// How long a server takes to notice that sessions have ended.
+const LEAVE: Duration = Duration::from_secs(1);
+
 fn try_capture(
     run: &Run<'_>,
     cx: &Capture<'_>,
@@ -94,6 +97,15 @@ fn try_capture(
 ) -> Result<Attempt<(Database, Vec<String>)>, SourceError> {
     let what = format!("dump of database {:?}", run.database);
     let begun = match begin(run, spec, limits) {
+        // Of a container's server one session always was enough beside the facts'.
+        Err(error) if run.connection.through_exec && spec.jobs > 1 && error.is_full() => {
+            tracing::debug!(database = run.database, ?error, "too few connections for several parts");
+            std::thread::sleep(LEAVE);
+            begin(run, &PostgresSpec { jobs: 1, ..spec.clone() }, limits)
+        }
+        begun => begun,
+    };
+    let begun = match begun {
         Ok(Attempt::Done(begun)) => begun,
         Ok(Attempt::Conflict(why)) => return Ok(Attempt::Conflict(why)),
         Err(error) if error.is_conflict() => {
@@ -277,7 +289,7 @@ impl Readable {
         if !readers.are_worth_it(&facts.tables) {
             return Ok(None);
         }
-        let Some(server) = wire::server(session)? else { return Ok(None) };
+        let Some(server) = wire::server(session, run.connection)? else { return Ok(None) };
         for _ in 0..large.min(spec.jobs as usize) {
             match rows::open(run, &server) {
                 Ok(wire) => readable.sessions.push(wire),

@@ -119,6 +119,18 @@ impl Session {
         Ok(session)
     }
 
+    /// Where libpq has found the server, in its own words: a host or the folder of a socket, and the port.
+    pub fn peer(&mut self) -> Result<(String, String), SessionError> {
+        let mut told = Vec::new();
+        // No part of a statement: what is not set stays as it is then, and breaks nothing.
+        self.ask("\\echo host :HOST\n\\echo port :PORT", &mut |line| {
+            told.push(line.split_once(' ').map_or("", |(_, value)| value).to_owned());
+            Ok(())
+        })?;
+        let mut told = told.into_iter();
+        Ok((told.next().unwrap_or_default(), told.next().unwrap_or_default()))
+    }
+
     /// Runs statements that return nothing.
     pub fn execute(&mut self, sql: &str) -> Result<(), SessionError> {
         self.ask(sql, &mut |_| Ok(()))
@@ -228,6 +240,17 @@ impl SessionError {
             SessionError::Server { text, .. } | SessionError::Broken { text } => connection.explain(what, &text),
             SessionError::Other(error) => error,
         }
+    }
+
+    /// Whether the server has no connection left for this role, database or anybody.
+    pub fn is_full(&self) -> bool {
+        let said = match self {
+            SessionError::Server { text, .. } | SessionError::Broken { text } => text.clone(),
+            SessionError::Other(error) => error.to_string(),
+        };
+        ["too many clients", "too many connections", "remaining connection slots"]
+            .iter()
+            .any(|part| said.contains(part))
     }
 
     /// Whether trying once more may help: a lock was not to be had, or a table went away between two looks.

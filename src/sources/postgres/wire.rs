@@ -56,20 +56,25 @@ const SETTINGS: &[(u32, &str)] = &[
     (0, "SET row_security = off"),
 ];
 
+/// When the server was started, by its own clock: two never agree on that. And as whom it reads: libpq may be told a role by
+/// variables of a container that nobody here knows.
+const IDENTITY: &str =
+    "pg_catalog.concat(extract(epoch FROM pg_catalog.pg_postmaster_start_time()), ' ', current_user)";
+
 /// The server as its other session knows it.
 pub(super) struct Server {
     pub version: u32,
     pub port: u16,
-    /// The socket that libpq has found it at; absent where it was by TCP.
+    /// Through an exec: the socket that libpq has found it at; absent where it was by TCP.
     pub socket: Option<PathBuf>,
-    /// When it was started, by its own clock: two servers never agree on that.
-    pub started: String,
+    /// See [`IDENTITY`].
+    pub identity: String,
     /// libpq has agreed with it on TLS or GSSAPI.
     pub encrypted: bool,
 }
 
 /// What the side session tells of the server and of its own way there; `None` where this user may not ask.
-pub(super) fn server(session: &mut Session) -> Result<Option<Server>, SessionError> {
+pub(super) fn server(session: &mut Session, connection: &Connection) -> Result<Option<Server>, SessionError> {
     #[derive(serde::Deserialize)]
     struct May {
         may: bool,
@@ -77,10 +82,8 @@ pub(super) fn server(session: &mut Session) -> Result<Option<Server>, SessionErr
     #[derive(serde::Deserialize)]
     struct Told {
         port: String,
-        started: String,
+        identity: String,
         encrypted: bool,
-        libpq_host: String,
-        libpq_port: String,
     }
     let knows_gss = session.version >= 120_000;
     let (may_gss, gss) = match knows_gss {
@@ -98,13 +101,15 @@ pub(super) fn server(session: &mut Session) -> Result<Option<Server>, SessionErr
         return Ok(None);
     }
     let told: Told = session.one(&format!(
-        "SELECT current_setting('port') AS port, extract(epoch FROM pg_postmaster_start_time())::text AS started, \
-         EXISTS (SELECT FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl){gss} AS encrypted, \
-         :'HOST' AS libpq_host, :'PORT' AS libpq_port"
+        "SELECT current_setting('port') AS port, {IDENTITY} AS identity, \
+         EXISTS (SELECT FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl){gss} AS encrypted"
     ))?;
     let port = told.port.parse().unwrap_or(PORT);
-    let socket = told.libpq_host.starts_with('/').then(|| socket(&told.libpq_host, &told.libpq_port));
-    Ok(Some(Server { version: session.version, port, socket, started: told.started, encrypted: told.encrypted }))
+    let socket = match connection.through_exec {
+        true => Some(session.peer()?).filter(|(host, _)| host.starts_with('/')).map(|(host, port)| socket(&host, port)),
+        false => None,
+    };
+    Ok(Some(Server { version: session.version, port, socket, identity: told.identity, encrypted: told.encrypted }))
 }
 
 /// Rows on their way out, or why they stopped.
@@ -166,9 +171,8 @@ impl Wire {
         }
         wire.enter(connection, database)?;
         wire.settle()?;
-        let started = wire.value("SELECT extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text")?;
-        if started.as_ref() != Some(&server.started) {
-            return Err(broken("another server answers there"));
+        if wire.value(&format!("SELECT {IDENTITY}"))?.as_ref() != Some(&server.identity) {
+            return Err(broken("another server answers there, or as another role"));
         }
         wire.socket.set_stall(limits.stall);
         Ok(wire)
@@ -451,7 +455,7 @@ fn connect(place: &dyn Place, account: Option<&str>, address: Address, limits: L
         Address::Tcp(host, port) => return Socket::tcp(&host, port, limits),
         Address::Inside(path) => {
             let socket = place.socket(&path).ok_or(io::ErrorKind::NotFound)?;
-            return Socket::found(&socket, place.describe(), limits);
+            return Socket::inside(&socket, place.describe(), limits);
         }
         Address::Socket(path) => path,
     };
@@ -506,7 +510,7 @@ mod tests {
     use crate::sources::run::Deadline;
 
     fn address_of(encrypted: bool, variables: &[(&str, &'static str)]) -> Option<Address> {
-        let server = Server { version: 150_000, port: 5433, socket: None, started: String::new(), encrypted };
+        let server = Server { version: 150_000, port: 5433, socket: None, identity: String::new(), encrypted };
         address(|name| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| *value), &server)
     }
 
