@@ -16,7 +16,6 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 pub const SNAPSHOT: &str = "20261119T020000Z-1a2b3c4d";
-pub const DIRTY: &str = "refs/lifeboat/dirty/20261120T030000Z-00000001";
 
 /// Git as somebody at a terminal runs it; `user` is an account.
 pub fn git_as(user: Option<&str>, dir: &Path, arguments: &[&str]) -> std::process::Output {

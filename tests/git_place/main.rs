@@ -1,6 +1,6 @@
 //! A work tree of git, put back as it was captured, and the one of today again.
 
-use bench::{Bench, DIRTY, SNAPSHOT, capture, commit, git, git_as, mode, read, same, state, write};
+use bench::{Bench, SNAPSHOT, capture, commit, git, git_as, mode, read, same, state, write};
 use lifeboat::sources::SourceError;
 use lifeboat::sources::git::GitPlacing;
 use std::os::unix::fs::PermissionsExt;
@@ -27,6 +27,11 @@ fn id() -> &'static str {
         let random = || hex::encode(lifeboat::base::ids::random_bytes::<4>().unwrap());
         std::env::var(ID_OF_THE_TEST).unwrap_or_else(|_| format!("20261120T030000Z-{}", random()))
     })
+}
+
+/// Where edits that are taken aside are kept.
+fn dirty() -> String {
+    format!("refs/lifeboat/dirty/{}", id())
 }
 
 const ID_OF_THE_TEST: &str = "GIT_PLACE_ID";
@@ -129,7 +134,7 @@ fn a_tree_becomes_what_was_captured_and_what_it_was_again() {
         said.contains("3 commits from ") && said.contains(" (main) back to ") && said.contains("(v1.0.0)"),
         "{said}"
     );
-    assert!(said.contains(DIRTY) && said.contains("the recorded edits of 6 files come back"), "{said}");
+    assert!(said.contains(&dirty()) && said.contains("the recorded edits of 6 files come back"), "{said}");
     assert_eq!(GitPlacing::forward(&intent).as_deref(), Some("git switch main"));
     same(&today, &state(&app));
     assert_eq!(git(&app, &["for-each-ref", "refs/lifeboat"]), "", "a plan leaves nothing");
@@ -164,7 +169,7 @@ fn a_tree_becomes_what_was_captured_and_what_it_was_again() {
     assert!(!app.join(".git/lifeboat").exists());
     // Today's edits are a stash of their own.
     git(&app, &["reset", "-q", "--hard"]);
-    git(&app, &["stash", "apply", "-q", "--index", DIRTY]);
+    git(&app, &["stash", "apply", "-q", "--index", &dirty()]);
     assert_eq!(read(&app, "src/app.py"), before);
     assert_eq!(read(&app, "staged.txt"), "staged, then edited\n");
     assert!(git(&app, &["diff", "--cached"]).contains("+staged\n".trim_end()));
@@ -293,7 +298,7 @@ fn edits_until_the_last_moment_and_files_that_come_later_are_kept() {
     bench.settle(&taken, &intent);
     bench.switch(&intent).unwrap();
     bench.confirm(&intent).unwrap();
-    assert_eq!(git(&app, &["show", &format!("{DIRTY}:data.bin")]), "and edited again");
+    assert_eq!(git(&app, &["show", &format!("{}:data.bin", dirty())]), "and edited again");
     // It goes on living for a week.
     write(&app, "compose.yaml", "edited afterwards\n");
     write(&app, "later/1.txt", "came afterwards\n");
@@ -303,8 +308,11 @@ fn edits_until_the_last_moment_and_files_that_come_later_are_kept() {
     let fix = git(&app, &["rev-parse", "HEAD"]);
     bench.undo(&intent);
     let warnings = bench.warnings().join("\n");
-    assert!(warnings.contains(&format!("{DIRTY}-undone")) && warnings.contains("later/1.txt came since"), "{warnings}");
-    assert_eq!(git(&app, &["rev-parse", &format!("{DIRTY}-undone^")]), fix);
+    assert!(
+        warnings.contains(&format!("{}-undone", dirty())) && warnings.contains("later/1.txt came since"),
+        "{warnings}"
+    );
+    assert_eq!(git(&app, &["rev-parse", &format!("{}-undone^", dirty())]), fix);
     let kept = app.join(format!("later/1.txt.lifeboat-{}-undone", id()));
     assert_eq!(std::fs::read_to_string(&kept).unwrap(), "came afterwards\n");
     std::fs::remove_file(kept).unwrap();
@@ -508,7 +516,7 @@ fn files_that_git_was_told_not_to_see_are_kept_and_named() {
     let bench = lab.bench();
     let intent = bench.go(&taken);
     assert!(intent.warnings.join("").contains("compose.yaml, run.sh"), "{:?}", intent.warnings);
-    assert_eq!(git(&app, &["show", &format!("{DIRTY}:compose.yaml")]), "local ports");
+    assert_eq!(git(&app, &["show", &format!("{}:compose.yaml", dirty())]), "local ports");
     bench.undo(&intent);
     same(&today, &state(&app));
 }
