@@ -3,9 +3,9 @@
 //! `pg_dump` handles each row three times, and its pipe carries each byte twice more; of a dump's CPU time that is a quarter.
 //! Here a row is read where the server's message has it.
 //!
-//! Only where nothing is given up for it: through a socket of this host or of a container on it, or by TCP where nobody asked for encryption, whoever
-//! answers there offers none, and libpq's own session has none at the server's end either; and with a login that shows nobody a
-//! password. Everything else is `pg_dump`'s.
+//! Only where nothing is given up for it: through a socket of this host or of a container on it, or by TCP where nobody asked
+//! for encryption, whoever answers there offers none, and libpq's own session has none at the server's end either; and with a
+//! login that shows nobody a password. Everything else is `pg_dump`'s.
 
 use super::connection::Connection;
 use super::pace::Pace;
